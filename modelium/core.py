@@ -1,0 +1,362 @@
+"""The nouns of Modelium and the one question that a policy answers.
+
+Read this file first. A *cluster* (simulated or live) keeps a `ClusterState` and tells a *policy*
+what happened (`Event`); the policy answers with what to do about it (`Action`); `drive` ties the
+two together and is the only loop there is. Units are in the names: seconds are floats, bytes are
+ints, `kv` is the key-value cache of a language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Phase(StrEnum):
+    """Where an instance is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    SUSPENDING = "suspending"
+    """On its way to ASLEEP: takes no new requests, may still finish old ones."""
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    LEAVING = "leaving"
+    """On its way out: takes no new requests, may still finish old ones."""
+
+
+class Tier(StrEnum):
+    """Where a model's weights are on a node; loads start from the best of them."""
+
+    GPU = "gpu"
+    HOST = "host"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What a request must meet to count as good; `inf` means no such limit."""
+
+    ttft_s: float = float("inf")
+    """Arrival to first token, queueing and loading included."""
+    tpot_s: float = float("inf")
+    """Mean time between tokens after the first."""
+    e2e_s: float = float("inf")
+    """Arrival to last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served, and what one loaded copy of it needs."""
+
+    name: str
+    weights_bytes: int
+    """Of a whole copy, over all its GPUs."""
+    kv_bytes: int = 0
+    """KV pool that a copy reserves when loaded, over all its GPUs (vLLM takes it all at once)."""
+    kv_bytes_per_token: int = 0
+    overhead_bytes: int = 0
+    """On each GPU: context, activations, captured graphs."""
+    asleep_bytes: int = 0
+    """On each GPU while asleep: what the process keeps."""
+    gpus: int = 1
+    """Tensor-parallel size (times pipeline stages): GPUs of one copy, all on one node."""
+    slo: Slo = Slo()
+    pinned: bool = False
+    """Never unloaded or put to sleep by a policy; loaded at the start."""
+    min_replicas: int = 0
+    max_replicas: int = 1_000_000
+    spread: bool = False
+    """At most one copy per node (anti-affinity)."""
+    family: str = "llm"
+    """Key of the timing profile: what this model computes, e.g. "llama-3.1-8b"."""
+
+    def bytes_per_gpu(self, kv_bytes: int | None = None) -> int:
+        """Bytes that a loaded copy holds on each of its GPUs, with a KV pool of `kv_bytes`."""
+        kv = self.kv_bytes if kv_bytes is None else kv_bytes
+        return -(-(self.weights_bytes + kv) // self.gpus) + self.overhead_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine: its RAM keeps copies of weights, its links are shared by concurrent loads."""
+
+    id: str
+    host_bytes: int = 0
+    """RAM for cached and sleeping weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One accelerator."""
+
+    id: str
+    node: str
+    memory_bytes: int
+    """What Modelium may use: capacity times the allowed share, less what others hold."""
+    kind: str = ""
+    """Name in the catalogue, e.g. "h100-80g"."""
+
+
+class Instance(Protocol):
+    """One loaded copy of a model on a set of GPUs; a live, read-only view."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def gpus(self) -> tuple[str, ...]: ...
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def sleep_level(self) -> int:
+        """1: weights in host RAM; 2: weights dropped; 0: not asleep."""
+    @property
+    def running(self) -> int:
+        """Requests that the engine works on."""
+    @property
+    def waiting(self) -> int:
+        """Requests queued at this instance."""
+    @property
+    def served(self) -> int:
+        """Requests ever sent to this instance."""
+    @property
+    def last_used_s(self) -> float:
+        """When a request was last sent here; when it became ready, if none ever was."""
+    @property
+    def idle_since_s(self) -> float:
+        """When its last request ended; when it became ready, if none ever did."""
+    @property
+    def ready_since_s(self) -> float:
+        """When it last became ready; `inf` before that."""
+    @property
+    def bytes_per_gpu(self) -> int:
+        """What it holds on each of its GPUs now."""
+    @property
+    def host_bytes(self) -> int:
+        """What it holds in its node's RAM now (asleep at level 1)."""
+    @property
+    def busy(self) -> bool:
+        """It has a request, running or waiting."""
+
+
+class Demand(Protocol):
+    """What users asked of one model so far; a live, read-only view."""
+
+    @property
+    def arrivals(self) -> int: ...
+    @property
+    def waiting(self) -> int:
+        """Requests that wait because no instance is ready (not those queued at instances)."""
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the first of those has waited; 0 if none does."""
+    @property
+    def last_arrival_s(self) -> float:
+        """`-inf` before the first."""
+    @property
+    def request_rate_per_s(self) -> float:
+        """Exponentially weighted arrival rate (time constant: the cluster's `rate_window_s`)."""
+    @property
+    def prompt_tokens(self) -> int:
+        """Sum over all arrivals."""
+    @property
+    def output_tokens(self) -> int:
+        """Sum over all arrivals (live: over completed ones)."""
+
+
+class Costs(Protocol):
+    """What changes would take from the present state; the one place where policies read costs."""
+
+    def load_s(self, model: str, gpus: tuple[str, ...]) -> float:
+        """Seconds to load `model` on `gpus` from its present tier, on otherwise idle links."""
+    def wake_s(self, instance: str) -> float: ...
+    def sleep_s(self, instance: str, level: int) -> float: ...
+    def unload_s(self, instance: str) -> float: ...
+    def work_s(self, model: str, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
+        """GPU-seconds that one such request takes of one of the copy's GPUs at a good batch size."""
+
+
+class ClusterState(Protocol):
+    """Everything that a policy may know; live and read-only, cheap to read."""
+
+    @property
+    def now_s(self) -> float:
+        """The only clock that a policy may read."""
+    @property
+    def models(self) -> Mapping[str, Model]: ...
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
+    @property
+    def gpus(self) -> Mapping[str, Gpu]:
+        """The GPUs that work now; a lost one is absent."""
+    @property
+    def instances(self) -> Mapping[str, Instance]: ...
+    @property
+    def demand(self) -> Mapping[str, Demand]: ...
+    @property
+    def costs(self) -> Costs: ...
+    def instances_of(self, model: str) -> Iterable[Instance]: ...
+    def instances_on(self, gpu: str) -> Iterable[Instance]: ...
+    def free_bytes(self, gpu: str) -> int:
+        """Free now and not yet promised to a load; may be negative while a load waits for room."""
+    def freeing_bytes(self, gpu: str) -> int:
+        """What instances on their way out or to sleep will give back."""
+    def host_free_bytes(self, node: str) -> int:
+        """Host RAM that is neither a sleeping instance's nor needed by a load (cache counts free)."""
+    def tier(self, model: str, node: str) -> Tier: ...
+    def waiting_models(self) -> Iterable[str]:
+        """Models with requests that no ready instance can take."""
+    def snapshot(self) -> ClusterState:
+        """A frozen copy, for a solver in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load `model` on `gpus`; waits there for memory that earlier actions give back."""
+
+    model: str
+    gpus: tuple[str, ...]
+    reason: str = ""
+    kv_bytes: int | None = None
+    """KV pool over all GPUs; None: the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Drop an idle instance, or with `drain` a busy one once it has finished its requests."""
+
+    instance: str
+    reason: str = ""
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Free an instance's GPU memory but keep its process: level 1 keeps weights in host RAM."""
+
+    instance: str
+    level: int = 1
+    reason: str = ""
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Bring a sleeping instance back on its GPUs; waits there for memory like a load."""
+
+    instance: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Load a copy of this instance on other `gpus`, then drain and drop this one."""
+
+    instance: str
+    gpus: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remind:
+    """Send me a `Tick` at `at_s` (for idle timeouts and prefetches that are exact in time)."""
+
+    at_s: float
+    reason: str = ""
+
+
+Action = Load | Unload | Sleep | Wake | Move | Remind
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Requests for `model` wait and no ready instance can take them; offered again until served."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`every_s` went by, or a `Remind` is due. The first comes at the start of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action ended; `error` says why it failed or was refused, empty if it succeeded."""
+
+    action: Action
+    error: str = ""
+    instance: str = ""
+    """The instance that the action made or changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A GPU or an instance was lost (or a GPU came back: `why` says so)."""
+
+    target: str
+    why: str
+
+
+Event = Miss | Tick | Done | Fault
+
+
+class Policy(Protocol):
+    """Decides loads, unloads, sleeps and wakes. The only thing that people swap.
+
+    `every_s`, if the policy has that attribute and it is not None, is the period of its ticks.
+    """
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        """Answer `event` with actions, in order. Read time from `state.now_s` only."""
+
+
+class Router(Protocol):
+    """Sends a request to one of the ready instances of its model (live; compiled in simulation)."""
+
+    def route(self, state: ClusterState, model: str, session: str | None) -> str | None:
+        """Return the id of a ready instance, or None if there is none: that is a miss."""
+
+
+class Cluster(Protocol):
+    """A simulated or a live cluster."""
+
+    @property
+    def state(self) -> ClusterState: ...
+    def start(self, action: Action) -> None:
+        """Begin `action` and return at once; `Done` follows, also when it is refused."""
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` of every event from now on."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """One line of the decision log: an action, why, and how it ended."""
+
+    at_s: float
+    kind: str
+    model: str
+    instance: str
+    gpus: tuple[str, ...]
+    reason: str
+    end_s: float = float("nan")
+    error: str = ""
+    tier: str = ""
+    """Loads and wakes: where the weights came from ("host", "disk", "sleep-1", "sleep-2")."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage of a load or wake."""
+
+
+def drive(cluster: Cluster, policy: Policy) -> None:
+    """Let `policy` run `cluster`: the whole of Modelium's control loop."""
+
+    def hear(event: Event) -> None:
+        # Materialised first: a generator would see the state change under its feet.
+        for action in tuple(policy.decide(cluster.state, event)):
+            cluster.start(action)
+
+    cluster.listen(hear)

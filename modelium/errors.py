@@ -1,0 +1,44 @@
+"""Every error that Modelium raises on purpose.
+
+ModeliumError            anything below; the command line prints it as one line and exits with 2
+├── ConfigError          a configuration file or option is wrong
+├── TraceError           a trace file is wrong: names the file and the row
+├── ProfileError         no facts about a GPU or a model, or wrong ones
+├── PolicyError          an unknown policy, a wrong parameter, or a policy that broke its contract
+└── RecordError          a run's output folder cannot be read or written
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModeliumError(Exception):
+    """Something a person can put right; the message says what, where and how."""
+
+
+class ConfigError(ModeliumError):
+    """A configuration file or a command-line option is wrong."""
+
+
+class TraceError(ModeliumError):
+    """A trace file is wrong; the message names the file and the row."""
+
+
+class ProfileError(ModeliumError):
+    """Facts about a GPU or a model are missing or wrong."""
+
+
+class PolicyError(ModeliumError):
+    """A policy is unknown, was given a wrong parameter, or broke its contract."""
+
+
+class RecordError(ModeliumError):
+    """The output folder of a run cannot be read or written."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest of `known`, or an empty string."""
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,192 @@
+"""What is legal in a state. Both clusters ask here, so both refuse the same actions in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelium.core import (
+    Action, ClusterState, Instance, Load, Move, Phase, Remind, Sleep, Unload, Wake,
+)  # fmt: skip
+from modelium.errors import did_you_mean
+from modelium.units import format_bytes, format_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator allows, whatever the policy."""
+
+    loads_at_once: int = 1_000_000
+    """Loads and wakes under way in the whole cluster."""
+    loads_at_once_per_gpu: int = 1
+    """vLLM sizes its KV pool from free memory: two loads on one GPU would disturb each other."""
+    min_residency_s: float = 0.0
+    """An instance stays at least this long after it became ready."""
+
+
+def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
+    """Say why `action` is not legal now, or return an empty string if it is."""
+    match action:
+        case Load(model, gpus):
+            return _load(state, model, gpus, action.kv_bytes, limits)
+        case Unload(instance, drain=drain):
+            return _known(state, instance) or _goes(state, state.instances[instance], drain, limits)
+        case Sleep():
+            return _known(state, action.instance) or _sleep(state, action, limits)
+        case Wake(instance):
+            return _known(state, instance) or _wake(state, state.instances[instance], limits)
+        case Move(instance, gpus):
+            return _known(state, instance) or _move(state, state.instances[instance], gpus, limits)
+        case Remind():
+            return ""
+
+
+def never_fits(state: ClusterState, model: str) -> str:
+    """Say why `model` can never run on these GPUs, or return an empty string if it can."""
+    spec = state.models[model]
+    need = spec.bytes_per_gpu()
+    by_node: dict[str, int] = {}
+    for gpu in state.gpus.values():
+        by_node[gpu.node] = by_node.get(gpu.node, 0) + (gpu.memory_bytes >= need)
+    if max(by_node.values(), default=0) >= spec.gpus:
+        return ""
+    largest = max((g.memory_bytes for g in state.gpus.values()), default=0)
+    on = f"each of {spec.gpus} GPUs of one node" if spec.gpus > 1 else "a GPU"
+    return (
+        f"{model} needs {format_bytes(need)} on {on}; "
+        f"the largest GPU here offers {format_bytes(largest)}"
+        + (f" and no node has {spec.gpus} that large" if largest >= need else "")
+        + ". It can never run here."
+    )
+
+
+def _load(
+    state: ClusterState, model: str, gpus: tuple[str, ...], kv_bytes: int | None, limits: Limits
+) -> str:
+    if model not in state.models:
+        return f"no model called {model!r}.{did_you_mean(model, state.models)}"
+    spec = state.models[model]
+    copies = list(state.instances_of(model))
+    if len(copies) >= spec.max_replicas:
+        return f"{model} has its {spec.max_replicas} copies already"
+    return (
+        _place(state, model, gpus)
+        or _spread(state, model, gpus, copies)
+        or _room(state, gpus, spec.bytes_per_gpu(kv_bytes))
+        or _slots(state, gpus, limits)
+    )
+
+
+def _place(state: ClusterState, model: str, gpus: tuple[str, ...]) -> str:
+    for gpu in gpus:
+        if gpu not in state.gpus:
+            return f"no working GPU called {gpu!r}.{did_you_mean(gpu, state.gpus)}"
+    want = state.models[model].gpus
+    if len(set(gpus)) != want:
+        return f"{model} needs {want} different GPUs, got {len(set(gpus))}"
+    nodes = {state.gpus[gpu].node for gpu in gpus}
+    if len(nodes) > 1:
+        return f"{model} needs its {want} GPUs on one node, got {', '.join(sorted(nodes))}"
+    return ""
+
+
+def _spread(
+    state: ClusterState, model: str, gpus: tuple[str, ...], copies: list[Instance]
+) -> str:
+    if not state.models[model].spread:
+        return ""
+    node = state.gpus[gpus[0]].node
+    for copy in copies:
+        if copy.gpus[0] in state.gpus and state.gpus[copy.gpus[0]].node == node:
+            return f"{model} may have one copy per node; {copy.id} is on {node}"
+    return ""
+
+
+def _room(state: ClusterState, gpus: tuple[str, ...], need: int) -> str:
+    for gpu in gpus:
+        room = state.free_bytes(gpu) + state.freeing_bytes(gpu)
+        if need > room:
+            return f"needs {format_bytes(need)} on {gpu}, {format_bytes(max(room, 0))} is free"
+    return ""
+
+
+def _slots(state: ClusterState, gpus: tuple[str, ...], limits: Limits) -> str:
+    if limits.loads_at_once < len(state.instances):
+        under_way = sum(_coming(copy) for copy in state.instances.values())
+        if under_way >= limits.loads_at_once:
+            return f"{under_way} loads are under way, {limits.loads_at_once} allowed"
+    for gpu in gpus:
+        if sum(_coming(copy) for copy in state.instances_on(gpu)) >= limits.loads_at_once_per_gpu:
+            return f"{gpu} is loading already, {limits.loads_at_once_per_gpu} allowed at a time"
+    return ""
+
+
+def _coming(copy: Instance) -> bool:
+    return copy.phase is Phase.LOADING or copy.phase is Phase.WAKING
+
+
+def _known(state: ClusterState, instance: str) -> str:
+    if instance in state.instances:
+        return ""
+    return f"no instance called {instance!r}.{did_you_mean(instance, state.instances)}"
+
+
+def _goes(state: ClusterState, copy: Instance, drain: bool, limits: Limits) -> str:
+    if copy.phase not in (Phase.READY, Phase.ASLEEP):
+        return f"{copy.id} is {copy.phase}"
+    if state.models[copy.model].pinned:
+        return f"{copy.model} is pinned"
+    if copy.busy and not drain:
+        return f"{copy.id} is busy with {copy.running + copy.waiting} requests"
+    stayed_s = state.now_s - copy.ready_since_s
+    if copy.phase is Phase.READY and stayed_s < limits.min_residency_s:
+        return (
+            f"{copy.id} is ready for {format_seconds(stayed_s)} only, "
+            f"it stays at least {format_seconds(limits.min_residency_s)}"
+        )
+    return ""
+
+
+def _sleep(state: ClusterState, action: Sleep, limits: Limits) -> str:
+    copy = state.instances[action.instance]
+    if action.level not in (1, 2):
+        return f"sleep level {action.level} is neither 1 nor 2"
+    if copy.phase is Phase.ASLEEP:
+        return f"{copy.id} is asleep"
+    if why := _goes(state, copy, action.drain, limits):
+        return why
+    size = state.models[copy.model].weights_bytes
+    node = state.gpus[copy.gpus[0]].node
+    if action.level == 1 and size > state.host_free_bytes(node):
+        free = format_bytes(state.host_free_bytes(node))
+        return f"{copy.id} needs {format_bytes(size)} of {node}'s RAM to sleep, {free} is free"
+    return ""
+
+
+def _wake(state: ClusterState, copy: Instance, limits: Limits) -> str:
+    if copy.phase is not Phase.ASLEEP:
+        return f"{copy.id} is {copy.phase}, not asleep"
+    need = state.models[copy.model].bytes_per_gpu() - copy.bytes_per_gpu
+    return _room(state, copy.gpus, need) or _slots(state, copy.gpus, limits)
+
+
+def _move(state: ClusterState, copy: Instance, gpus: tuple[str, ...], limits: Limits) -> str:
+    if set(gpus) == set(copy.gpus):
+        return f"{copy.id} is on {', '.join(gpus)} already"
+    need = state.models[copy.model].bytes_per_gpu()
+    return (
+        _goes(state, copy, True, limits)
+        or _place(state, copy.model, gpus)
+        or _room(state, gpus, need)
+        or _slots(state, gpus, limits)
+    )
+
+
+def pinned_missing(state: ClusterState) -> Mapping[str, int]:
+    """Pinned models with fewer copies than they must have, and how many are missing."""
+    missing = {}
+    for name, model in state.models.items():
+        want = max(model.min_replicas, 1 if model.pinned else 0)
+        if want > (have := len(list(state.instances_of(name)))):
+            missing[name] = want - have
+    return missing

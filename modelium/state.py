@@ -1,0 +1,260 @@
+"""The books of a cluster: who holds what memory where. Both worlds keep them with this class.
+
+Numbers that change with every request (running, waiting, last use) come from *meters* that each
+world keeps its own way: the simulator in the arrays of its compiled engines, the gateway in plain
+objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol, TypeVar
+
+from modelium.core import Costs, Demand, Gpu, Instance, Model, Node, Phase, Tier
+from modelium.hostram import HostRam
+
+T = TypeVar("T")
+GOING = (Phase.LEAVING, Phase.SUSPENDING)
+
+
+class Meters(Protocol):
+    """What one instance did; times are seconds."""
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def served(self) -> int: ...
+    @property
+    def last_used_s(self) -> float: ...
+    @property
+    def idle_since_s(self) -> float: ...
+
+
+@dataclass(slots=True)
+class Copy:
+    """An `Instance`: the books' entry, with its meters beside it."""
+
+    id: str
+    model: str
+    gpus: tuple[str, ...]
+    node: str
+    meters: Meters
+    phase: Phase = Phase.LOADING
+    sleep_level: int = 0
+    bytes_per_gpu: int = 0
+    host_bytes: int = 0
+    ready_since_s: float = float("inf")
+    slot: int = -1
+    """The cluster's own handle of this copy."""
+
+    @property
+    def running(self) -> int:
+        return self.meters.running
+
+    @property
+    def waiting(self) -> int:
+        return self.meters.waiting
+
+    @property
+    def served(self) -> int:
+        return self.meters.served
+
+    @property
+    def last_used_s(self) -> float:
+        return self.meters.last_used_s
+
+    @property
+    def idle_since_s(self) -> float:
+        return self.meters.idle_since_s
+
+    @property
+    def busy(self) -> bool:
+        return self.meters.running > 0 or self.meters.waiting > 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMeters:
+    """Meters that stopped: for snapshots and tests."""
+
+    running: int = 0
+    waiting: int = 0
+    served: int = 0
+    last_used_s: float = float("-inf")
+    idle_since_s: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenDemand:
+    """Demand that stopped: for snapshots and tests."""
+
+    arrivals: int = 0
+    waiting: int = 0
+    oldest_wait_s: float = 0.0
+    last_arrival_s: float = float("-inf")
+    request_rate_per_s: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class ScopedCosts(Costs, Protocol):
+    """Costs that can be read against another state."""
+
+    def for_state(self, state: State) -> Costs: ...
+
+
+@dataclass
+class State:
+    """A `ClusterState`. Only its cluster changes it, through the verbs below."""
+
+    models: Mapping[str, Model]
+    nodes: Mapping[str, Node]
+    all_gpus: Mapping[str, Gpu]
+    demand: Mapping[str, Demand]
+    clock: Callable[[], float]
+    waiting: Callable[[], Iterable[str]]
+    """Names of the models with requests that wait for an instance."""
+    costs: ScopedCosts = field(init=False)
+    instances: Mapping[str, Instance] = field(init=False)
+    gpus: Mapping[str, Gpu] = field(init=False)
+    ram: dict[str, HostRam] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._copies: dict[str, Copy] = {}
+        self._working = dict(self.all_gpus)
+        self._of: dict[str, dict[str, Copy]] = {name: {} for name in self.models}
+        self._on: dict[str, dict[str, Copy]] = {gpu: {} for gpu in self.all_gpus}
+        self._free = {name: gpu.memory_bytes for name, gpu in self.all_gpus.items()}
+        self._freeing = dict.fromkeys(self.all_gpus, 0)
+        self.ram = {name: HostRam(node.host_bytes) for name, node in self.nodes.items()}
+        self.instances = MappingProxyType(self._copies)
+        self.gpus = MappingProxyType(self._working)
+
+    # What policies read
+
+    @property
+    def now_s(self) -> float:
+        return self.clock()
+
+    def instances_of(self, model: str) -> Iterable[Instance]:
+        return self._of[model].values()
+
+    def instances_on(self, gpu: str) -> Iterable[Instance]:
+        return self._on[gpu].values()
+
+    def free_bytes(self, gpu: str) -> int:
+        return self._free[gpu]
+
+    def freeing_bytes(self, gpu: str) -> int:
+        return self._freeing[gpu]
+
+    def host_free_bytes(self, node: str) -> int:
+        return self.ram[node].free_bytes
+
+    def tier(self, model: str, node: str) -> Tier:
+        for copy in self._of[model].values():
+            if copy.node == node and copy.phase is Phase.READY:
+                return Tier.GPU
+        return self.source_tier(model, node)
+
+    def source_tier(self, model: str, node: str) -> Tier:
+        """Where a load on `node` would read the weights from: HOST or DISK."""
+        asleep = any(c.node == node and c.host_bytes for c in self._of[model].values())
+        return Tier.HOST if asleep or model in self.ram[node] else Tier.DISK
+
+    def waiting_models(self) -> Iterable[str]:
+        return self.waiting()
+
+    def snapshot(self) -> State:
+        """A frozen copy: the same books, with meters, demand and clock stopped."""
+        now_s, waiting = self.now_s, tuple(self.waiting())
+        demand = {name: _freeze(FrozenDemand, d) for name, d in self.demand.items()}
+        twin = State(self.models, self.nodes, self.all_gpus, demand, lambda: now_s, lambda: waiting)
+        for copy in self._copies.values():
+            twin.add(_still(copy))
+        for gpu in self.all_gpus.keys() - self._working.keys():
+            twin.lose(gpu)
+        twin.ram = {name: ram.copy() for name, ram in self.ram.items()}
+        twin.costs = self.costs.for_state(twin)  # type: ignore[assignment]
+        return twin
+
+    # What the cluster does
+
+    def add(self, copy: Copy) -> None:
+        """Enter a copy and charge what it holds."""
+        self._copies[copy.id] = copy
+        self._of[copy.model][copy.id] = copy
+        for gpu in copy.gpus:
+            self._on[gpu][copy.id] = copy
+        self._charge(copy, 1)
+
+    def remove(self, copy: Copy) -> None:
+        """Strike a copy out and give back what it held."""
+        self._charge(copy, -1)
+        del self._copies[copy.id], self._of[copy.model][copy.id]
+        for gpu in copy.gpus:
+            del self._on[gpu][copy.id]
+
+    def change(
+        self,
+        copy: Copy,
+        phase: Phase,
+        *,
+        bytes_per_gpu: int | None = None,
+        host_bytes: int | None = None,
+        sleep_level: int | None = None,
+    ) -> None:
+        """Put a copy into `phase`, with new holdings where given."""
+        self._charge(copy, -1)
+        copy.phase = phase
+        if bytes_per_gpu is not None:
+            copy.bytes_per_gpu = bytes_per_gpu
+        if host_bytes is not None:
+            copy.host_bytes = host_bytes
+        if sleep_level is not None:
+            copy.sleep_level = sleep_level
+        self._charge(copy, 1)
+        if phase is Phase.READY:
+            copy.ready_since_s = self.now_s
+
+    def lose(self, gpu: str) -> None:
+        """A GPU stopped working."""
+        self._working.pop(gpu, None)
+
+    def regain(self, gpu: str) -> None:
+        """A GPU works again."""
+        back = {name: g for name, g in self.all_gpus.items() if name in self._working or name == gpu}
+        self._working.clear()
+        self._working.update(back)  # in the order of the configuration, as ever
+
+    def copy(self, instance: str) -> Copy:
+        """The books' own entry of an instance."""
+        return self._copies[instance]
+
+    def _charge(self, copy: Copy, sign: int) -> None:
+        for gpu in copy.gpus:
+            self._free[gpu] -= sign * copy.bytes_per_gpu
+            if copy.phase in GOING:
+                self._freeing[gpu] += sign * self._gives_back(copy)
+        if copy.host_bytes:
+            self.ram[copy.node].pin(sign * copy.host_bytes)
+
+    def _gives_back(self, copy: Copy) -> int:
+        if copy.phase is Phase.LEAVING:
+            return copy.bytes_per_gpu
+        return max(0, copy.bytes_per_gpu - self.models[copy.model].asleep_bytes)
+
+
+def _still(copy: Copy) -> Copy:
+    return Copy(
+        copy.id, copy.model, copy.gpus, copy.node, _freeze(FrozenMeters, copy.meters),
+        copy.phase, copy.sleep_level, copy.bytes_per_gpu, copy.host_bytes, copy.ready_since_s,
+        copy.slot,
+    )  # fmt: skip
+
+
+def _freeze(frozen: type[T], live: object) -> T:
+    return frozen(*(getattr(live, name) for name in frozen.__slots__))  # type: ignore[attr-defined]

@@ -1,0 +1,80 @@
+"""Bytes, seconds and rates: reading "80GiB", "30s" and "6GB/s", and printing them."""
+
+from __future__ import annotations
+
+import re
+
+from modelium.errors import ConfigError, did_you_mean
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+PS_PER_S = 1_000_000_000_000
+"""Engines count time in whole picoseconds; every interface uses seconds as float."""
+
+_BYTES = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB,
+}  # fmt: skip
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d*)?(?:[eE][+-]?\d+)?|[+-]?\.\d+)\s*([A-Za-z/]*)\s*")
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """Read a size: 123, "80GiB", "1.5 GB". Raises ConfigError for anything else."""
+    return round(_parse(text, _BYTES, "a size in bytes such as 80GiB"))
+
+
+def parse_bytes_per_s(text: str | int | float) -> float:
+    """Read a bandwidth: 6e9 or "6GB/s"."""
+    if isinstance(text, str):
+        text = text.strip().removesuffix("/s")
+    return _parse(text, _BYTES, "a bandwidth such as 6GB/s")
+
+
+def parse_seconds(text: str | int | float) -> float:
+    """Read a duration: 30, "30s", "5min", "1h"."""
+    return _parse(text, _SECONDS, "a duration such as 30s")
+
+
+def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wanted: str) -> float:
+    if isinstance(text, bool):
+        raise ConfigError(f"{text!r} is not {wanted}")
+    if isinstance(text, int | float):
+        return float(text)
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        raise ConfigError(f"{text!r} is not {wanted}")
+    number, unit = match.groups()
+    value = float(number.replace(",", "").replace("_", ""))
+    if not unit:
+        return value
+    if unit not in units:
+        hint = did_you_mean(unit, units) or f" Units are {', '.join(units)}."
+        raise ConfigError(f"{text!r} is not {wanted}: unknown unit {unit!r}.{hint}")
+    return value * units[unit]
+
+
+def ps(seconds: float) -> int:
+    """Seconds as whole picoseconds, to the nearest."""
+    return round(seconds * PS_PER_S)
+
+
+def format_bytes(n: float) -> str:
+    """Print a size with three significant figures: 15.0 GiB."""
+    for unit, size in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(n) >= size:
+            return f"{n / size:.{0 if abs(n) >= 100 * size else 1}f} {unit}"
+    return f"{n:.0f} B"
+
+
+def format_seconds(s: float) -> str:
+    """Print a duration as a person would: 12 ms, 3.4 s, 5 min, 2.5 h, 3 d."""
+    size = abs(s)
+    if size < 1e-3:
+        return f"{s * 1e6:.0f} us"
+    if size < 1:
+        return f"{s * 1e3:.0f} ms"
+    if size < 120:
+        return f"{s:.1f} s"
+    if size < 7200:
+        return f"{s / 60:.0f} min"
+    return f"{s / 3600:.1f} h" if size < 172_800 else f"{s / 86400:.1f} d"
