@@ -1,0 +1,99 @@
+"""The command line. One short file a command, imported when that command is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from modelium import __version__
+from modelium.errors import ModeliumError, did_you_mean
+
+COMMANDS = {
+    "simulate": "Play a request trace against one policy or several.",
+    "trace": "Look at traces; generate, convert and transform them.",
+    "policies": "List the policies, or explain one.",
+    "analyze": "Find out what the model in a folder needs.",
+    "report": "Build a report again, or one of several runs side by side.",
+    "check": "Check this machine and the configuration.",
+    "init": "Write a commented configuration file.",
+}
+"""Name and one-line help; the command itself is `modelium.cli.<name>.<name>`."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, in the order in which people need them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"modelium.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with, or say which one may be meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS) or f" There are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"no command called {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="modelium", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Decide which model sits on which GPU: try it on a trace, compare, then run the winner."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    """Run the command line and exit: 0 well, 1 reader gone, 2 bad input, 130 interrupted."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader left (`| head`); Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
+
+
+def run(args: list[str]) -> int:
+    """Run the command line and return its exit code; bad input is one line on stderr."""
+    try:
+        code: Any = cli.main(args, prog_name="modelium", standalone_mode=False)
+    except ModeliumError as error:
+        return _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except click.Abort:
+        return _fail("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int = 2) -> int:
+    click.echo(f"modelium: {message}", err=True)
+    return code
