@@ -1,9 +1,8 @@
 """The nouns of Modelium and the one question that a policy answers.
 
 Read this file first. A *cluster* (simulated or live) keeps a `ClusterState` and tells a *policy*
-what happened (`Event`); the policy answers with what to do about it (`Action`); `drive` ties the
-two together and is the only loop there is. Units are in the names: seconds are floats, bytes are
-ints, `kv` is the key-value cache of a language model.
+what happened (`Event`); the policy answers with what to do about it (`Action`); `drive` is the only
+loop there is. Seconds are floats, bytes are ints, `kv` is a language model's key-value cache.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from typing import Protocol
 
 
 class Phase(StrEnum):
-    """Where an instance is in its life."""
+    """Where an instance is in its life; SUSPENDING and LEAVING ones only finish what they have."""
 
     LOADING = "loading"
     READY = "ready"
     SUSPENDING = "suspending"
-    """On its way to ASLEEP: takes no new requests, may still finish old ones."""
     ASLEEP = "asleep"
     WAKING = "waking"
     LEAVING = "leaving"
-    """On its way out: takes no new requests, may still finish old ones."""
 
 
 class Tier(StrEnum):
@@ -100,6 +97,18 @@ class Gpu:
     """Name in the catalogue, e.g. "h100-80g"."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator allows, whatever the policy."""
+
+    loads_at_once: int = 1_000_000
+    """Loads and wakes under way in the whole cluster."""
+    loads_at_once_per_gpu: int = 1
+    """vLLM sizes its KV pool from free memory: two loads on one GPU would disturb each other."""
+    min_residency_s: float = 0.0
+    """An instance stays at least this long after it became ready."""
+
+
 class Instance(Protocol):
     """One loaded copy of a model on a set of GPUs; a live, read-only view."""
 
@@ -114,30 +123,39 @@ class Instance(Protocol):
     @property
     def sleep_level(self) -> int:
         """1: weights in host RAM; 2: weights dropped; 0: not asleep."""
+
     @property
     def running(self) -> int:
         """Requests that the engine works on."""
+
     @property
     def waiting(self) -> int:
         """Requests queued at this instance."""
+
     @property
     def served(self) -> int:
         """Requests ever sent to this instance."""
+
     @property
     def last_used_s(self) -> float:
         """When a request was last sent here; when it became ready, if none ever was."""
+
     @property
     def idle_since_s(self) -> float:
         """When its last request ended; when it became ready, if none ever did."""
+
     @property
     def ready_since_s(self) -> float:
         """When it last became ready; `inf` before that."""
+
     @property
     def bytes_per_gpu(self) -> int:
         """What it holds on each of its GPUs now."""
+
     @property
     def host_bytes(self) -> int:
         """What it holds in its node's RAM now (asleep at level 1)."""
+
     @property
     def busy(self) -> bool:
         """It has a request, running or waiting."""
@@ -151,18 +169,23 @@ class Demand(Protocol):
     @property
     def waiting(self) -> int:
         """Requests that wait because no instance is ready (not those queued at instances)."""
+
     @property
     def oldest_wait_s(self) -> float:
         """How long the first of those has waited; 0 if none does."""
+
     @property
     def last_arrival_s(self) -> float:
         """`-inf` before the first."""
+
     @property
     def request_rate_per_s(self) -> float:
         """Exponentially weighted arrival rate (time constant: the cluster's `rate_window_s`)."""
+
     @property
     def prompt_tokens(self) -> int:
         """Sum over all arrivals."""
+
     @property
     def output_tokens(self) -> int:
         """Sum over all arrivals (live: over completed ones)."""
@@ -173,11 +196,12 @@ class Costs(Protocol):
 
     def load_s(self, model: str, gpus: tuple[str, ...]) -> float:
         """Seconds to load `model` on `gpus` from its present tier, on otherwise idle links."""
+
     def wake_s(self, instance: str) -> float: ...
     def sleep_s(self, instance: str, level: int) -> float: ...
     def unload_s(self, instance: str) -> float: ...
     def work_s(self, model: str, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
-        """GPU-seconds that one such request takes of one of the copy's GPUs at a good batch size."""
+        """GPU-seconds that such a request takes of each of the copy's GPUs at a good batch size."""
 
 
 class ClusterState(Protocol):
@@ -186,6 +210,7 @@ class ClusterState(Protocol):
     @property
     def now_s(self) -> float:
         """The only clock that a policy may read."""
+
     @property
     def models(self) -> Mapping[str, Model]: ...
     @property
@@ -193,23 +218,35 @@ class ClusterState(Protocol):
     @property
     def gpus(self) -> Mapping[str, Gpu]:
         """The GPUs that work now; a lost one is absent."""
+
     @property
     def instances(self) -> Mapping[str, Instance]: ...
     @property
     def demand(self) -> Mapping[str, Demand]: ...
     @property
     def costs(self) -> Costs: ...
+    @property
+    def limits(self) -> Limits: ...
     def instances_of(self, model: str) -> Iterable[Instance]: ...
     def instances_on(self, gpu: str) -> Iterable[Instance]: ...
     def free_bytes(self, gpu: str) -> int:
         """Free now and not yet promised to a load; may be negative while a load waits for room."""
+
     def freeing_bytes(self, gpu: str) -> int:
         """What instances on their way out or to sleep will give back."""
+
     def host_free_bytes(self, node: str) -> int:
-        """Host RAM that is neither a sleeping instance's nor needed by a load (cache counts free)."""
-    def tier(self, model: str, node: str) -> Tier: ...
+        """Host RAM without what sleeping instances and loads need (cache counts as free)."""
+
+    def tier(self, model: str, node: str) -> Tier:
+        """The best place on `node` where the weights are now."""
+
+    def source_tier(self, model: str, node: str) -> Tier:
+        """Where a load on `node` would read the weights from: HOST or DISK."""
+
     def waiting_models(self) -> Iterable[str]:
         """Models with requests that no ready instance can take."""
+
     def snapshot(self) -> ClusterState:
         """A frozen copy, for a solver in a thread."""
 
@@ -329,6 +366,7 @@ class Cluster(Protocol):
     def state(self) -> ClusterState: ...
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
+
     def listen(self, hear: Callable[[Event], None]) -> None:
         """Tell `hear` of every event from now on."""
 

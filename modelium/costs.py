@@ -120,7 +120,7 @@ class StagedCosts:
         """Seconds to load `model` on `gpus` from its present tier, on otherwise idle links."""
         node = self._state.gpus[gpus[0]].node
         stages, links = self._facts.stages(model), self._facts.links(node)
-        tier = Tier.HOST if self._state.tier(model, node) is not Tier.DISK else Tier.DISK
+        tier = self._state.source_tier(model, node)
         size = self._state.models[model].weights_bytes
         first = not self._facts.compiled(model, node)
         moving = size / weights_rate(links, tier, len(gpus))
@@ -133,7 +133,7 @@ class StagedCosts:
         size = self._state.models[copy.model].weights_bytes
         if copy.sleep_level == 1:
             return stages.wake_s[0] + size / (len(copy.gpus) * links.pcie_bytes_per_s)
-        tier = self._state.tier(copy.model, self._node(instance))
+        tier = self._state.source_tier(copy.model, self._node(instance))
         return stages.wake_s[1] + size / weights_rate(links, tier, len(copy.gpus))
 
     def sleep_s(self, instance: str, level: int) -> float:

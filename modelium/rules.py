@@ -1,27 +1,24 @@
-"""What is legal in a state. Both clusters ask here, so both refuse the same actions in the same words."""
+"""What is legal in a state. Both clusters ask here, so both refuse alike, in the same words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from modelium.core import (
-    Action, ClusterState, Instance, Load, Move, Phase, Remind, Sleep, Unload, Wake,
+    Action,
+    ClusterState,
+    Instance,
+    Load,
+    Move,
+    Phase,
+    Remind,
+    Sleep,
+    Unload,
+    Wake,
 )  # fmt: skip
+from modelium.core import Limits as Limits  # re-exported: whoever asks for a refusal needs it
 from modelium.errors import did_you_mean
 from modelium.units import format_bytes, format_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the operator allows, whatever the policy."""
-
-    loads_at_once: int = 1_000_000
-    """Loads and wakes under way in the whole cluster."""
-    loads_at_once_per_gpu: int = 1
-    """vLLM sizes its KV pool from free memory: two loads on one GPU would disturb each other."""
-    min_residency_s: float = 0.0
-    """An instance stays at least this long after it became ready."""
 
 
 def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
@@ -29,8 +26,8 @@ def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
     match action:
         case Load(model, gpus):
             return _load(state, model, gpus, action.kv_bytes, limits)
-        case Unload(instance, drain=drain):
-            return _known(state, instance) or _goes(state, state.instances[instance], drain, limits)
+        case Unload():
+            return _known(state, action.instance) or _unload(state, action, limits)
         case Sleep():
             return _known(state, action.instance) or _sleep(state, action, limits)
         case Wake(instance):
@@ -66,7 +63,7 @@ def _load(
     if model not in state.models:
         return f"no model called {model!r}.{did_you_mean(model, state.models)}"
     spec = state.models[model]
-    copies = list(state.instances_of(model))
+    copies = _staying(state, model)
     if len(copies) >= spec.max_replicas:
         return f"{model} has its {spec.max_replicas} copies already"
     return (
@@ -82,17 +79,15 @@ def _place(state: ClusterState, model: str, gpus: tuple[str, ...]) -> str:
         if gpu not in state.gpus:
             return f"no working GPU called {gpu!r}.{did_you_mean(gpu, state.gpus)}"
     want = state.models[model].gpus
-    if len(set(gpus)) != want:
-        return f"{model} needs {want} different GPUs, got {len(set(gpus))}"
+    if not len(gpus) == len(set(gpus)) == want:
+        return f"{model} needs {want} different GPUs, got {', '.join(gpus) or 'none'}"
     nodes = {state.gpus[gpu].node for gpu in gpus}
     if len(nodes) > 1:
         return f"{model} needs its {want} GPUs on one node, got {', '.join(sorted(nodes))}"
     return ""
 
 
-def _spread(
-    state: ClusterState, model: str, gpus: tuple[str, ...], copies: list[Instance]
-) -> str:
+def _spread(state: ClusterState, model: str, gpus: tuple[str, ...], copies: list[Instance]) -> str:
     if not state.models[model].spread:
         return ""
     node = state.gpus[gpus[0]].node
@@ -111,7 +106,7 @@ def _room(state: ClusterState, gpus: tuple[str, ...], need: int) -> str:
 
 
 def _slots(state: ClusterState, gpus: tuple[str, ...], limits: Limits) -> str:
-    if limits.loads_at_once < len(state.instances):
+    if limits.loads_at_once <= len(state.instances):  # else no need to count
         under_way = sum(_coming(copy) for copy in state.instances.values())
         if under_way >= limits.loads_at_once:
             return f"{under_way} loads are under way, {limits.loads_at_once} allowed"
@@ -123,6 +118,10 @@ def _slots(state: ClusterState, gpus: tuple[str, ...], limits: Limits) -> str:
 
 def _coming(copy: Instance) -> bool:
     return copy.phase is Phase.LOADING or copy.phase is Phase.WAKING
+
+
+def _staying(state: ClusterState, model: str) -> list[Instance]:
+    return [copy for copy in state.instances_of(model) if copy.phase is not Phase.LEAVING]
 
 
 def _known(state: ClusterState, instance: str) -> str:
@@ -147,13 +146,27 @@ def _goes(state: ClusterState, copy: Instance, drain: bool, limits: Limits) -> s
     return ""
 
 
+def _unload(state: ClusterState, action: Unload, limits: Limits) -> str:
+    copy = state.instances[action.instance]
+    return _goes(state, copy, action.drain, limits) or _needed(state, copy)
+
+
+def _needed(state: ClusterState, copy: Instance) -> str:
+    least = state.models[copy.model].min_replicas
+    if not least or copy.phase is Phase.ASLEEP:
+        return ""
+    awake = (Phase.LOADING, Phase.READY, Phase.WAKING)
+    have = sum(other.phase in awake for other in state.instances_of(copy.model))
+    return "" if have > least else f"{copy.model} keeps at least {least} copies, it has {have}"
+
+
 def _sleep(state: ClusterState, action: Sleep, limits: Limits) -> str:
     copy = state.instances[action.instance]
     if action.level not in (1, 2):
         return f"sleep level {action.level} is neither 1 nor 2"
     if copy.phase is Phase.ASLEEP:
         return f"{copy.id} is asleep"
-    if why := _goes(state, copy, action.drain, limits):
+    if why := _goes(state, copy, action.drain, limits) or _needed(state, copy):
         return why
     size = state.models[copy.model].weights_bytes
     node = state.gpus[copy.gpus[0]].node
@@ -174,9 +187,11 @@ def _move(state: ClusterState, copy: Instance, gpus: tuple[str, ...], limits: Li
     if set(gpus) == set(copy.gpus):
         return f"{copy.id} is on {', '.join(gpus)} already"
     need = state.models[copy.model].bytes_per_gpu()
+    others = [other for other in _staying(state, copy.model) if other.id != copy.id]
     return (
         _goes(state, copy, True, limits)
         or _place(state, copy.model, gpus)
+        or _spread(state, copy.model, gpus, others)
         or _room(state, gpus, need)
         or _slots(state, gpus, limits)
     )
@@ -187,6 +202,6 @@ def pinned_missing(state: ClusterState) -> Mapping[str, int]:
     missing = {}
     for name, model in state.models.items():
         want = max(model.min_replicas, 1 if model.pinned else 0)
-        if want > (have := len(list(state.instances_of(name)))):
+        if want > (have := len(_staying(state, name))):
             missing[name] = want - have
     return missing

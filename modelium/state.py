@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from modelium.core import Costs, Demand, Gpu, Instance, Model, Node, Phase, Tier
+from modelium.core import Costs, Demand, Gpu, Instance, Limits, Model, Node, Phase, Tier
 from modelium.hostram import HostRam
 
 T = TypeVar("T")
@@ -117,6 +117,7 @@ class State:
     clock: Callable[[], float]
     waiting: Callable[[], Iterable[str]]
     """Names of the models with requests that wait for an instance."""
+    limits: Limits = field(default_factory=Limits)
     costs: ScopedCosts = field(init=False)
     instances: Mapping[str, Instance] = field(init=False)
     gpus: Mapping[str, Gpu] = field(init=False)
@@ -172,7 +173,10 @@ class State:
         """A frozen copy: the same books, with meters, demand and clock stopped."""
         now_s, waiting = self.now_s, tuple(self.waiting())
         demand = {name: _freeze(FrozenDemand, d) for name, d in self.demand.items()}
-        twin = State(self.models, self.nodes, self.all_gpus, demand, lambda: now_s, lambda: waiting)
+        twin = State(
+            self.models, self.nodes, self.all_gpus, demand, lambda: now_s, lambda: waiting,
+            self.limits,
+        )  # fmt: skip
         for copy in self._copies.values():
             twin.add(_still(copy))
         for gpu in self.all_gpus.keys() - self._working.keys():
@@ -226,7 +230,9 @@ class State:
 
     def regain(self, gpu: str) -> None:
         """A GPU works again."""
-        back = {name: g for name, g in self.all_gpus.items() if name in self._working or name == gpu}
+        back = {
+            name: g for name, g in self.all_gpus.items() if name in self._working or name == gpu
+        }
         self._working.clear()
         self._working.update(back)  # in the order of the configuration, as ever
 
