@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+LABEL_COLUMNS = ("slo_class", "organization", "session", "prefix_id")
+"""The columns of names that a trace may lack."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,58 @@ class Labels:
 
     codes: NDArray[np.int32]
     names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[str | None]) -> Labels:
+        """Encode `values`; the names are kept in alphabetical order, None becomes -1."""
+        listed = list(values)
+        names = sorted({value for value in listed if value is not None})
+        code: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+        code[None] = -1
+        codes = np.fromiter((code[value] for value in listed), np.int32, len(listed))
+        return cls(codes, tuple(names))
+
+    @classmethod
+    def constant(cls, name: str, n: int) -> Labels:
+        """The same name `n` times."""
+        return cls(np.zeros(n, np.int32), (name,))
+
+    @classmethod
+    def concat(cls, parts: Iterable[Labels]) -> Labels:
+        """Put columns one after the other; equal names become one."""
+        listed = list(parts)
+        names = sorted({name for part in listed for name in part.names})
+        code = {name: i for i, name in enumerate(names)}
+        codes = [part.recoded([code[name] for name in part.names]) for part in listed]
+        return cls(np.concatenate(codes) if codes else np.empty(0, np.int32), tuple(names))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def values(self) -> list[str | None]:
+        """The names, row by row."""
+        table: list[str | None] = [*self.names, None]  # code -1 is the last
+        return [table[code] for code in self.codes.tolist()]
+
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each name, in the order of `names`."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+    def recoded(self, new_codes: Iterable[int]) -> NDArray[np.int32]:
+        """The codes after name i has become `new_codes[i]`."""
+        return np.array([*new_codes, -1], np.int32)[self.codes]
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Labels:
+        """Only these rows, and only the names that they use, in alphabetical order."""
+        codes = self.codes[rows]
+        used = np.bincount(codes[codes >= 0], minlength=len(self.names)).nonzero()[0].tolist()
+        used.sort(key=lambda i: self.names[i])
+        names = tuple(self.names[i] for i in used)
+        if names == self.names:
+            return Labels(codes, names)
+        new = np.full(len(self.names) + 1, -1, np.int32)
+        new[used] = np.arange(len(used))
+        return Labels(new[codes], names)
 
 
 @dataclass(frozen=True)
@@ -47,3 +103,26 @@ class Trace:
     def span_s(self) -> float:
         """From time 0 to the last arrival."""
         return float(self.arrival_s[-1]) if len(self) else 0.0
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Trace:
+        """Only these rows, in this order (which must leave the arrivals sorted)."""
+        labels = {name: getattr(self, name) for name in LABEL_COLUMNS}
+        return replace(
+            self,
+            arrival_s=self.arrival_s[rows],
+            model=self.model.take(rows),
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            prefix_tokens=None if self.prefix_tokens is None else self.prefix_tokens[rows],
+            **{name: column and column.take(rows) for name, column in labels.items()},
+        )
+
+    def in_order(self) -> Trace:
+        """The same requests sorted by arrival; those at the same time keep their order."""
+        if np.all(self.arrival_s[1:] >= self.arrival_s[:-1]):
+            return self
+        return self.take(np.argsort(self.arrival_s, kind="stable"))
+
+    def noting(self, *notes: str) -> Trace:
+        """The same trace with more to tell the user."""
+        return replace(self, notes=self.notes + tuple(note for note in notes if note))
