@@ -23,6 +23,8 @@ class Meters(Protocol):
     """What one instance did; times are seconds."""
 
     @property
+    def busy(self) -> bool: ...
+    @property
     def running(self) -> int: ...
     @property
     def waiting(self) -> int: ...
@@ -73,7 +75,7 @@ class Copy:
 
     @property
     def busy(self) -> bool:
-        return self.meters.running > 0 or self.meters.waiting > 0
+        return self.meters.busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class FrozenMeters:
     served: int = 0
     last_used_s: float = float("-inf")
     idle_since_s: float = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        return self.running > 0 or self.waiting > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from modelium.rules import Limits
 
@@ -135,8 +135,9 @@ class Settings:
     """After the last arrival, the run ends when all is answered, at the latest this much later."""
     charge_decide: bool = False
     """Delay actions by the time that `decide` really took (not reproducible to the byte)."""
+    prepared: bool = True
+    """What a policy loads at time 0 is there at once: the cluster was set up before the trace."""
     host_cache: bool = True
     """Loads leave a copy of the weights in host RAM while there is room."""
     bins: int = 480
     """Resolution of busy shares in the timeline."""
-    interference: dict[str, float] = field(default_factory=dict)

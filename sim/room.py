@@ -1,0 +1,71 @@
+"""Who really holds GPU memory at each moment: loads wait here until what leaves has left.
+
+The books (`modelium.state`) count promises, so that a policy may say "unload a, load b" at once;
+this ledger counts bytes that are there. It never lets a GPU hold more than it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import simpy
+
+from modelium.core import Gpu
+from modelium.errors import ModeliumError
+
+
+@dataclass(slots=True)
+class _Wanted:
+    gpus: tuple[str, ...]
+    bytes_per_gpu: int
+    granted: simpy.Event
+
+
+class Room:
+    """Bytes held per GPU, and the loads that wait for some, first come first served per GPU."""
+
+    def __init__(self, env: simpy.Environment, gpus: Mapping[str, Gpu]) -> None:
+        self._env = env
+        self._capacity = {name: gpu.memory_bytes for name, gpu in gpus.items()}
+        self.held = dict.fromkeys(gpus, 0)
+        self._queue: list[_Wanted] = []
+
+    def take(self, gpus: tuple[str, ...], bytes_per_gpu: int) -> simpy.Event:
+        """An event that happens when `bytes_per_gpu` are there, and taken, on each of `gpus`."""
+        wanted = _Wanted(gpus, bytes_per_gpu, self._env.event())
+        self._queue.append(wanted)
+        self._grant()
+        return wanted.granted
+
+    def give(self, gpus: tuple[str, ...], bytes_per_gpu: int) -> None:
+        """Give back `bytes_per_gpu` on each of `gpus`."""
+        for gpu in gpus:
+            self.held[gpu] -= bytes_per_gpu
+            if self.held[gpu] < 0:
+                raise ModeliumError(f"{gpu} gave back more memory than it held")
+        self._grant()
+
+    def withdraw(self, granted: simpy.Event) -> bool:
+        """Stop waiting for `granted`; True if it was still waited for."""
+        before = len(self._queue)
+        self._queue = [wanted for wanted in self._queue if wanted.granted is not granted]
+        return len(self._queue) < before
+
+    def _grant(self) -> None:
+        blocked: set[str] = set()
+        still = []
+        for wanted in self._queue:
+            if blocked.isdisjoint(wanted.gpus) and self._fits(wanted):
+                for gpu in wanted.gpus:
+                    self.held[gpu] += wanted.bytes_per_gpu
+                wanted.granted.succeed()
+            else:
+                blocked.update(wanted.gpus)
+                still.append(wanted)
+        self._queue = still
+
+    def _fits(self, wanted: _Wanted) -> bool:
+        return all(
+            self.held[gpu] + wanted.bytes_per_gpu <= self._capacity[gpu] for gpu in wanted.gpus
+        )

@@ -1,0 +1,67 @@
+"""Who held what memory of which GPU when: the rows of `timeline.parquet`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.sim.cluster import SimCluster
+
+Row = tuple[str, float, float, str, str, str, float]
+"""gpu, start_s, end_s, kind, model, instance, value"""
+
+
+class Timeline:
+    """Intervals of residency; `mark` ends the last one of a copy and begins the next."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self._open: dict[str, tuple[Copy, str, float, int]] = {}
+        self.rows: list[Row] = []
+
+    def mark(self, copy: Copy, kind: str) -> None:
+        """From now on `copy` is `kind` (loading, ready, leaving, asleep), or gone if empty."""
+        now_s = self._cluster.state.now_s
+        before = self._open.pop(copy.id, None)
+        if before is not None and before[2] < now_s:
+            self._write(*before, now_s)
+        if kind:
+            held = self._cluster.held.get(copy.id, 0) if kind != "asleep" else copy.bytes_per_gpu
+            self._open[copy.id] = (copy, kind, now_s, held)
+
+    def close(self) -> None:
+        """The run is over."""
+        for copy, _, _, _ in list(self._open.values()):
+            self.mark(copy, "")
+
+    def _write(self, copy: Copy, kind: str, start_s: float, held: int, end_s: float) -> None:
+        for part, size in self._parts(copy, kind, held):
+            if size:
+                self.rows += [
+                    (gpu, start_s, end_s, part, copy.model, copy.id, float(size))
+                    for gpu in copy.gpus
+                ]
+
+    def _parts(self, copy: Copy, kind: str, held: int) -> list[tuple[str, int]]:
+        if kind != "ready":
+            return [(kind, held)]
+        spec = self._cluster.state.models[copy.model]
+        weights = -(-spec.weights_bytes // spec.gpus)
+        kv = held - weights - spec.overhead_bytes
+        return [("weights", weights), ("kv", kv), ("overhead", spec.overhead_bytes)]
+
+
+def busy_rows(seconds: np.ndarray, width_s: float, gpus: list[str], end_s: float) -> list[Row]:
+    """Busy share of each GPU by time bin; engines that share time never sum above 1."""
+    rows: list[Row] = []
+    for g, gpu in enumerate(gpus):
+        for k in range(min(seconds.shape[1], int(np.ceil(end_s / width_s)))):
+            start, stop = k * width_s, min((k + 1) * width_s, end_s)
+            if stop > start:
+                share = min(1.0, float(seconds[g, k]) / (stop - start))
+                rows.append((gpu, start, stop, "busy", "", "", share))
+    return rows
