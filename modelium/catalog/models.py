@@ -58,8 +58,8 @@ def model(name: str) -> ModelSpec:
     Raises ProfileError for a name that is not in the catalogue.
     """
     entries, known = _catalogue()
-    exact = simplify(name)
-    return find("model", exact if exact in known else _plain(exact), entries, known)
+    of_hub = simplify(name.rpartition("/")[2])
+    return find("model", of_hub if of_hub in known else _plain(of_hub), entries, known)
 
 
 def models() -> Mapping[str, ModelSpec]:
@@ -81,7 +81,7 @@ def _catalogue() -> tuple[Mapping[str, ModelSpec], Mapping[str, ModelSpec]]:
 
 
 def _plain(name: str) -> str:
-    parts = name.rpartition("/")[2].removeprefix("meta-").split("-")
+    parts = name.removeprefix("meta-").split("-")
     kept = [part for part in parts if part not in _SAME_SHAPE and not _is_version(part)]
     return "-".join(kept)
 
