@@ -15,7 +15,8 @@ class StepTime:
     T: all tokens of the step; S: sequences that prefill in it; for each of those, c tokens are
     computed on top of x tokens that its context already has.
 
-    decode only: `c + lo*min(D, hinge) + hi*max(D - hinge, 0) + kv*K`
+    decode only: `c + lo*min(D, hinge) + hi*max(D - hinge, 0) + kv*K`, and for each of the bends
+    `change*max(D - at, 0)`
     mixed: `c + lo*min(T, hinge) + hi*max(T - hinge, 0) + decode*D + prefill*S + kv*K
     + ctx*sum(c*x) + sq*sum(c*c)`
     """
@@ -36,6 +37,9 @@ class StepTime:
     mixed_sq: float = 0.0
     interference: float = 0.0
     """Extra slow-down per further busy instance on the GPU, on top of fair time sharing."""
+    decode_bends: tuple[tuple[int, float], ...] = ()
+    """Further bends of decode-only steps: (D, change of slope there). A mixture of experts needs
+    them: up to some batch size each sequence more brings experts more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Generate:
     max_batched_tokens: int = 8192
     block_tokens: int = 16
     prefix_caching: bool = True
+    watermark_blocks: int = 0
+    """KV blocks left free by admissions beside running requests (vLLM: `watermark`)."""
 
 
 @dataclass(frozen=True, slots=True)
