@@ -10,6 +10,7 @@ from modelium.catalog.serving import (
     core_model,
     overhead_bytes,
     tensor_parallel_size,
+    tensor_parallel_sizes,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "overhead_bytes",
     "parse_fleet",
     "tensor_parallel_size",
+    "tensor_parallel_sizes",
 ]

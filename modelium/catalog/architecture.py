@@ -44,6 +44,8 @@ class Architecture:
     sliding_window: int = 0
     """Tokens that the sliding-window layers look back."""
     sliding_layers: int = 0
+    recurrent_layers: int = 0
+    """Layers with a state of fixed size (Mamba, linear attention), which keep no keys and values."""
 
     @property
     def counted_params(self) -> int:
@@ -76,13 +78,14 @@ class Architecture:
 
         `2 * layers * kv_heads * head_dim`; with MLA `layers * (compressed + rotary width)`.
         """
-        return self.layers * self._kv_values_per_layer
+        return (self.layers - self.recurrent_layers) * self._kv_values_per_layer
 
     def kv_values(self, tokens: int) -> int:
         """Numbers in the KV cache of one sequence of `tokens`; windows bound their layers."""
         if not self.sliding_layers:
             return tokens * self.kv_values_per_token
-        full, kept = self.layers - self.sliding_layers, min(tokens, self.sliding_window)
+        full = self.layers - self.recurrent_layers - self.sliding_layers
+        kept = min(tokens, self.sliding_window)
         return (full * tokens + self.sliding_layers * kept) * self._kv_values_per_layer
 
     def kv_copies(self, gpus: int) -> int:

@@ -45,6 +45,23 @@ def asleep_bytes(gpus: int = 1) -> int:
     return CONTEXT_BYTES + GRAPHS_BYTES + _NCCL_BYTES.get(gpus, _NCCL_BYTES_4)
 
 
+def tensor_parallel_sizes(
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    *,
+    share: float = DEFAULT_SHARE,
+    kv_tokens: int = DEFAULT_KV_TOKENS,
+    most: int = 8,
+) -> tuple[int, ...]:
+    """GPUs that one copy can be spread over: powers of two up to `most` that divide the heads and
+    hold weights, overhead and `LEAST_KV` of the pool for `kv_tokens`; smallest first."""
+    return tuple(
+        gpus
+        for gpus in spec.tensor_parallel_sizes(most)
+        if _least_kv_bytes(spec, gpus, kv_tokens) <= _room_for_kv(spec, gpu, gpus, share)
+    )
+
+
 def tensor_parallel_size(
     spec: ModelSpec,
     gpu: GpuSpec,
@@ -53,19 +70,19 @@ def tensor_parallel_size(
     kv_tokens: int = DEFAULT_KV_TOKENS,
     most: int = 8,
 ) -> int:
-    """GPUs of one copy: the least power of two that holds weights, overhead and `LEAST_KV`.
+    """The least of `tensor_parallel_sizes`; `most` is the number of GPUs of the largest node.
 
-    `most` is the number of GPUs of the largest node. Raises ProfileError where even that is too
-    few.
+    Raises ProfileError where there is none.
     """
-    for gpus in spec.tensor_parallel_sizes(most):
-        kv_bytes = round(LEAST_KV * _wanted_kv_bytes(spec, gpus, kv_tokens))
-        if kv_bytes <= _room_for_kv(spec, gpu, gpus, share):
-            return gpus
-    need = -(-(spec.weights_bytes + kv_bytes) // gpus) + overhead_bytes(spec, gpus)
+    sizes = tensor_parallel_sizes(spec, gpu, share=share, kv_tokens=kv_tokens, most=most)
+    if sizes:
+        return sizes[0]
+    gpus = spec.tensor_parallel_sizes(most)[-1]
+    need = -(-(spec.weights_bytes + _least_kv_bytes(spec, gpus, kv_tokens)) // gpus)
     raise ProfileError(
-        f"{spec.name} needs {format_bytes(need)} on each of {gpus} GPUs, the most it can be spread"
-        f" over here, and a {gpu.name} has {format_bytes(share * gpu.memory_bytes)} to use."
+        f"{spec.name} needs {format_bytes(need + overhead_bytes(spec, gpus))} on each of {gpus}"
+        " GPUs, the most it can be spread over here, and"
+        f" a {gpu.name} has {format_bytes(share * gpu.memory_bytes)} to use."
         " Take larger GPUs or nodes, or smaller weights"
     )
 
@@ -110,6 +127,10 @@ def core_model(
 def _wanted_kv_bytes(spec: ModelSpec, gpus: int, kv_tokens: int) -> int:
     """KV of `kv_tokens` over all `gpus`, with the copies that tensor parallelism makes."""
     return spec.kv_bytes_per_token * kv_tokens * spec.kv_copies(gpus)
+
+
+def _least_kv_bytes(spec: ModelSpec, gpus: int, kv_tokens: int) -> int:
+    return round(LEAST_KV * _wanted_kv_bytes(spec, gpus, kv_tokens))
 
 
 def _room_for_kv(spec: ModelSpec, gpu: GpuSpec, gpus: int, share: float) -> int:

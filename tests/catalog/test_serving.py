@@ -2,7 +2,15 @@
 
 import pytest
 
-from modelium.catalog import core_model, gpu, gpus, model, models, tensor_parallel_size
+from modelium.catalog import (
+    core_model,
+    gpu,
+    gpus,
+    model,
+    models,
+    tensor_parallel_size,
+    tensor_parallel_sizes,
+)
 from modelium.catalog.serving import LEAST_KV
 from modelium.core import Slo
 from modelium.errors import ProfileError
@@ -37,6 +45,12 @@ def test_a_copy_fits_the_gpus_it_asks_for(kind: str) -> None:
 )
 def test_tensor_parallel_size_is_what_people_use(name: str, kind: str, size: int) -> None:
     assert tensor_parallel_size(model(name), gpu(kind)) == size
+
+
+def test_sizes_divide_the_heads_and_fit() -> None:
+    assert tensor_parallel_sizes(model("llama-3.1-70b"), gpu("h100")) == (2, 4, 8)
+    assert tensor_parallel_sizes(model("qwen2.5-7b"), gpu("l4")) == (1, 2, 4)
+    assert tensor_parallel_sizes(model("llama-3.1-405b"), gpu("l4")) == ()
 
 
 def test_half_the_gpus_would_not_do() -> None:
