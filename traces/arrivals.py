@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +37,29 @@ def gamma(rate_per_s: float, cv: float, span_s: float, rng: np.random.Generator)
     return renewal(rate_per_s, span_s, first, lambda n: rng.gamma(shape, scale, n))
 
 
-def weibull(
-    rate_per_s: float, shape: float, scale_s: float, span_s: float, rng: np.random.Generator
-) -> Floats:
-    """Arrival times in [0, span) of a stationary renewal process with Weibull gaps.
-
-    Gaps have this shape and scale, then are stretched to the given rate.
-    """
-    mean = scale_s * math.gamma(1.0 + 1.0 / shape)
-    scale = scale_s / (mean * rate_per_s) if rate_per_s > 0 else math.inf
-    first = rng.uniform() * scale * rng.gamma(1.0 + 1.0 / shape) ** (1.0 / shape)
+def weibull(rate_per_s: float, cv: float, span_s: float, rng: np.random.Generator) -> Floats:
+    """The same with Weibull gaps."""
+    shape = weibull_shape(cv)
+    power = 1.0 / shape
+    scale = 1.0 / (rate_per_s * math.gamma(1.0 + power)) if rate_per_s > 0 else math.inf
+    first = rng.uniform() * scale * rng.gamma(1.0 + power) ** power
     return renewal(rate_per_s, span_s, first, lambda n: scale * rng.weibull(shape, n))
+
+
+@lru_cache(maxsize=100_000)
+def weibull_shape(cv: float) -> float:
+    """Shape of the Weibull law whose standard deviation over mean is `cv` (by bisection)."""
+    low, high = math.log(0.02), math.log(100.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        power = math.exp(-middle)
+        # log(1 + cv^2) falls as the shape grows
+        logged = math.lgamma(1.0 + 2.0 * power) - 2.0 * math.lgamma(1.0 + power)
+        if logged > math.log1p(cv**2):
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
 
 
 def renewal(rate_per_s: float, span_s: float, first_s: float, gaps: Gaps) -> Floats:
@@ -129,4 +142,5 @@ class Intensity:
         width = np.diff(self.edge_s)[loud]
         run = np.concatenate([[0.0], np.cumsum(self.level[loud] * width)])
         i = np.clip(np.searchsorted(run, own_clock_s, side="right") - 1, 0, len(width) - 1)
-        return self.edge_s[:-1][loud][i] + (own_clock_s - run[i]) / self.level[loud][i]
+        times: Floats = self.edge_s[:-1][loud][i] + (own_clock_s - run[i]) / self.level[loud][i]
+        return times

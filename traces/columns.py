@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Clock:
 
 Column = Number | Name | Clock
 Columns = Mapping[str, Column]
-Read = dict[str, NDArray[np.float64] | Labels]
+Read = dict[str, NDArray[Any] | Labels]
 
 SECONDS = Number("a number of seconds >= 0")
 WHOLE = Number("a whole number >= 0", whole=True, high=INT32_MAX)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from modelium.traces.arrivals import Floats, Intensity, gamma, poisson
 from modelium.traces.lengths import Lengths, Lognormal
 from modelium.traces.streams import stream
 from modelium.traces.trace import Labels, Trace
+
 
 @dataclass(frozen=True)
 class Bursts:
@@ -49,7 +50,7 @@ class Workload:
     """0 to 1: load is 1+swing times its mean at the peak and 1-swing twelve hours later."""
     day_peak_h: float = 15.0
     bursts: Bursts | None = None
-    lengths: Lengths = Lognormal()
+    lengths: Lengths = field(default_factory=Lognormal)
     time_digits: int = 6
     """Arrivals are rounded to so many digits after the point; fewer make smaller files."""
 
@@ -57,7 +58,8 @@ class Workload:
 def zipf_shares(n: int, exponent: float) -> NDArray[np.float64]:
     """Shares of ranks 1..n in proportion to rank**-exponent; they sum to 1."""
     weight = np.arange(1, n + 1, dtype=np.float64) ** -exponent
-    return weight / weight.sum()
+    shares: NDArray[np.float64] = weight / weight.sum()
+    return shares
 
 
 def generate(workload: Workload, seed: int = 0) -> Trace:
@@ -80,7 +82,7 @@ def generate(workload: Workload, seed: int = 0) -> Trace:
         workload.lengths.draw(len(t), seed, name)
         for name, t in zip(workload.models, times, strict=True)
     ]
-    arrival_s = np.round(np.concatenate(times), workload.time_digits)
+    arrival_s = np.concatenate(times).round(workload.time_digits)
     if not len(arrival_s):
         raise TraceError(
             f"no request falls into {workload.span_s:g} s at {workload.rate_per_s:g} requests/s: "

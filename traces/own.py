@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.errors import TraceError
-from modelium.traces.columns import SECONDS, WHOLE, Columns, Name, Read, missing_column
+from modelium.traces.columns import SECONDS, WHOLE, Columns, Name, Number, Read, missing_column
+from modelium.traces.formats.asked import Asked, Start
+from modelium.traces.source import PARQUET
 from modelium.traces.table import WrongError, check_cells, header, name_column, number_column
 from modelium.traces.table import read_csv as read_csv_table
 from modelium.traces.trace import LABEL_COLUMNS, Labels, Trace
@@ -56,6 +58,17 @@ def read_parquet(path: Path, model: str | None = None) -> Trace:
         raise TraceError(f"{path} is damaged Parquet ({detail}). Copy it again.") from error
 
 
+def recognises(start: Start) -> bool:
+    """Parquet, or a first line that names at least one of our columns."""
+    return start.bytes.startswith(PARQUET) or bool(set(COLUMNS) & set(start.columns))
+
+
+def read(path: Path, asked: Asked) -> Trace:
+    """Read CSV or Parquet, whichever it is."""
+    read_either = read_parquet if Start(path).bytes.startswith(PARQUET) else read_csv
+    return asked.applied(read_either(path, asked.model))
+
+
 def _required(path: Path, found: list[str], model: str | None) -> Columns:
     for name in NUMBERS:
         if name not in found:
@@ -72,7 +85,8 @@ def _parquet_column(path: Path, file: Any, name: str, columns: Columns) -> Any:
     import pyarrow as pa
 
     column = columns[name]
-    array = file.read([name]).column(0)
+    parts = file.iter_batches(1 << 17, columns=[name], use_threads=False)
+    array = pa.chunked_array((part.column(0) for part in parts), file.schema_arrow.field(name).type)
     try:
         if isinstance(column, Name):
             text = pa.dictionary(pa.int32(), pa.string())
@@ -80,6 +94,7 @@ def _parquet_column(path: Path, file: Any, name: str, columns: Columns) -> Any:
             if column.required and np.any(labels.codes < 0):
                 raise WrongError
             return labels
+        assert isinstance(column, Number)  # the own format has no clocks
         return number_column(array, column)
     except (WrongError, pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         check_cells(path, name, column, array.to_pylist())
@@ -90,16 +105,16 @@ def _trace(path: Path, read: Read, model: str | None) -> Trace:
     numbers = {name: values for name, values in read.items() if isinstance(values, np.ndarray)}
     labels = {name: values for name, values in read.items() if isinstance(values, Labels)}
     arrival_s = numbers["arrival_s"]
-    prefix_tokens = numbers.get("prefix_tokens")
+    if model is not None and "model" not in labels:
+        labels["model"] = Labels.constant(model, len(arrival_s))
     trace = Trace(
         arrival_s=arrival_s,
-        model=labels.pop("model", None) or Labels.constant(model or path.stem, len(arrival_s)),
-        prompt_tokens=numbers["prompt_tokens"].astype(np.int32),
-        output_tokens=numbers["output_tokens"].astype(np.int32),
-        prefix_tokens=None if prefix_tokens is None else prefix_tokens.astype(np.int32),
+        model=labels.pop("model"),
+        prompt_tokens=numbers["prompt_tokens"],
+        output_tokens=numbers["output_tokens"],
+        prefix_tokens=numbers.get("prefix_tokens"),
         source=str(path),
-        **labels,
-    )
+    ).labelled(labels)
     ordered = trace.in_order()
     if ordered is trace:
         return trace

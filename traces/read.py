@@ -2,16 +2,98 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from modelium.traces import own
-from modelium.traces.source import PARQUET, head
+from modelium.errors import TraceError
+from modelium.traces.formats.asked import Asked, Start
+from modelium.traces.lengths import Lengths
 from modelium.traces.trace import Trace
 
+PICKLE = b"\x80"
 
-def read_trace(path: str | Path, *, seed: int = 0, model: str | None = None) -> Trace:
-    """Read a trace."""
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file; its module has `recognises*(start)` and `read*(path, asked)`."""
+
+    name: str
+    module: str
+    variant: str = ""
+
+    def recognises(self, start: Start) -> bool:
+        """Is the file of this format? Only its beginning is looked at."""
+        return bool(self._function("recognises")(start))
+
+    def read(self, path: Path, asked: Asked) -> Trace:
+        """Read a file of this format."""
+        trace: Trace = self._function("read")(path, asked)
+        return trace
+
+    def _function(self, verb: str) -> Callable[..., Any]:
+        module = importlib.import_module(f"modelium.traces.{self.module}")
+        function: Callable[..., Any] = getattr(module, f"{verb}{self.variant}")
+        return function
+
+
+FORMATS = (
+    Format("Azure LLM 2023/2024", "formats.azure_llm"),
+    Format("Azure Functions 2019", "formats.azure_functions", "_2019"),
+    Format("Azure Functions 2021", "formats.azure_functions", "_2021"),
+    Format("Iluvatar", "formats.azure_functions", "_iluvatar"),
+    Format("BurstGPT", "formats.burstgpt"),
+    Format("Mooncake", "formats.mooncake"),
+    Format("ServeGen", "formats.servegen"),
+    Format("ServeGen table of rates", "formats.servegen", "_table"),
+    Format("GenTD26", "formats.gentd26"),
+    Format("Chatbot Arena sample", "formats.arena"),
+    Format("Vidur", "formats.lengths_only", "_vidur"),
+    Format("ShareGPT or vLLM lengths", "formats.lengths_only", "_json"),
+    Format("Modelium", "own"),
+)
+"""In the order in which they are tried."""
+
+
+def read_trace(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    model: str | None = None,
+    lengths: Lengths | None = None,
+    scale: float = 1.0,
+) -> Trace:
+    """Read a trace of any known format (docs/traces.md lists them, and the rules of each).
+
+    `seed` is of everything that is made up where the file does not say it; `model` names the
+    model where the file names none (else it is the file's name); `lengths` take the place of the
+    file's; `scale` keeps a share of the load. Raises TraceError naming file and row.
+    """
     path = Path(path)
-    if head(path, 4) == PARQUET:
-        return own.read_parquet(path, model)
-    return own.read_csv(path, model)
+    if not 0.0 < scale <= 1.0:
+        raise TraceError(f"scale is {scale:g}, expected a share of the load above 0, at most 1")
+    asked = Asked(seed=seed, model=model, lengths=lengths, scale=scale)
+    return format_of(path).read(path, asked)
+
+
+def format_of(path: Path) -> Format:
+    """Recognise a file by its first bytes. Raises TraceError where no format fits."""
+    start = Start(path)
+    if not path.exists():
+        raise TraceError(f"{path} does not exist")
+    if start.bytes.startswith(PICKLE):
+        raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")
+    for known in FORMATS:
+        if known.recognises(start):
+            return known
+    raise TraceError(
+        f"{path} is of no trace format known here. It begins with {_shown(start)!r}; "
+        f"known are {', '.join(f.name for f in FORMATS)}."
+    )
+
+
+def _shown(start: Start) -> str:
+    text = start.bytes[:60].decode("utf-8", errors="replace").partition("\n")[0].strip()
+    return text if text.isprintable() else text.encode("unicode_escape").decode()[:60]

@@ -28,7 +28,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if magic == GZIP:
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield io.BufferedReader(unpacked, 1 << 20)  # type: ignore[type-var]
+                    yield io.BufferedReader(unpacked, 1 << 20)
             else:
                 yield raw
     except EOFError as error:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.columns import (
+    Clock,
     Column,
     Columns,
-    Name,
     Number,
     Read,
     missing_column,
@@ -50,7 +50,7 @@ def header_of(start: bytes) -> list[str]:
 
 
 def read_csv(path: Path, required: Columns, optional: Columns | None = None) -> Read:
-    """Read these columns of a CSV file: numbers as float64, names as Labels, times as seconds.
+    """Read columns of a CSV file: seconds as float64, whole numbers as int32, names as Labels.
 
     Optional columns that the file lacks are left out of the result. Raises TraceError naming file
     and row.
@@ -63,7 +63,7 @@ def read_csv(path: Path, required: Columns, optional: Columns | None = None) -> 
     for name in columns:
         if found.count(name) > 1:
             raise TraceError(f"{path} has more than one column {name!r}")
-    read = _fast(path, columns)
+    read = _fast(path, columns, "") or _fast(path, columns, "UTC") or _fast(path, columns, None)
     if read is None:
         _explain(path, found, columns)
         raise TraceError(f"{path} is not a table that can be read as CSV")
@@ -72,8 +72,12 @@ def read_csv(path: Path, required: Columns, optional: Columns | None = None) -> 
     return read
 
 
-def _fast(path: Path, columns: Columns) -> Read | None:
-    """All columns at once, or None if anything in them is wrong."""
+def _fast(path: Path, columns: Columns, zone: str | None) -> Read | None:
+    """All columns at once, or None if anything in them is wrong.
+
+    Clocks are read as times without a zone ("") or with one, or as text (None): that takes any
+    mixture but is slow.
+    """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -82,13 +86,14 @@ def _fast(path: Path, columns: Columns) -> Read | None:
         with opened(path) as file:
             blocks = arrow_csv.open_csv(
                 pa.PythonFile(file, mode="r"),
-                read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+                read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=list(columns),
-                    column_types={name: _arrow_type(c) for name, c in columns.items()},
+                    column_types={name: _arrow_type(c, zone) for name, c in columns.items()},
                     null_values=[""],
                     strings_can_be_null=True,
                 ),
+                memory_pool=pa.system_memory_pool(),  # gives back what it frees
             )
             for block in blocks:
                 for name, column in columns.items():
@@ -102,18 +107,22 @@ class WrongError(Exception):
     """Something in a column is wrong; the slow pass will say what."""
 
 
-def _arrow_type(column: Column) -> pa.DataType:
+def _arrow_type(column: Column, zone: str | None) -> pa.DataType:
     import pyarrow as pa
 
-    return pa.float64() if isinstance(column, Number) else pa.dictionary(pa.int32(), pa.string())
+    if isinstance(column, Number):
+        return pa.float64()
+    if isinstance(column, Clock) and zone is not None:
+        return pa.timestamp("ns", zone or None)
+    return pa.dictionary(pa.int32(), pa.string())
 
 
 def _part(array: pa.Array, column: Column) -> Any:
     return number_column(array, column) if isinstance(column, Number) else array
 
 
-def number_column(array: Any, column: Number) -> NDArray[np.float64]:
-    """An Arrow column of numbers as float64; raises WrongError if any of them is wrong."""
+def number_column(array: Any, column: Number) -> NDArray[Any]:
+    """An Arrow column of numbers as float64, or int32 if whole; WrongError if any is wrong."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -125,18 +134,18 @@ def number_column(array: Any, column: Number) -> NDArray[np.float64]:
     values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False)
     if column.wrong(values):
         raise WrongError
-    return values
+    return values.astype(np.int32) if column.whole else values
 
 
-def _whole_column(parts: list[Any], column: Column) -> NDArray[np.float64] | Labels:
+def _whole_column(parts: list[Any], column: Column) -> NDArray[Any] | Labels:
     if isinstance(column, Number):
         return np.concatenate(parts) if parts else np.empty(0)
+    if isinstance(column, Clock):
+        return _clock_column(parts)
     labels = name_column(parts)
-    if isinstance(column, Name):
-        if column.required and np.any(labels.codes < 0):
-            raise WrongError
-        return labels
-    return _clock_column(labels)
+    if column.required and np.any(labels.codes < 0):
+        raise WrongError
+    return labels
 
 
 def name_column(parts: Iterable[Any]) -> Labels:
@@ -159,12 +168,25 @@ def name_column(parts: Iterable[Any]) -> Labels:
     return labels
 
 
-def _clock_column(labels: Labels) -> NDArray[np.float64]:
+def _clock_column(parts: list[Any]) -> NDArray[np.float64]:
+    """Seconds since the earliest time."""
+    import pyarrow as pa
+
+    if not parts:
+        return np.empty(0)
+    if any(part.null_count for part in parts):
+        raise WrongError
+    if pa.types.is_timestamp(parts[0].type):
+        ticks = np.concatenate([part.cast(pa.int64()).to_numpy() for part in parts])
+        since: NDArray[np.float64] = (ticks - ticks.min()) / 1e9
+        return since
+    labels = name_column(parts)
     seconds = [parse_clock(name) for name in labels.names]
-    if None in seconds or np.any(labels.codes < 0):
+    if None in seconds:
         raise WrongError
     times = np.array(seconds, np.float64)[labels.codes]
-    return times - times.min() if len(times) else times
+    from_first: NDArray[np.float64] = times - times.min()
+    return from_first
 
 
 def _explain(path: Path, names: list[str], columns: Columns) -> None:
@@ -190,7 +212,6 @@ def _rows(path: Path) -> Iterator[list[str]]:
             yield from rows
         except csv.Error as error:
             raise TraceError(f"{path} is not a table that can be read as CSV: {error}") from error
-
 
 
 def check_cells(path: Path, name: str, column: Column, cells: Iterable[object]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,11 @@ class Trace:
             prefix_tokens=None if self.prefix_tokens is None else self.prefix_tokens[rows],
             **{name: column and column.take(rows) for name, column in labels.items()},
         )
+
+    def labelled(self, labels: Mapping[str, Labels]) -> Trace:
+        """The same trace with these columns of names (keys: `LABEL_COLUMNS`)."""
+        columns: dict[str, Any] = dict(labels)
+        return replace(self, **columns)
 
     def in_order(self) -> Trace:
         """The same requests sorted by arrival; those at the same time keep their order."""

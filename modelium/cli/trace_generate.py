@@ -29,7 +29,9 @@ T = TypeVar("T")
 @click.option("--zipf", default=1.0, show_default=True, help="Exponent of popularity, 0: even.")
 @click.option("--shuffle", is_flag=True, help="Deal the ranks of popularity at random.")
 @click.option("--cv", default=1.0, show_default=True, help="Of gaps; 1: Poisson, else Gamma.")
-@click.option("--day-swing", default=0.0, show_default=True, help="0 to 1: up by day, down by night.")
+@click.option(
+    "--day-swing", default=0.0, show_default=True, help="0 to 1: up by day, down by night."
+)
 @click.option("--day-peak", default=15.0, show_default=True, help="Hour of the day's peak.")
 @click.option(
     "--bursts",

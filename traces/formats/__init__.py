@@ -1,0 +1,1 @@
+"""One file for each public format; `modelium.traces.read` tells them apart."""
