@@ -25,20 +25,29 @@ at the next iteration boundary, and an event at a boundary's very instant comes 
 `tests/sim/reference_generate.py` says the same in plain Python, one iteration at a time.
 """
 
+# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from modelium.sim.generate_blocks import blocks_for, give, take
 from modelium.sim.generate_plan import duration, iterations_until, plan
 from modelium.sim.generate_state import (
-    FINISHED, FULL_SPEED, OUTSIDE, WAITING, Engines, Requests, make_engines, make_requests,
+    FINISHED,
+    FULL_SPEED,
+    OUTSIDE,
+    WAITING,
+    Engines,
+    Requests,
+    make_engines,
+    make_requests,
 )  # fmt: skip
 from modelium.sim.heap import NEVER
+from modelium.sim.jit import inlined, kernel
 from modelium.sim.spec import Generate
 from modelium.units import PS_PER_S
 
@@ -49,7 +58,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@njit(cache=True)
+@kernel
 def start(engines: Engines, e: int, row: int, kv_tokens: int) -> None:
     """Begin a new life of slot `e`: an idle engine by `row`, with an empty pool of `kv_tokens`."""
     engine = engines.engines[e]
@@ -61,7 +70,7 @@ def start(engines: Engines, e: int, row: int, kv_tokens: int) -> None:
     _clear(engines, engine)
 
 
-@njit(cache=True)
+@inlined
 def _clear(engines: Engines, engine: Any) -> None:
     engine.due_ps = NEVER
     engine.iterations = engine.partial = engine.running = engine.waiting = 0
@@ -72,20 +81,20 @@ def _clear(engines: Engines, engine: Any) -> None:
     engine.life = engines.counters[0]
 
 
-@njit(cache=True)
+@kernel
 def fits(engines: Engines, requests: Requests, e: int, r: int) -> bool:
     """Whether engine `e` can ever serve request `r`; one that does not fit must not be put."""
     engine = engines.engines[e]
     return blocks_for(_work(requests, r), engines.rows[engine.row].block_tokens) <= engine.blocks
 
 
-@njit(cache=True)
+@inlined
 def _work(requests: Requests, r: int) -> int:
     """Tokens that `r` holds in the KV cache at its end: all but the last one out."""
     return requests.prompt[r] + max(requests.output[r], 1) - 1
 
 
-@njit(cache=True)
+@kernel
 def put(engines: Engines, requests: Requests, e: int, r: int, now: int) -> None:
     """Request `r` arrives at engine `e`; a batch that could take it next is cut short."""
     engine = engines.engines[e]
@@ -105,7 +114,7 @@ def put(engines: Engines, requests: Requests, e: int, r: int, now: int) -> None:
         _cut(engine, now)
 
 
-@njit(cache=True)
+@kernel
 def set_slow(engines: Engines, requests: Requests, e: int, now: int, factor: int) -> None:
     """From the next iteration boundary on, engine `e` takes `factor / 1024` times as long."""
     engine = engines.engines[e]
@@ -114,7 +123,7 @@ def set_slow(engines: Engines, requests: Requests, e: int, now: int, factor: int
         _cut(engine, now)
 
 
-@njit(cache=True)
+@inlined
 def _cut(engine: Any, now: int) -> None:
     """End the span at its next iteration boundary."""
     if engine.iterations > 1:
@@ -122,7 +131,7 @@ def _cut(engine: Any, now: int) -> None:
         engine.due_ps = engine.start_ps + duration(engine, engine.iterations)
 
 
-@njit(cache=True)
+@kernel
 def step(engines: Engines, requests: Requests, e: int, done: NDArray[Any]) -> int:
     """Engine `e` is due: end its iteration or span and plan the next; return the number complete.
 
@@ -137,7 +146,7 @@ def step(engines: Engines, requests: Requests, e: int, done: NDArray[Any]) -> in
     return complete
 
 
-@njit(cache=True)
+@inlined
 def _finish_span(engines: Engines, requests: Requests, e: int, now: int, done: NDArray[Any]) -> int:
     engine, left = engines.engines[e], engines.left[e]
     n = engine.iterations
@@ -154,7 +163,7 @@ def _finish_span(engines: Engines, requests: Requests, e: int, now: int, done: N
     return _retire(engines, requests, e, now, done) if n == engine.least_left else 0
 
 
-@njit(cache=True)
+@inlined
 def _account(engine: Any, n: int) -> None:
     """Add `n` iterations to the engine's sums."""
     engine.busy_ps += duration(engine, n)
@@ -167,7 +176,7 @@ def _account(engine: Any, n: int) -> None:
     engine.kv_token_ps += n * held * base + (d * base + held * rate) * j + d * rate * jj
 
 
-@njit(cache=True)
+@inlined
 def _grow(engines: Engines, requests: Requests, e: int, n: int) -> None:
     """Blocks for `n` more tokens of each running sequence."""
     engine, room = engines.engines[e], engines.room[e]
@@ -182,7 +191,7 @@ def _grow(engines: Engines, requests: Requests, e: int, n: int) -> None:
     engine.held_tokens += n * engine.running
 
 
-@njit(cache=True)
+@inlined
 def _retire(engines: Engines, requests: Requests, e: int, now: int, done: NDArray[Any]) -> int:
     """Take complete requests out of the batch and free their blocks."""
     engine = engines.engines[e]
@@ -209,7 +218,7 @@ def _retire(engines: Engines, requests: Requests, e: int, now: int, done: NDArra
     return complete
 
 
-@njit(cache=True)
+@kernel
 def drop(engines: Engines, requests: Requests, e: int, out: NDArray[Any]) -> int:
     """The engine crashed: empty it, as new; write its requests to `out` and return their number.
 
@@ -233,7 +242,7 @@ def drop(engines: Engines, requests: Requests, e: int, out: NDArray[Any]) -> int
     return n
 
 
-@njit(cache=True)
+@inlined
 def _complete_at(engine: Any, now: int) -> int:
     """Iterations of the span that have ended at `now`, which is not after the span."""
     if engine.iterations == 0 or now >= engine.due_ps:
@@ -241,7 +250,7 @@ def _complete_at(engine: Any, now: int) -> int:
     return iterations_until(engine, now + 1) - 1
 
 
-@njit(cache=True)
+@kernel
 def kv_tokens_now(engines: Engines, requests: Requests, e: int, now: int) -> int:
     """Tokens in the KV cache, those of the iteration in flight included."""
     engine = engines.engines[e]
@@ -251,21 +260,21 @@ def kv_tokens_now(engines: Engines, requests: Requests, e: int, now: int) -> int
     return engine.held_tokens + grown * engine.decoding
 
 
-@njit(cache=True)
+@kernel
 def busy_ps_now(engines: Engines, e: int, now: int) -> int:
     """Picoseconds that the engine has worked in this life."""
     engine = engines.engines[e]
     return engine.busy_ps + (now - engine.start_ps if engine.iterations > 0 else 0)
 
 
-@njit(cache=True)
+@kernel
 def backlog_tokens(engines: Engines, e: int) -> int:
     """Tokens that the unfinished requests of the engine have yet to compute (span not counted)."""
     engine = engines.engines[e]
     return engine.owed_tokens - engine.held_tokens
 
 
-@njit(cache=True)
+@kernel
 def predict(
     engines: Engines, requests: Requests, e: int, r: int, now_s: float
 ) -> tuple[float, float]:
@@ -326,7 +335,7 @@ def _seconds(time_ps: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(time_ps < 0, np.nan, time_ps / PS_PER_S)
 
 
-@njit(cache=True)
+@kernel
 def _serve(
     engines: Engines,
     requests: Requests,

@@ -12,22 +12,23 @@ last request that was admitted with the same prefix on the same engine. While th
 its prompt counts as cached too, though the blocks are not shared: each request holds its own.
 """
 
+# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+
 from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from modelium.sim.generate_state import RUNNING, WAITING, Engines, Requests
+from modelium.sim.jit import inlined
 
 
-@njit(cache=True)
+@inlined
 def blocks_for(tokens: int, block_tokens: int) -> int:
     """How many blocks hold `tokens`."""
     return (tokens + block_tokens - 1) // block_tokens
 
 
-@njit(cache=True)
+@inlined
 def take(engine: Any, requests: Requests, n: int) -> None:
     """Use `n` free blocks for new content: blank ones, then the longest unused."""
     engine.free_blocks -= n
@@ -41,7 +42,7 @@ def take(engine: Any, requests: Requests, n: int) -> None:
         _shorten(engine, requests, r, eaten)
 
 
-@njit(cache=True)
+@inlined
 def give(engine: Any, requests: Requests, r: int, n: int, prefix_caching: int) -> None:
     """Free the `n` blocks of request `r`."""
     engine.free_blocks += n
@@ -62,7 +63,7 @@ def give(engine: Any, requests: Requests, r: int, n: int, prefix_caching: int) -
     engine.newest = r
 
 
-@njit(cache=True)
+@inlined
 def find(engines: Engines, engine: Any, requests: Requests, r: int) -> tuple[int, int]:
     """How many full blocks of `r`'s tokens are cached, and in whose run they are (-1: in none).
 
@@ -88,7 +89,7 @@ def find(engines: Engines, engine: Any, requests: Requests, r: int) -> tuple[int
     return hit, source
 
 
-@njit(cache=True)
+@inlined
 def acquire(
     engines: Engines, engine: Any, requests: Requests, r: int, hit: int, source: int, n: int
 ) -> None:
@@ -107,7 +108,7 @@ def acquire(
         _remember(engines, engine.life, requests.prefix[r], r)
 
 
-@njit(cache=True)
+@inlined
 def _shorten(engine: Any, requests: Requests, r: int, n: int) -> None:
     """Take `n` blocks out of the run of `r`; an empty run leaves the queue."""
     requests.blocks[r] -= n
@@ -124,13 +125,13 @@ def _shorten(engine: Any, requests: Requests, r: int, n: int) -> None:
         requests.older[newer] = older
 
 
-@njit(cache=True)
+@inlined
 def _is_lost(requests: Requests, r: int) -> bool:
     """Nobody will ever find what `r` left in its blocks."""
     return requests.prefix[r] < 0 and requests.place[r] != WAITING
 
 
-@njit(cache=True)
+@inlined
 def _place_of(engines: Engines, life: int, prefix: int) -> int:
     """Where in the hash table a prefix is, or would be (linear probing)."""
     key = (life << 32) | prefix
@@ -141,13 +142,13 @@ def _place_of(engines: Engines, life: int, prefix: int) -> int:
     return k
 
 
-@njit(cache=True)
+@inlined
 def _last_with(engines: Engines, life: int, prefix: int) -> int:
     k = _place_of(engines, life, prefix)
     return engines.prefix_of[k] if engines.prefix_key[k] != 0 else -1
 
 
-@njit(cache=True)
+@inlined
 def _remember(engines: Engines, life: int, prefix: int, r: int) -> None:
     k = _place_of(engines, life, prefix)
     if engines.prefix_key[k] == 0:

@@ -5,18 +5,19 @@ KV blocks run out; its length in time is a closed form in integers, equal to the
 iterations. An iteration that prefills is a span of one. Semantics: `modelium.sim.generate`.
 """
 
+# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+
 from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from modelium.sim.generate_blocks import acquire, blocks_for, find, give, take
 from modelium.sim.generate_state import RUNNING, WAITING, Engines, Requests
 from modelium.sim.heap import NEVER
+from modelium.sim.jit import inlined
 
 
-@njit(cache=True)
+@inlined
 def plan(engines: Engines, requests: Requests, e: int, now: int) -> None:
     """Form the batch of the iteration that begins now and jump as far as it lasts."""
     engine = engines.engines[e]
@@ -37,14 +38,14 @@ def plan(engines: Engines, requests: Requests, e: int, now: int) -> None:
     engine.due_ps = now + duration(engine, engine.iterations)
 
 
-@njit(cache=True)
+@inlined
 def duration(engine: Any, n: int) -> int:
     """Picoseconds of the first `n` iterations of the span: context grows by one a sequence each."""
     context = n * engine.context + engine.decoding * (n * (n - 1) // 2)
     return n * engine.base_ps + engine.rate_ps * context
 
 
-@njit(cache=True)
+@inlined
 def iterations_until(engine: Any, now: int) -> int:
     """The fewest iterations of the span, at least one, that end at `now` or later."""
     low, high = 1, engine.iterations
@@ -57,7 +58,7 @@ def iterations_until(engine: Any, now: int) -> int:
     return low
 
 
-@njit(cache=True)
+@inlined
 def _schedule_running(engines: Engines, requests: Requests, e: int) -> bool:
     """One token for each decoding sequence, the next chunk for the one that still prefills.
 
@@ -93,7 +94,7 @@ def _schedule_running(engines: Engines, requests: Requests, e: int) -> bool:
     return preempted
 
 
-@njit(cache=True)
+@inlined
 def _make_room(engines: Engines, requests: Requests, e: int) -> None:
     """KV blocks are short: serve the batch in order, and preempt from its end."""
     engine, room = engines.engines[e], engines.room[e]
@@ -111,13 +112,13 @@ def _make_room(engines: Engines, requests: Requests, e: int) -> None:
         i += 1
 
 
-@njit(cache=True)
+@inlined
 def _blocks_more(room: int, tokens: int, block_tokens: int) -> int:
     """Blocks that a sequence needs for `tokens` more, with `room` left in its last block."""
     return blocks_for(max(tokens - room, 0), block_tokens)
 
 
-@njit(cache=True)
+@inlined
 def _preempt(engines: Engines, requests: Requests, e: int) -> None:
     """Send the last running request back to the front of the queue; it will be recomputed."""
     engine = engines.engines[e]
@@ -143,7 +144,7 @@ def _preempt(engines: Engines, requests: Requests, e: int) -> None:
     engine.waiting += 1
 
 
-@njit(cache=True)
+@inlined
 def _schedule_waiting(engines: Engines, requests: Requests, e: int) -> None:
     """Admit first come first served while the whole of each fits the budget, seats and blocks."""
     engine = engines.engines[e]
@@ -158,7 +159,7 @@ def _schedule_waiting(engines: Engines, requests: Requests, e: int) -> None:
         _admit(engines, requests, e, r, known, budget)
 
 
-@njit(cache=True)
+@inlined
 def _admit(engines: Engines, requests: Requests, e: int, r: int, known: int, budget: int) -> None:
     """Move the head of the queue into the batch; `known` tokens of it are to be computed."""
     engine = engines.engines[e]
@@ -190,7 +191,7 @@ def _admit(engines: Engines, requests: Requests, e: int, r: int, known: int, bud
         engine.partial = known - hit - chunk
 
 
-@njit(cache=True)
+@inlined
 def _prefill(engine: Any, context: int, chunk: int) -> None:
     """Count a sequence into the iteration that computes `chunk` tokens on top of `context`."""
     engine.prefilling += 1
@@ -201,7 +202,7 @@ def _prefill(engine: Any, context: int, chunk: int) -> None:
     engine.sum_cc += chunk * chunk
 
 
-@njit(cache=True)
+@inlined
 def _set_times(engines: Engines, engine: Any) -> None:
     """The iteration's time, and how it grows with the context while the batch stays as it is."""
     k, decoding = engine.row, engine.decoding
@@ -218,7 +219,7 @@ def _set_times(engines: Engines, engine: Any) -> None:
     engine.rate_ps = 0
 
 
-@njit(cache=True)
+@inlined
 def _least(values: Any, n: int) -> int:
     least = values[0]
     for i in range(1, n):
@@ -226,7 +227,7 @@ def _least(values: Any, n: int) -> int:
     return least
 
 
-@njit(cache=True)
+@inlined
 def _span(engines: Engines, e: int) -> int:
     """How many iterations until a sequence is complete or blocks run out.
 

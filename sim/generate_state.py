@@ -206,7 +206,9 @@ def _fill_row(engines: Engines, k: int, spec: Generate) -> None:
 def _hinge(c: float, lo: float, hi: float, hinge: int, size: int) -> NDArray[np.int64]:
     """`c + lo*min(x, hinge) + hi*max(x - hinge, 0)` in picoseconds for x = 0, 1, ..."""
     x = np.arange(size, dtype=np.int64)
-    return ps(c) + ps(lo) * np.minimum(x, hinge) + ps(hi) * np.maximum(x - hinge, 0)
+    below, above = np.minimum(x, hinge), np.maximum(x - hinge, 0)
+    time: NDArray[np.int64] = ps(c) + ps(lo) * below + ps(hi) * above
+    return time
 
 
 def _check(spec: Generate) -> None:
@@ -218,4 +220,3 @@ def _check(spec: Generate) -> None:
             f"max_batched_tokens: {spec.max_batched_tokens}: must be at least max_num_seqs "
             f"({spec.max_num_seqs}), so that all running sequences can decode in one step"
         )
-
