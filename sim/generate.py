@@ -25,7 +25,8 @@ at the next iteration boundary, and an event at a boundary's very instant comes 
 `tests/sim/reference_generate.py` says the same in plain Python, one iteration at a time.
 """
 
-# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+# mypy: disable-error-code="no-any-return"
+# Fields of records are Any.
 
 from __future__ import annotations
 
@@ -242,22 +243,13 @@ def drop(engines: Engines, requests: Requests, e: int, out: NDArray[Any]) -> int
     return n
 
 
-@inlined
-def _complete_at(engine: Any, now: int) -> int:
-    """Iterations of the span that have ended at `now`, which is not after the span."""
-    if engine.iterations == 0 or now >= engine.due_ps:
-        return engine.iterations
-    return iterations_until(engine, now + 1) - 1
-
-
 @kernel
 def kv_tokens_now(engines: Engines, requests: Requests, e: int, now: int) -> int:
     """Tokens in the KV cache, those of the iteration in flight included."""
     engine = engines.engines[e]
     if engine.iterations == 0:
         return 0
-    grown = min(_complete_at(engine, now), engine.iterations - 1)
-    return engine.held_tokens + grown * engine.decoding
+    return engine.held_tokens + (iterations_until(engine, now) - 1) * engine.decoding
 
 
 @kernel

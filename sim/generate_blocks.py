@@ -12,7 +12,8 @@ last request that was admitted with the same prefix on the same engine. While th
 its prompt counts as cached too, though the blocks are not shared: each request holds its own.
 """
 
-# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+# mypy: disable-error-code="no-any-return"
+# Fields of records are Any.
 
 from __future__ import annotations
 

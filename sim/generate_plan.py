@@ -5,7 +5,8 @@ KV blocks run out; its length in time is a closed form in integers, equal to the
 iterations. An iteration that prefills is a span of one. Semantics: `modelium.sim.generate`.
 """
 
-# mypy: disable-error-code="no-any-return"  (fields of records are Any)
+# mypy: disable-error-code="no-any-return"
+# Fields of records are Any.
 
 from __future__ import annotations
 
@@ -182,13 +183,8 @@ def _admit(engines: Engines, requests: Requests, e: int, r: int, known: int, bud
     requests.computed[r] = hit + chunk
     if requests.cached[r] < 0:
         requests.cached[r] = hit
-    if chunk == 1 and hit + 1 == known and requests.emitted[r] > 0:  # all but its last token
-        engine.decoding += 1
-        engine.step_tokens += 1
-        engine.held_tokens += 1
-    else:
-        _prefill(engine, hit, chunk)
-        engine.partial = known - hit - chunk
+    _prefill(engine, hit, chunk)
+    engine.partial = known - hit - chunk
 
 
 @inlined

@@ -1,0 +1,196 @@
+"""The compiled engine equals the plain one to the bit, whatever happens to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelium.sim import generate
+from modelium.sim.spec import Generate, StepTime
+
+_HERE = Path(__file__).resolve()
+_spec = importlib.util.spec_from_file_location(
+    "reference_generate", _HERE.with_name("reference_generate.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
+reference = importlib.util.module_from_spec(_spec)
+sys.modules["reference_generate"] = reference
+_spec.loader.exec_module(reference)
+
+PS = 1e-12
+NEVER = reference.NEVER
+
+
+def steps(coefficients, hinge=3):
+    """Step times of a few picoseconds: iterations and events often fall on the same instant."""
+    c = [x * PS for x in coefficients]
+    return StepTime(
+        decode_c=c[0] + PS, decode_lo=c[1], decode_hi=c[2], decode_hinge=hinge, decode_kv=c[3],
+        mixed_c=c[4] + PS, mixed_lo=c[5], mixed_hi=c[6], mixed_hinge=2 * hinge, mixed_decode=c[7],
+        mixed_prefill=c[8], mixed_kv=c[9], mixed_ctx=c[10], mixed_sq=c[11],
+    )  # fmt: skip
+
+
+@st.composite
+def specs(draw):
+    seqs = draw(st.integers(1, 6))
+    block = draw(st.sampled_from([1, 3, 4, 16]))
+    return Generate(
+        step=steps(draw(st.lists(st.integers(0, 6), min_size=12, max_size=12))),
+        kv_tokens=draw(st.integers(2, 40)) * block + draw(st.integers(0, block - 1)),
+        max_num_seqs=seqs,
+        max_batched_tokens=seqs + draw(st.integers(0, 40)),
+        block_tokens=block,
+        prefix_caching=draw(st.booleans()),
+        watermark_blocks=draw(st.sampled_from([0, 0, 2])),
+    )
+
+
+@st.composite
+def workloads(draw):
+    spec = draw(specs())
+    most = max(1, spec.kv_tokens // 2)
+    lengths = st.tuples(
+        st.integers(1, most), st.integers(0, most),  # prompt, output
+        st.integers(-1, 2), st.integers(0, most), st.integers(0, most),  # prefix, its tokens, hit
+    )  # fmt: skip
+    asked = draw(st.lists(lengths, min_size=1, max_size=14))
+    span = draw(st.sampled_from([0, 200, 3000]))
+    when = st.integers(0, span)
+    events = [(draw(when), "put", r) for r in range(len(asked))]
+    for kind, values in (
+        ("slow", st.sampled_from([1024, 1500, 2048, 5000])),
+        ("look", st.just(0)),
+        ("drop", st.just(0)),
+    ):
+        most_events = 1 if kind == "drop" else 6
+        events += draw(
+            st.lists(st.tuples(when, st.just(kind), values), min_size=0, max_size=most_events)
+        )
+    return spec, asked, sorted(events, key=lambda event: event[0])
+
+
+class Compiled:
+    """The compiled engine with the reference's methods."""
+
+    def __init__(self, spec, asked):
+        columns = np.array(asked).T
+        self.requests = generate.make_requests(
+            columns[0], columns[1], None, columns[2], np.minimum(columns[3], columns[0]), columns[4]
+        )
+        # Slot 1 of 2 in row 1 of 2: indices are not mixed up.
+        self.all = generate.make_engines(2, [Generate(spec.step, 64), spec], prefixes=len(asked))
+        generate.start(self.all, 1, 1, spec.kv_tokens)
+        self.engine = self.all.engines[1]
+        self.scratch = np.zeros(64, np.int64)
+
+    def fits(self, r):
+        return generate.fits(self.all, self.requests, 1, r)
+
+    def put(self, r, now):
+        generate.put(self.all, self.requests, 1, r, now)
+
+    def set_slow(self, now, factor):
+        generate.set_slow(self.all, self.requests, 1, now, factor)
+
+    def until(self, now):
+        """Serve what is due before `now`; return who completed."""
+        done = []
+        while self.engine["due_ps"] < now:
+            n = generate.step(self.all, self.requests, 1, self.scratch)
+            done += self.scratch[:n].tolist()
+        return done
+
+    def drop(self):
+        n = generate.drop(self.all, self.requests, 1, self.scratch)
+        return self.scratch[:n].tolist()
+
+    def look(self, now):
+        e = self.engine
+        return (
+            int(e["running"]),
+            int(e["waiting"]),
+            generate.kv_tokens_now(self.all, self.requests, 1, now),
+            generate.busy_ps_now(self.all, 1, now),
+        )
+
+
+class Plain:
+    """The reference, with a trace."""
+
+    def __init__(self, spec, asked):
+        self.seqs = [
+            reference.Sequence(r, prompt, output, prefix, min(tokens, prompt), hit)
+            for r, (prompt, output, prefix, tokens, hit) in enumerate(asked)
+        ]
+        self.engine = reference.ReferenceEngine(spec)
+
+    def put(self, r, now):
+        self.engine.put(self.seqs[r], now)
+
+    def set_slow(self, now, factor):
+        self.engine.set_slow(factor)
+
+    def until(self, now):
+        done = []
+        while self.engine.due_ps < now:
+            done += [seq.id for seq in self.engine.step()]
+        return done
+
+    def drop(self):
+        return [seq.id for seq in self.engine.drop()]
+
+    def look(self, now):
+        e = self.engine
+        return len(e.running), len(e.waiting), e.kv_tokens(), e.busy_ps_at(now)
+
+
+@given(workloads())
+@settings(max_examples=400, deadline=None)
+def test_compiled_engine_equals_the_reference_to_the_bit(workload):
+    spec, asked, events = workload
+    ours, theirs = Compiled(spec, asked), Plain(spec, asked)
+    ended, whole = [], True
+    for now, kind, value in [*events, (NEVER, "end", 0)]:
+        done = ours.until(now)
+        assert done == theirs.until(now)
+        ended += done
+        if kind == "put" and ours.fits(value):
+            ours.put(value, now)
+            theirs.put(value, now)
+        elif kind == "slow":
+            ours.set_slow(now, value)
+            theirs.set_slow(now, value)
+        elif kind == "drop":
+            whole = False
+            lost = ours.drop()
+            assert lost == theirs.drop()
+            for r in lost:
+                ours.put(r, now)
+                theirs.put(r, now)
+        elif kind == "look" and whole:
+            assert ours.look(now) == theirs.look(now)
+    served = [r for r in range(len(asked)) if ours.fits(r)]
+    assert sorted(ended) == served
+    columns = ours.requests
+    for r in served:
+        seq = theirs.seqs[r]
+        assert columns.first_ps[r] == seq.first_ps
+        assert columns.finish_ps[r] == seq.finish_ps
+        assert columns.preemptions[r] == seq.preemptions
+        assert columns.cached[r] == seq.cached
+        assert columns.emitted[r] == max(seq.output, 1)
+    e = ours.engine
+    assert e["free_blocks"] == len(theirs.engine.free) == e["blocks"]
+    assert (e["held_tokens"], e["owed_tokens"], e["queued_tokens"]) == (0, 0, 0)
+    if whole:
+        assert e["busy_ps"] == theirs.engine.busy_ps
+        assert e["tokens"] == theirs.engine.tokens
+        assert e["kv_token_ps"] == pytest.approx(theirs.engine.kv_token_ps, rel=1e-9)
