@@ -1,0 +1,18 @@
+"""First fit decreasing: the bin-packing baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelium.policies.packed import Packed
+from modelium.policies.place import first_fit
+
+
+class Ffd(Packed):
+    """Pack copies by decreasing size, each on the first GPU with room for its bytes and its load.
+
+    Source: Johnson et al., SIAM J. Computing 3(4), 1974.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(first_fit, **options)

@@ -1,0 +1,248 @@
+"""`OnDemand`: load what is missed, evict what a rule says. The base of every caching policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+from modelium.core import (
+    Action,
+    ClusterState,
+    Done,
+    Event,
+    Fault,
+    Instance,
+    Load,
+    Miss,
+    Model,
+    Phase,
+    Remind,
+    Sleep,
+    Tick,
+    Unload,
+    Wake,
+)  # fmt: skip
+from modelium.policies.place import PLACES, Place, PlaceName, choose
+from modelium.policies.room import (
+    AWAKE,
+    Option,
+    Survey,
+    Victim,
+    awake_copies,
+    least_copies,
+    may_leave,
+    sweep,
+)  # fmt: skip
+from modelium.units import format_seconds
+
+Evict = Callable[[ClusterState, Instance], Any]
+"""Key of an idle copy, a float or a tuple of floats: the copy with the lowest leaves first."""
+Wants = Iterable[tuple[str, str]]
+"""Models that need one more copy, each with the reason."""
+HAIR_S = 1e-6
+"""Reminders come this much late, so that rounding never makes them early."""
+
+
+def last_use(state: ClusterState, copy: Instance) -> float:
+    """Evict the copy whose last request was sent longest ago."""
+    return copy.last_used_s
+
+
+class OnDemand:
+    """Load a model when it is missed, and make room by evicting the idle copies of lowest key.
+
+    A sleeping copy is woken rather than another one loaded. Copies that are busy, pinned, younger
+    than the minimum residency, or the last `min_replicas` of their model stay. If the idle copies
+    cannot make room it answers nothing: the cluster offers the miss again when something changed.
+
+    place: which GPUs to take among those with room.
+    sleep_level: evict by putting to sleep (1: weights go to host RAM if they fit; 2: are dropped).
+    max_replicas: add copies of a model up to this many while requests queue at those it has.
+    scale_waiting: queued requests per copy that call for one more.
+    scale_every_s: how often to look at the queues (only if max_replicas is above 1).
+    """
+
+    label = "last use at"
+    """What the eviction key is called in reasons."""
+
+    def __init__(
+        self,
+        place: PlaceName | Place = "most_free",
+        evict: Evict = last_use,
+        *,
+        sleep_level: Literal[0, 1, 2] = 0,
+        max_replicas: int = 1,
+        scale_waiting: int = 8,
+        scale_every_s: float = 5.0,
+    ) -> None:
+        self.every_s = scale_every_s if max_replicas > 1 else None
+        self._place = PLACES[place] if isinstance(place, str) else place
+        self._evict = evict
+        self._sleep_level = sleep_level
+        self._max_replicas = max_replicas
+        self._scale_waiting = scale_waiting
+        self._models: Mapping[str, Model] = {}
+        self._least: dict[str, int] = {}
+        self._reminded_s = float("-inf")
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        """Answer `event`: bring back what is missed, and the copies that must always be there."""
+        if state.models is not self._models:
+            self._models = state.models
+            self._least = {m.name: n for m in state.models.values() if (n := least_copies(m))}
+        match event:
+            case Miss(model):
+                return self._bring(state, self._missed(state, (model,)))
+            case Done() if self._least:
+                return self._bring(state, self._required(state))
+            case Tick() | Fault():
+                missed = self._missed(state, state.waiting_models())
+                wants = chain(self._required(state), missed, self._crowded(state))
+                return self._bring(state, wants)
+        return ()
+
+    def evicted(self, state: ClusterState, victims: Sequence[Victim]) -> None:
+        """Hear which copies are about to leave (for eviction rules that age)."""
+
+    # Which models need one more copy
+
+    def _missed(self, state: ClusterState, models: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for model in models:
+            if all(c.phase in (Phase.ASLEEP, Phase.LEAVING) for c in state.instances_of(model)):
+                asked = state.demand[model]
+                oldest = format_seconds(asked.oldest_wait_s)
+                yield model, f"{asked.waiting} waiting, oldest {oldest}"
+
+    def _required(self, state: ClusterState) -> Iterator[tuple[str, str]]:
+        for model, least in self._least.items():
+            if (have := awake_copies(state, model)) < least:
+                yield model, f"{have} of at least {least} copies"
+
+    def _crowded(self, state: ClusterState) -> Iterator[tuple[str, str]]:
+        for model in state.models if self._max_replicas > 1 else ():
+            copies = [c for c in state.instances_of(model) if c.phase in AWAKE]
+            queued = sum(copy.waiting for copy in copies)
+            crowded = queued >= self._scale_waiting * len(copies) > 0
+            coming = any(copy.phase is not Phase.READY for copy in copies)
+            if crowded and not coming and len(copies) < self._max_replicas:
+                yield model, f"{queued} queued at {len(copies)} copies"
+
+    # How they get it
+
+    def _bring(self, state: ClusterState, wants: Wants) -> list[Action]:
+        actions: list[Action] = []
+        taken: set[str] = set()
+        brought: set[str] = set()
+        lacking = False
+        for model, why in wants:
+            survey = Survey(state, taken, len(brought))
+            if model in brought or survey.starts <= 0:
+                continue
+            option, asleep = self._option(state, survey, model)
+            if option is None:
+                lacking = True
+                continue
+            brought.add(model)
+            taken.update(option.gpus, *(victim.copy.gpus for victim in option.victims))
+            actions += self._evictions(state, model, option)
+            frees = ", ".join(victim.id for victim in option.victims) or "nothing"
+            if asleep:
+                actions.append(Wake(asleep.id, f"{why}; frees {frees}"))
+            else:
+                actions.append(Load(model, option.gpus, f"{why}; frees {frees}"))
+        return [*actions, *self._patience(state)] if lacking else actions
+
+    def _option(
+        self, state: ClusterState, survey: Survey, model: str
+    ) -> tuple[Option | None, Instance | None]:
+        """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
+        spec, rooms = state.models[model], survey.rooms
+        need = spec.bytes_per_gpu()
+        staying = [c for c in state.instances_of(model) if c.phase is not Phase.LEAVING]
+        asleep = [c for c in staying if c.phase is Phase.ASLEEP]
+        for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)):
+            here = {gpu: rooms[gpu] for gpu in copy.gpus if gpu in rooms}
+            option = self._fit(state, survey, here, need - copy.bytes_per_gpu, len(copy.gpus), copy)
+            if option:
+                return option, copy
+        if len(staying) >= spec.max_replicas:
+            return None, None
+        if spec.spread and staying:
+            nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
+            rooms = {gpu: room for gpu, room in rooms.items() if state.gpus[gpu].node not in nodes}
+        return self._fit(state, survey, rooms, need, spec.gpus), None
+
+    def _fit(
+        self,
+        state: ClusterState,
+        survey: Survey,
+        rooms: Mapping[str, int],
+        need: int,
+        count: int,
+        waking: Instance | None = None,
+    ) -> Option | None:
+        if gpus := choose(state, rooms, need, count, self._place):
+            return Option(gpus)
+        for level, copies in self._ways(survey):
+            victims = [
+                (self._evict(state, copy), copy.id, copy)
+                for copy in may_leave(state, copies, rooms, self._least)
+                if copy is not waking
+            ]
+            victims.sort()
+            gives = partial(self._gives, state, level)
+            if option := sweep(state, rooms, need, count, victims, gives):
+                return option._replace(sleep_level=level)
+        return None
+
+    def _ways(self, survey: Survey) -> Iterator[tuple[int, list[Instance]]]:
+        """Ways to make room, the gentlest first: sleep level (0: unload) and who may leave."""
+        if self._sleep_level:
+            yield self._sleep_level, survey.ready
+        yield 0, survey.ready
+        if survey.asleep:
+            yield 0, survey.ready + survey.asleep
+
+    def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:
+        """Bytes that each GPU of `copy` gets back if it leaves."""
+        spec = state.models[copy.model]
+        if not level or (level == 1 and spec.weights_bytes > _host_free(state, copy)):
+            return copy.bytes_per_gpu
+        return copy.bytes_per_gpu - spec.asleep_bytes
+
+    def _evictions(self, state: ClusterState, model: str, option: Option) -> Iterator[Action]:
+        if option.victims:
+            self.evicted(state, option.victims)
+        slept: dict[str, int] = {}
+        for key, name, copy in option.victims:
+            idle = format_seconds(state.now_s - copy.idle_since_s)
+            why = f"{self.label} {number(key)}, lowest; idle {idle}; makes room for {model}"
+            node = state.gpus[copy.gpus[0]].node
+            weights = state.models[copy.model].weights_bytes if option.sleep_level == 1 else 0
+            slept[node] = slept.get(node, 0) + weights
+            if option.sleep_level and slept[node] <= state.host_free_bytes(node):
+                yield Sleep(name, option.sleep_level, why)
+            else:
+                yield Unload(name, why)
+
+    def _patience(self, state: ClusterState) -> list[Action]:
+        """Ask for a tick when the next copy has stayed long enough to leave."""
+        stay_s, now_s = state.limits.min_residency_s, state.now_s
+        ends = [c.ready_since_s + stay_s for c in state.instances.values()]
+        later = [end for end in ends if now_s - HAIR_S <= end < float("inf")] if stay_s else []
+        if not later or self._reminded_s > now_s:
+            return []
+        self._reminded_s = min(later) + HAIR_S
+        return [Remind(self._reminded_s, f"{len(later)} copies are within {stay_s:g} s of loading")]
+
+
+def number(key: Any) -> str:
+    """Print an eviction key (of a tuple, its first part)."""
+    first = key[0] if isinstance(key, tuple) else key
+    return f"{first:.1f}" if abs(first) >= 1000 else f"{first:.3g}"
+
+
+def _host_free(state: ClusterState, copy: Instance) -> int:
+    return state.host_free_bytes(state.gpus[copy.gpus[0]].node)

@@ -1,0 +1,146 @@
+"""Who has to leave so that a copy fits: one pass over the cluster, then one sweep over victims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from modelium.core import ClusterState, Instance, Model, Phase
+
+AWAKE = (Phase.LOADING, Phase.READY, Phase.WAKING)
+
+
+class Victim(NamedTuple):
+    """An idle copy that may leave; the lowest key goes first, ties by id."""
+
+    key: Any
+    id: str
+    copy: Instance
+
+
+class Option(NamedTuple):
+    """GPUs for a copy, and who must leave them first."""
+
+    gpus: tuple[str, ...]
+    victims: tuple[Victim, ...] = ()
+    sleep_level: int = 0
+    """They leave by going to sleep at this level where they can; 0: they are unloaded."""
+
+
+class Survey:
+    """One pass over a state: room on each GPU that may start a load, and the copies by phase."""
+
+    def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
+        self.ready: list[Instance] = []
+        self.asleep: list[Instance] = []
+        coming: dict[str, int] = {}
+        for copy in state.instances.values():
+            phase = copy.phase
+            if phase is Phase.READY:
+                self.ready.append(copy)
+            elif phase is Phase.LOADING or phase is Phase.WAKING:
+                started += 1
+                for gpu in copy.gpus:
+                    coming[gpu] = coming.get(gpu, 0) + 1
+            elif phase is Phase.ASLEEP:
+                self.asleep.append(copy)
+        limits, free, freeing = state.limits, state.free_bytes, state.freeing_bytes
+        self.starts = limits.loads_at_once - started
+        """Loads and wakes that may still begin."""
+        self.rooms = {
+            gpu: free(gpu) + freeing(gpu)
+            for gpu in state.gpus
+            if coming.get(gpu, 0) < limits.loads_at_once_per_gpu and gpu not in avoid
+        }
+        """Bytes that a load started now could get there, by GPU."""
+
+
+def least_copies(model: Model) -> int:
+    """How many awake copies of `model` there must always be."""
+    return max(model.min_replicas, int(model.pinned))
+
+
+def awake_copies(state: ClusterState, model: str) -> int:
+    """How many copies of `model` are ready or about to be."""
+    return sum(copy.phase in AWAKE for copy in state.instances_of(model))
+
+
+def may_leave(
+    state: ClusterState,
+    copies: Iterable[Instance],
+    rooms: Mapping[str, int],
+    least: Mapping[str, int],
+) -> Iterator[Instance]:
+    """Pick from `copies` the idle ones on GPUs in `rooms` that nothing keeps there.
+
+    `least` has the models of which some copies must stay.
+    """
+    stay_s, now_s = state.limits.min_residency_s, state.now_s
+    for copy in copies:
+        gpus = copy.gpus
+        if gpus[0] not in rooms and not any(gpu in rooms for gpu in gpus):
+            continue
+        if copy.busy or (least and copy.model in least and _kept(state, copy, least)):
+            continue
+        if stay_s and copy.phase is Phase.READY and now_s - copy.ready_since_s < stay_s:
+            continue
+        yield copy
+
+
+def _kept(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
+    if state.models[copy.model].pinned:
+        return True
+    return copy.phase is Phase.READY and awake_copies(state, copy.model) <= least[copy.model]
+
+
+def sweep(
+    state: ClusterState,
+    rooms: Mapping[str, int],
+    need_bytes: int,
+    count: int,
+    victims: Sequence[tuple[Any, str, Instance]],
+    gives: Callable[[Instance], int],
+) -> Option | None:
+    """Find `count` GPUs of one node that have room once the lowest victims have left.
+
+    Victims, sorted, leave in thought one by one, giving `gives(copy)` bytes on each of their GPUs,
+    until some node has enough GPUs with room. So of all GPU sets it finds the one whose highest
+    victim is lowest: with equal sizes and one GPU a copy, exactly the victim that one cache as
+    large as all GPUs together would choose.
+    """
+    room = dict(rooms)
+    opened: dict[str, list[str]] = {}
+    if count > 1:
+        for gpu, free in room.items():
+            if free >= need_bytes:
+                opened.setdefault(state.gpus[gpu].node, []).append(gpu)
+    for end, (_, _, copy) in enumerate(victims, 1):
+        more = gives(copy)
+        for gpu in copy.gpus:
+            before = room.get(gpu)
+            if before is None:
+                continue
+            room[gpu] = after = before + more
+            if before < need_bytes <= after:
+                enough = opened.setdefault(state.gpus[gpu].node, [])
+                enough.append(gpu)
+                if len(enough) == count:
+                    lack = {gpu: need_bytes - rooms[gpu] for gpu in enough}
+                    return Option(tuple(enough), _needed(lack, victims[:end], gives))
+    return None
+
+
+def _needed(
+    lack: dict[str, int],
+    victims: Iterable[tuple[Any, str, Instance]],
+    gives: Callable[[Instance], int],
+) -> tuple[Victim, ...]:
+    """Of the swept victims, those whose GPUs still lacked room when their turn came."""
+    leaving = []
+    for key, name, copy in victims:
+        short = [gpu for gpu in copy.gpus if lack.get(gpu, 0) > 0]
+        if short:
+            leaving.append(Victim(key, name, copy))
+            for gpu in short:
+                lack[gpu] -= gives(copy)
+    return tuple(leaving)
