@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.traces.streams import stream
+from modelium.traces.trace import Labels
 
 Ints = NDArray[np.int32]
 
@@ -73,6 +74,16 @@ class Drawn:
 
     def __str__(self) -> str:
         return f"drawn from the {len(self.prompt_tokens):,} pairs of {self.source}"
+
+
+def draw_lengths(lengths: Lengths, model: Labels, seed: int) -> tuple[Ints, Ints]:
+    """Prompt and output tokens for a column of models, each model from its own stream."""
+    prompt, output = np.empty(len(model), np.int32), np.empty(len(model), np.int32)
+    order = np.argsort(model.codes, kind="stable")
+    rows_of = np.split(order, np.cumsum(model.counts())[:-1])
+    for name, rows in zip(model.names, rows_of, strict=True):
+        prompt[rows], output[rows] = lengths.draw(len(rows), seed, name)
+    return prompt, output
 
 
 def _lognormal(n: int, mean: float, cv: float, rng: np.random.Generator) -> NDArray[np.float64]:

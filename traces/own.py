@@ -158,7 +158,7 @@ def _write_csv(trace: Trace, path: Path, packed: bool) -> None:
     columns = _filled(trace)
     with path.open("wb") as raw:
         # No name and no time of day in the gzip header: the same trace, the same bytes.
-        file = gzip.GzipFile("", "wb", 9, raw, mtime=0) if packed else raw
+        file = gzip.GzipFile("", "wb", 6, raw, mtime=0) if packed else raw
         with io.TextIOWrapper(file, "utf-8", newline="") as text:
             rows = csv.writer(text, lineterminator="\n")
             rows.writerow(columns)

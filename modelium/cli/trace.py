@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import click
 
+from modelium.cli.trace_convert import convert
 from modelium.cli.trace_generate import generate
+from modelium.cli.trace_info import info
+from modelium.cli.trace_transform import transform
 
 
 @click.group()
 def trace() -> None:
-    """Look at request traces, make them, convert and reshape them."""
+    """Look at request traces, make them, convert and reshape them.
+
+    Formats are recognised by content; docs/traces.md lists them.
+    """
 
 
-trace.add_command(generate)
+for command in (info, generate, convert, transform):
+    trace.add_command(command)

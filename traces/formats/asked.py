@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.errors import TraceError
-from modelium.traces.lengths import Ints, Lengths, Lognormal
+from modelium.traces.lengths import Ints, Lengths, Lognormal, draw_lengths
 from modelium.traces.source import head
 from modelium.traces.streams import stream
 from modelium.traces.table import header_of
@@ -102,7 +102,7 @@ class Asked:
     def applied(self, trace: Trace) -> Trace:
         """The trace with these lengths and this share of its requests."""
         if self.lengths is not None:
-            prompt, output = draw(self.lengths, trace.model, self.seed)
+            prompt, output = draw_lengths(self.lengths, trace.model, self.seed)
             trace = replace(trace, prompt_tokens=prompt, output_tokens=output)
             trace = trace.noting(f"{trace.source}: lengths are not the file's: {self.lengths}")
         if self.scale == 1.0:
@@ -119,16 +119,6 @@ def stem(path: Path) -> str:
     for ending in (".gz", ".csv", ".jsonl", ".json", ".parquet", ".tar", ".tgz"):
         name = name.removesuffix(ending)
     return name
-
-
-def draw(lengths: Lengths, model: Labels, seed: int) -> tuple[Ints, Ints]:
-    """Prompt and output tokens for a column of models, each model from its own stream."""
-    prompt, output = np.empty(len(model), np.int32), np.empty(len(model), np.int32)
-    order = np.argsort(model.codes, kind="stable")
-    rows_of = np.split(order, np.cumsum(model.counts())[:-1])
-    for name, rows in zip(model.names, rows_of, strict=True):
-        prompt[rows], output[rows] = lengths.draw(len(rows), seed, name)
-    return prompt, output
 
 
 def spread(

@@ -1,0 +1,22 @@
+"""`modelium trace convert`: any known format to Modelium's own."""
+
+from __future__ import annotations
+
+import click
+
+from modelium.cli.trace_options import LENGTHS, OUT, read_lengths, reading, save
+
+
+@click.command()
+@click.argument("file")
+@LENGTHS
+@reading
+@OUT
+def convert(
+    file: str, lengths: str | None, seed: int, model: str | None, scale: float, out: str
+) -> None:
+    """Read FILE, of any known format, and write Modelium's own."""
+    from modelium.traces import read_trace
+
+    trace = read_trace(file, seed=seed, model=model, lengths=read_lengths(lengths), scale=scale)
+    save(trace, out)

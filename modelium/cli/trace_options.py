@@ -1,0 +1,98 @@
+"""Options that the commands of `modelium trace` share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from modelium.errors import ConfigError, did_you_mean
+from modelium.units import parse_seconds
+
+if TYPE_CHECKING:
+    from modelium.traces.lengths import Lengths
+    from modelium.traces.trace import Trace
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OUT = click.option("-o", "--out", required=True, metavar="FILE", help=".csv, .csv.gz or .parquet")
+LENGTHS = click.option(
+    "--lengths",
+    metavar="FILE|KEY=VALUE,...",
+    help="Drawn from a trace or list of lengths; or lognormal: prompt_mean, prompt_cv, "
+    "prompt_limit, output_mean, output_cv, output_limit.",
+)
+SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+
+
+def reading(command: Command) -> Command:
+    """Add the options that say how to read what a file leaves open."""
+    for option in (
+        SEED,
+        click.option("--model", metavar="NAME", help="For formats that name no model."),
+        click.option("--scale", default=1.0, help="Share of the load to keep while reading."),
+    ):
+        command = option(command)
+    return command
+
+
+def read_lengths(text: str | None) -> Lengths | None:
+    """Read --lengths: a file of observed lengths, or the parameters of a lognormal."""
+    from modelium.traces.lengths import Drawn, Lognormal
+
+    if text is None:
+        return None
+    return keyed(text, Lognormal) if "=" in text else Drawn.from_file(text)
+
+
+def keyed(text: str, kind: type[T]) -> T:
+    """Read "key=value,..." as the fields of a dataclass. Raises ConfigError for a wrong key."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in fields:
+            hint = did_you_mean(key, fields) or f" It has: {', '.join(fields)}."
+            raise ConfigError(f"{kind.__name__.lower()} has no {key!r} (in {text!r}).{hint}")
+        number = parse_seconds(value) if key.endswith("_s") else _number(key, value)
+        values[key] = int(number) if fields[key].type == "int" else number
+    return kind(**values)
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"{key} is {value!r}, expected a number") from error
+
+
+def read_models(text: str) -> tuple[str, ...]:
+    """Read how many models there are, or their names, or a file with one name a line."""
+    if text.isdigit():
+        return tuple(f"model-{i:0{len(text)}d}" for i in range(int(text)))
+    if Path(text).is_file():
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise ConfigError(f"{text!r} has an empty name, expected names with commas between")
+    return names
+
+
+def save(trace: Trace, out: str) -> None:
+    """Write a trace and say, on stderr, what was written and what it rests on."""
+    from modelium.traces.own import write_trace
+
+    write_trace(trace, out)
+    tell(trace)
+    click.echo(f"{out}: {len(trace):,} requests, {len(trace.model.names)} models", err=True)
+
+
+def tell(trace: Trace) -> None:
+    """Say on stderr what reading or making the trace had to assume."""
+    for note in dict.fromkeys(trace.notes):
+        click.echo(f"note: {note}", err=True)
