@@ -191,6 +191,8 @@ def _fill_row(engines: Engines, k: int, spec: Generate) -> None:
         step.decode_c, step.decode_lo, step.decode_hi, step.decode_hinge,
         engines.decode_base.shape[1],
     )  # fmt: skip
+    for at, change in step.decode_bends:
+        engines.decode_base[k, at:] += ps(change) * np.arange(engines.decode_base.shape[1] - at)
     engines.decode_kv[k] = ps(step.decode_kv)
     engines.mixed_base[k] = _hinge(
         step.mixed_c, step.mixed_lo, step.mixed_hi, step.mixed_hinge, engines.mixed_base.shape[1]
