@@ -98,7 +98,6 @@ def acquire(
     if hit > 0 and source >= 0:
         engine.free_blocks -= hit
         _shorten(engine, requests, source, hit)
-        requests.computed[source] = 0  # its beginning is gone, the rest is no prefix any more
         n -= hit
     rest = requests.blocks[r]
     if rest > 0:  # what r left behind earlier and does not use: r's node leaves the queue

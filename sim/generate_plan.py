@@ -3,6 +3,9 @@
 A *span* is a run of iterations whose batch does not change. It ends at the next completion or when
 KV blocks run out; its length in time is a closed form in integers, equal to the sum of its
 iterations. An iteration that prefills is a span of one. Semantics: `modelium.sim.generate`.
+
+Within a span nobody waiting can be admitted: seats do not change and free blocks only get fewer.
+That holds after a preemption too: the victim needs all the blocks that it gave, and one is taken.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -34,8 +37,7 @@ def plan(engines: Engines, requests: Requests, e: int, now: int) -> None:
         return
     _set_times(engines, engine)
     engine.least_left = _least(engines.left[e], engine.running - (engine.partial > 0))
-    # After a preemption the next boundary may admit again, so the engine must look there.
-    engine.iterations = 1 if engine.prefilling > 0 or preempted else _span(engines, e)
+    engine.iterations = 1 if engine.prefilling > 0 else _span(engines, e)
     engine.due_ps = now + duration(engine, engine.iterations)
 
 

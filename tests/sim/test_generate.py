@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelium.errors import ConfigError
 from modelium.sim import generate
 from modelium.sim.spec import Generate, StepTime
 
@@ -119,6 +120,7 @@ class Compiled:
             int(e["waiting"]),
             generate.kv_tokens_now(self.all, self.requests, 1, now),
             generate.busy_ps_now(self.all, 1, now),
+            int(e["owed_tokens"]) - generate.kv_tokens_now(self.all, self.requests, 1, now),
         )
 
 
@@ -149,7 +151,13 @@ class Plain:
 
     def look(self, now):
         e = self.engine
-        return len(e.running), len(e.waiting), e.kv_tokens(), e.busy_ps_at(now)
+        return (
+            len(e.running),
+            len(e.waiting),
+            e.kv_tokens(),
+            e.busy_ps_at(now),
+            e.backlog_tokens(),
+        )
 
 
 @given(workloads())
@@ -194,3 +202,97 @@ def test_compiled_engine_equals_the_reference_to_the_bit(workload):
         assert e["busy_ps"] == theirs.engine.busy_ps
         assert e["tokens"] == theirs.engine.tokens
         assert e["kv_token_ps"] == pytest.approx(theirs.engine.kv_token_ps, rel=1e-9)
+
+
+LLAMA = StepTime(
+    decode_c=10e-3, decode_lo=20e-6, decode_hi=90e-6, decode_hinge=64, decode_kv=300e-9,
+    mixed_c=12e-3, mixed_lo=20e-6, mixed_hi=90e-6, mixed_hinge=64, mixed_decode=5e-6,
+    mixed_prefill=1e-6, mixed_kv=400e-9, mixed_ctx=2e-9, mixed_sq=1e-9,
+)  # fmt: skip
+
+
+def test_one_request_alone_takes_what_the_formula_says():
+    prompt, output = 1000, 50
+    one = generate.run_engine(
+        Generate(LLAMA, 4096, max_batched_tokens=600), [2.0], [prompt], [output]
+    )
+    chunks = [(600, 0), (400, 600)]
+    ttft = sum(
+        12e-3 + 64 * 20e-6 + (c - 64) * 90e-6 + 1e-6 + 2e-9 * c * x + 1e-9 * c * c
+        for c, x in chunks
+    )
+    decode = sum(10e-3 + 20e-6 + 300e-9 * (prompt + k) for k in range(1, output))
+    assert one.first_s[0] == pytest.approx(2.0 + ttft, abs=1e-11)
+    assert one.finish_s[0] == pytest.approx(2.0 + ttft + decode, abs=1e-10)
+
+
+def test_arrivals_need_no_order_and_what_never_fits_has_no_times():
+    spec = Generate(LLAMA, 2048, max_num_seqs=4)
+    arrival, prompt, output = np.array([3.0, 1.0, 2.0]), [500, 2040, 900], [20, 10, 1]
+    mixed = generate.run_engine(spec, arrival, prompt, output)
+    ordered = generate.run_engine(spec, arrival[[2, 0]], [900, 500], [1, 20])
+    assert np.isnan(mixed.first_s[1])
+    assert np.isnan(mixed.finish_s[1])
+    np.testing.assert_array_equal(mixed.finish_s[[2, 0]], ordered.finish_s)
+    assert mixed.first_s[2] == mixed.finish_s[2]
+
+
+def turns(kv_tokens, others):
+    """A conversation of two turns, with `others` requests of 1000 tokens in between."""
+    arrival = [0.0, *(10.0 + 10 * k for k in range(others)), 1000.0]
+    prompt = [400, *[1000] * others, 600]
+    output = [100, *[1] * others, 1]
+    prefix = [7, *range(100, 100 + others), 7]
+    shared = [400, *[0] * others, 500]
+    spec = Generate(LLAMA, kv_tokens)
+    got = generate.run_engine(spec, arrival, prompt, output, prefix=prefix, prefix_tokens=shared)
+    return int(got.cached[-1])
+
+
+def test_the_next_turn_finds_the_full_blocks_of_the_last():
+    assert turns(4096, others=0) == 496  # of 499 computed tokens, in blocks of 16
+    assert turns(4096, others=3) == 496
+
+
+def test_cached_blocks_are_reused_the_longest_unused_first_from_a_sequence_s_end():
+    # 256 blocks: 32 hold the first turn (31 of them full), each other request takes 63. The fourth
+    # finds 35 never used and takes 28 of the first turn's: the one that is not full, and 27.
+    assert turns(4096, others=4) == 16 * (31 - 27)
+    assert turns(4096, others=5) == 0
+
+
+def test_a_preempted_request_finds_what_nobody_overwrote():
+    spec = Generate(LLAMA, 64 * 16, max_num_seqs=2)
+    asked = ([0.0, 0.001], [500, 480], [40, 40])
+    with_cache = generate.run_engine(spec, *asked)
+    without = generate.run_engine(
+        Generate(LLAMA, 64 * 16, max_num_seqs=2, prefix_caching=False), *asked
+    )
+    assert with_cache.preemptions.tolist() == without.preemptions.tolist() == [0, 1]
+    assert with_cache.finish_s[1] < without.finish_s[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_num_seqs": 0}, "max_num_seqs: 0"),
+        ({"max_batched_tokens": 100}, "max_batched_tokens: 100: must be at least max_num_seqs"),
+        ({"block_tokens": 0}, "block_tokens: 0"),
+        ({"kv_tokens": -5}, "kv_tokens: -5"),
+    ],
+)
+def test_limits_that_no_engine_can_keep_are_named(changes, words):
+    given_spec = {"step": LLAMA, "kv_tokens": 4096, **changes}
+    with pytest.raises(ConfigError, match=words):
+        generate.make_engines(1, [Generate(**given_spec)])
+
+
+def test_prediction_is_exact_for_an_idle_engine_but_for_what_grows_with_context():
+    spec = Generate(LLAMA, 4096)
+    alone = generate.run_engine(spec, [0.0], [300], [20])
+    columns = generate.make_requests(np.array([300]), np.array([20]))
+    engines = generate.make_engines(1, [spec])
+    generate.start(engines, 0, 0, spec.kv_tokens)
+    first_s, last_s = generate.predict(engines, columns, 0, 0, 0.0)
+    assert first_s == pytest.approx(alone.first_s[0], rel=0.01)
+    assert last_s == pytest.approx(alone.finish_s[0], rel=0.01)
