@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from modelium.errors import TraceError
 
@@ -43,6 +43,17 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise TraceError(f"{path} is a folder, expected a trace file") from error
     except PermissionError as error:
         raise TraceError(f"{path} may not be read by this user") from error
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[TextIO]:
+    """Open a file for reading text, unpacked; what is not UTF-8 becomes U+FFFD."""
+    with opened(path) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()  # closing the file is for `opened` to do
 
 
 def head(path: Path, n: int = 65536) -> bytes:

@@ -7,8 +7,7 @@ reads cell by cell until it finds the first wrong one and can say what it is.
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from modelium.traces.columns import (
     parse_clock,
     wrong_cell,
 )
-from modelium.traces.source import head, opened
+from modelium.traces.source import head, opened, opened_text
 from modelium.traces.trace import Labels
 
 if TYPE_CHECKING:
@@ -192,26 +191,24 @@ def _clock_column(parts: list[Any]) -> NDArray[np.float64]:
 def _explain(path: Path, names: list[str], columns: Columns) -> None:
     """Read cell by cell and raise the error of the first wrong cell."""
     checked = [(names.index(name), name, column) for name, column in columns.items()]
-    for row, cells in enumerate(_rows(path), 1):
-        if len(cells) != len(names):
-            raise TraceError(
-                f"{path}, row {row:,}: has {len(cells)} columns, expected {len(names)}"
-            )
-        for at, name, column in checked:
-            if not column.accepts(cells[at]):
-                raise wrong_cell(path, row, name, cells[at], column)
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    """The rows after the header, as text."""
-    with opened(path) as file:
-        lines = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+    with opened_text(path) as text:
         try:
-            rows = (row for row in csv.reader(lines) if row)
-            next(rows, None)
-            yield from rows
+            rows = (row for row in csv.reader(text) if row)
+            next(rows, None)  # the header
+            for number, cells in enumerate(rows, 1):
+                _check_row(path, number, cells, len(names), checked)
         except csv.Error as error:
             raise TraceError(f"{path} is not a table that can be read as CSV: {error}") from error
+
+
+def _check_row(
+    path: Path, number: int, cells: list[str], width: int, checked: list[tuple[int, str, Column]]
+) -> None:
+    if len(cells) != width:
+        raise TraceError(f"{path}, row {number:,}: has {len(cells)} columns, expected {width}")
+    for at, name, column in checked:
+        if not column.accepts(cells[at]):
+            raise wrong_cell(path, number, name, cells[at], column)
 
 
 def check_cells(path: Path, name: str, column: Column, cells: Iterable[object]) -> None:

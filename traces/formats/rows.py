@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.columns import Number, wrong_cell
-from modelium.traces.source import opened
+from modelium.traces.source import opened_text
 
 Row = dict[str, Any]
 
@@ -21,8 +20,8 @@ Row = dict[str, Any]
 def read_lines(path: Path) -> list[Row]:
     """The objects of a file with one on each line; empty lines are skipped."""
     rows: list[Row] = []
-    with opened(path) as file:
-        for line in io.TextIOWrapper(file, "utf-8", errors="replace"):
+    with opened_text(path) as text:
+        for line in text:
             if not line.strip():
                 continue
             try:
@@ -35,9 +34,9 @@ def read_lines(path: Path) -> list[Row]:
 
 def read_whole(path: Path) -> Any:
     """The one value in a JSON file. Raises TraceError where it is not JSON."""
-    with opened(path) as file:
+    with opened_text(path) as text:
         try:
-            return json.load(file)
+            return json.load(text)
         except ValueError as error:
             raise TraceError(f"{path} is not JSON ({error})") from error
 

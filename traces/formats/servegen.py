@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.arrivals import Floats, gamma, poisson, weibull
-from modelium.traces.columns import SECONDS, Name, wrong_cell
+from modelium.traces.columns import SECONDS, Name, Number, wrong_cell
 from modelium.traces.formats.asked import Asked, Start, numbers, stem
 from modelium.traces.formats.servegen_lengths import Densities
 from modelium.traces.source import opened
@@ -29,8 +29,15 @@ from modelium.traces.table import header, read_csv
 from modelium.traces.trace import Labels, Trace
 
 WINDOW_S = 600.0
+CV_MAX = 1000.0
 CHUNK = re.compile(r"chunk-(\w+)-(trace\.csv|dataset\.json)$")
 FAMILIES = ("Gamma", "Weibull", "")
+FAMILY = Name("'Gamma', 'Weibull' or nothing")
+COLUMNS = {
+    "timestamp": SECONDS,
+    "rate": Number("a number of requests per second >= 0"),
+    "cv": Number("a number >= 0", high=CV_MAX, blank=1.0),
+}
 DATASET_REQUESTS = 10_000
 
 
@@ -116,12 +123,11 @@ def _client(name: str, where: str, text: str) -> Client:
     for number, cells in enumerate(rows, 1):
         if len(cells) < 4:
             raise TraceError(f"{where}, row {number:,}: has {len(cells)} columns, expected 6")
-        for column, cell in zip(("timestamp", "rate"), cells, strict=False):
-            if not SECONDS.accepts(cell):
-                raise wrong_cell(where, number, column, cell, SECONDS)
+        for (column, kind), cell in zip(COLUMNS.items(), cells, strict=False):
+            if not kind.accepts(cell):
+                raise wrong_cell(where, number, column, cell, kind)
         if cells[3] not in FAMILIES:
-            family = Name("'Gamma', 'Weibull' or nothing")
-            raise wrong_cell(where, number, "family", cells[3], family)
+            raise wrong_cell(where, number, "family", cells[3], FAMILY)
     return Client(
         name,
         np.array([float(cells[0]) for cells in rows]),
