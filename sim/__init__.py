@@ -2,3 +2,7 @@
 
 if __name__ == "sim":  # this folder is the package modelium.sim
     raise ImportError("import modelium.sim, not sim")
+
+from modelium.sim.run import SimInput, simulate
+
+__all__ = ["SimInput", "simulate"]

@@ -1,0 +1,340 @@
+"""The simulated cluster: SimPy owns what is rare, and asks the compiled plane for the rest."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import simpy
+
+from modelium.core import (
+    Action, Decision, Done, Event, Fault, Load, Miss, Move, Phase, Remind, Sleep, Tick, Unload, Wake,
+)  # fmt: skip
+from modelium.costs import ConfiguredFacts, StagedCosts
+from modelium.errors import PolicyError
+from modelium.rules import refusal
+from modelium.sim import transitions
+from modelium.sim.faults import FaultSource
+from modelium.sim.kvuse import KvUse
+from modelium.sim.links import NodeLinks
+from modelium.sim.plane import Plane
+from modelium.sim.room import Room
+from modelium.sim.run import SimInput
+from modelium.sim.timeline import Timeline
+from modelium.state import Copy, State
+from modelium.units import PS_PER_S, ps
+
+PATIENCE = 100_000
+"""Decisions at one instant after which a policy is said to make no progress."""
+
+
+class SimCluster:
+    """A `Cluster` in simulated time. `run` plays the trace; policies act through `start`."""
+
+    def __init__(self, given: SimInput, plane: Plane, seed: int) -> None:
+        self.env = simpy.Environment()
+        self.settings = given.settings
+        self.plane = plane
+        self.facts: ConfiguredFacts = given.facts
+        self.state = State(
+            {model.name: model for model in given.models},
+            {node.id: node for node in given.nodes},
+            {gpu.id: gpu for gpu in given.gpus},
+            plane.demand,
+            lambda: self.env.now / PS_PER_S,
+            plane.waiting_models,
+            given.settings.limits,
+        )
+        self.state.costs = StagedCosts(self.state, self.facts, given.work)
+        self.room = Room(self.env, self.state.all_gpus)
+        self.links = {node.id: self._links(given, node.id) for node in given.nodes}
+        self.timeline = Timeline(self)
+        self.kv_use = KvUse(self, float(plane.w.busy.width_s[0]))
+        self.faults = FaultSource(self, given.settings.faults, seed)
+        self.decisions: list[Decision] = []
+        self.held: dict[str, int] = {}
+        """Bytes that each copy really holds on each of its GPUs."""
+        self.decide_s = 0.0
+        self._hear: Callable[[Event], None] = lambda event: None
+        self._outbox: deque[Event] = deque()
+        self._under_way: dict[str, simpy.Process] = {}
+        self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
+        self.instance_ids: list[str] = []
+        self._talking = False
+        self._hasty = (0, -1)
+        self._expiring: set[str] = set()
+        self._full_bytes: dict[str, int] = {}
+
+    # The interface of `modelium.core.Cluster`
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` of every event from now on."""
+        self._hear = hear
+
+    def start(self, action: Action) -> None:
+        """Begin `action` and return at once; `Done` follows, also when it is refused."""
+        if isinstance(action, Remind):
+            wait_ps = max(0, ps(action.at_s) - int(self.env.now))
+            self.env.process(self._later(wait_ps, Tick()))
+            return
+        why = refusal(self.state, action, self.settings.limits)
+        line = self._write(action, why)
+        if why:
+            self._answer(Done(action, why))
+            return
+        match action:
+            case Load(model, gpus):
+                self._load(action, line, model, gpus, action.kv_bytes)
+            case Move(instance, gpus):
+                self._move(action, line, self.state.copy(instance), gpus)
+            case Unload(instance):
+                copy = self.close(self.state.copy(instance), Phase.LEAVING)
+                self._go(action, line, copy, transitions.unload(self, copy, line))
+            case Sleep(instance, level):
+                self._sleep(action, line, self.state.copy(instance), level)
+            case Wake(instance):
+                self._wake(action, line, self.state.copy(instance))
+
+    # The run
+
+    def run(self, *, tick_s: float | None, end_s: float) -> None:
+        """Play the whole trace; at the latest until `end_s`."""
+        end_ps = ps(end_s)
+        self.tell(Tick())
+        if tick_s is not None:
+            self.env.process(self._ticks(ps(tick_s)))
+        self.faults.begin()
+        self.env.process(self.kv_use.watch())
+        while not self.plane.finished():
+            soonest = self.env.peek()
+            horizon = end_ps if soonest > end_ps else int(soonest)
+            why = self.plane.advance(horizon)
+            if self.plane.now_ps > self.env.now:
+                self.env.run(until=self.plane.now_ps)
+            if why == self.plane.MISS:
+                self._missed(self.plane.missed_model())
+            elif why == self.plane.IDLE:
+                self._fell_idle(self.plane.idle_slot())
+            elif horizon >= end_ps:
+                break
+            else:
+                while self.env.peek() <= horizon:
+                    self.env.step()
+        self.timeline.close()
+
+    def tell(self, event: Event) -> None:
+        """Let the policy hear `event`, then what follows from it at this instant."""
+        self._outbox.append(event)
+        if self._talking:
+            return
+        self._talking = True
+        while self._outbox:
+            self._say(self._outbox.popleft())
+        self._talking = False
+
+    def _answer(self, done: Done) -> None:
+        """Report an action that ended at once, but not before `start` has returned."""
+        if self._talking:
+            self._outbox.append(done)
+        else:
+            self.env.process(self._later(0, done))
+
+    def _say(self, event: Event) -> None:
+        if isinstance(event, Miss) and not self.plane.is_hungry(event.model):
+            return
+        now, count = int(self.env.now), self._hasty[0]
+        self._hasty = (count + 1, now) if self._hasty[1] == now else (0, now)
+        if count > PATIENCE:
+            raise PolicyError(
+                f"the policy was asked {PATIENCE:,} times at {self.state.now_s:.6f} s and always "
+                f"wanted more; the last event was {event!r}"
+            )
+        begin = time.perf_counter()
+        self._hear(event)
+        self.decide_s += time.perf_counter() - begin
+        refused = isinstance(event, Done) and event.error and not event.instance
+        if isinstance(event, Done | Fault) and not refused:
+            self._offer()
+
+    def _offer(self, idle: Copy | None = None) -> None:
+        """Offer `Miss` again for all models that wait in vain, the longest wait first."""
+        for model in self.plane.hungry_models():
+            self.tell(Miss(model))
+            if idle is not None and idle.phase is not Phase.READY:
+                return  # what fell idle has been used
+
+    def _missed(self, model: str) -> None:
+        if self.settings.admission.max_wait_s < float("inf") and model not in self._expiring:
+            self._expiring.add(model)
+            self.env.process(self._expire(model))
+        self.tell(Miss(model))
+
+    def _fell_idle(self, slot: int) -> None:
+        for copy, idle in list(self._draining.values()):
+            if not copy.busy:
+                del self._draining[copy.id]
+                idle.succeed()
+        copy_or_none = self.plane.copy_in(slot)
+        if copy_or_none is not None and copy_or_none.phase is Phase.READY:
+            self._offer(copy_or_none)
+
+    def _expire(self, model: str) -> Any:
+        wait_ps = ps(self.settings.admission.max_wait_s)
+        while (oldest := self.plane.oldest_waiting_ps(model)) is not None:
+            yield self.env.timeout(max(0, oldest + wait_ps - int(self.env.now)))
+            self.plane.expire(model, int(self.env.now) - wait_ps)
+        self._expiring.discard(model)
+
+    def _ticks(self, period_ps: int) -> Any:
+        while True:
+            yield self.env.timeout(period_ps)
+            self.tell(Tick())
+
+    def _later(self, wait_ps: int, event: Event) -> Any:
+        yield self.env.timeout(wait_ps)
+        self.tell(event)
+
+    # Beginning of transitions
+
+    def _load(
+        self, action: Load, line: Decision, model: str, gpus: tuple[str, ...], kv: int | None
+    ) -> None:
+        copy = self._new_copy(model, gpus, kv)
+        line.instance = copy.id
+        if self.env.now == 0 and self.settings.prepared:
+            self._prepare(action, line, copy)
+        else:
+            self._go(action, line, copy, transitions.load(self, copy, line))
+
+    def _prepare(self, action: Load, line: Decision, copy: Copy) -> None:
+        """What is loaded before the trace begins costs its users nothing."""
+        granted = self.room.take(copy.gpus, copy.bytes_per_gpu)
+        if not granted.triggered:
+            self.room.withdraw(granted)
+            self._go(action, line, copy, transitions.load(self, copy, line))
+            return
+        self.held[copy.id] = copy.bytes_per_gpu
+        self.facts.seen.add((copy.model, copy.node))
+        if self.settings.host_cache:
+            size = self.state.models[copy.model].weights_bytes
+            self.state.ram[copy.node].cache(copy.model, size)
+        self.make_ready(copy, "")
+        line.end_s = self.state.now_s
+        self._answer(Done(action, "", copy.id))
+
+    def _new_copy(self, model: str, gpus: tuple[str, ...], kv_bytes: int | None) -> Copy:
+        number = len(self.instance_ids) + 1
+        spec = self.state.models[model]
+        kv = spec.kv_bytes if kv_bytes is None else kv_bytes
+        copy = self.plane.admit(model, self.state.gpus[gpus[0]], gpus, kv, number)
+        self.instance_ids.append(copy.id)
+        copy.bytes_per_gpu = self._full_bytes[copy.id] = spec.bytes_per_gpu(kv)
+        self.state.add(copy)
+        self.plane.set_coming(model, 1)
+        return copy
+
+    def _move(self, action: Move, line: Decision, old: Copy, gpus: tuple[str, ...]) -> None:
+        new = self._new_copy(old.model, gpus, None)
+        line.instance = new.id
+        self._go(action, line, new, transitions.move(self, old, new, line))
+
+    def _sleep(self, action: Sleep, line: Decision, copy: Copy, level: int) -> None:
+        size = self.state.models[copy.model].weights_bytes if level == 1 else 0
+        self.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+        self._go(action, line, copy, transitions.sleep(self, copy, line, level))
+
+    def _wake(self, action: Wake, line: Decision, copy: Copy) -> None:
+        self.state.change(copy, Phase.WAKING, bytes_per_gpu=self._full_bytes[copy.id])
+        self.plane.set_coming(copy.model, 1)
+        self._go(action, line, copy, transitions.wake(self, copy, line))
+
+    def _go(self, action: Action, line: Decision, copy: Copy, steps: transitions.Steps) -> None:
+        self._under_way[copy.id] = self.env.process(self._watch(action, line, copy, steps))
+
+    def _watch(
+        self, action: Action, line: Decision, copy: Copy, steps: transitions.Steps
+    ) -> transitions.Steps:
+        """Run one transition to its end, good or bad, and say so."""
+        error = ""
+        try:
+            yield from steps
+        except transitions.LoadFailed as failure:
+            error = str(failure)
+            self.forget(copy)
+        except simpy.Interrupt as lost:
+            error = str(lost.cause)
+            self.forget(copy)
+        self._under_way.pop(copy.id, None)
+        line.end_s, line.error = self.state.now_s, error
+        self.tell(Done(action, error, copy.id))
+
+    # What transitions and faults change
+
+    def make_ready(self, copy: Copy, cold: str) -> None:
+        """A copy takes requests from now on, first those that waited for it."""
+        self.state.change(copy, Phase.READY)
+        self.timeline.mark(copy, "ready")
+        self.plane.open(copy)
+        self.plane.set_coming(copy.model, -1)
+        self.plane.release(copy.model, cold)
+
+    def close(self, copy: Copy, phase: Phase, **holdings: int) -> Copy:
+        """A copy takes no more requests."""
+        if copy.phase is Phase.READY:
+            self.plane.close(copy)
+        self.state.change(copy, phase, **holdings)  # type: ignore[arg-type]
+        return copy
+
+    def hold(self, copy: Copy, bytes_per_gpu: int) -> None:
+        """A copy holds only `bytes_per_gpu` from now on."""
+        self.room.give(copy.gpus, self.held[copy.id] - bytes_per_gpu)
+        self.held[copy.id] = bytes_per_gpu
+
+    def forget(self, copy: Copy) -> None:
+        """A copy is gone: give back all that it held."""
+        if copy.phase in (Phase.LOADING, Phase.WAKING):
+            self.plane.set_coming(copy.model, -1)
+        self.timeline.mark(copy, "")
+        self.kv_use.forget(copy)
+        self.room.give(copy.gpus, self.held.pop(copy.id, 0))
+        self.state.remove(copy)
+        self.plane.dismiss(copy)
+        del self._full_bytes[copy.id]
+
+    def idle_event(self, copy: Copy) -> simpy.Event:
+        """Happens when a copy that takes no more requests has answered its last."""
+        idle = self.env.event()
+        self._draining[copy.id] = (copy, idle)
+        self.plane.hear_idle(copy)
+        return idle
+
+    def kill(self, copy: Copy, why: str) -> None:
+        """A copy is lost at once, in whatever phase; its requests are retried or fail."""
+        self.plane.close(copy)
+        self._draining.pop(copy.id, None)
+        under_way = self._under_way.get(copy.id)
+        self.plane.crash(copy, self.settings.faults.retries)
+        if under_way is not None:
+            under_way.interrupt(why)
+        else:
+            self.forget(copy)
+
+    def _write(self, action: Action, why: str) -> Decision:
+        instance = getattr(action, "instance", "")
+        known = self.state.instances.get(instance)
+        model = getattr(action, "model", known.model if known else "")
+        gpus = getattr(action, "gpus", known.gpus if known else ())
+        kind = type(action).__name__.lower()
+        now_s = self.state.now_s
+        line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
+        if why:
+            line.end_s, line.error, line.instance = now_s, why, ""
+        self.decisions.append(line)
+        return line
+
+    def _links(self, given: SimInput, node: str) -> NodeLinks:
+        names = [gpu.id for gpu in given.gpus if gpu.node == node]
+        spec = given.facts.links(node)
+        return NodeLinks(self.env, spec, {name: k for k, name in enumerate(names)})

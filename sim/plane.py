@@ -1,0 +1,254 @@
+"""The Python side of the compiled world: builds its arrays, opens and closes instances in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from modelium.core import ClusterState, Demand, Gpu
+from modelium.errors import ConfigError
+from modelium.record import COLD
+from modelium.rules import never_fits
+from modelium.sim import generate, world
+from modelium.sim.books import (
+    FAILED, GENERATE, HUNGRY, INFER, MODEL, NEXT, NONE, NOW, OPEN, SLOT, World,
+)  # fmt: skip
+from modelium.sim.build import make_world
+from modelium.sim.meters import ModelMeters, SlotMeters
+from modelium.sim.run import SimInput
+from modelium.sim.spec import Generate, Infer
+from modelium.state import Copy
+from modelium.traces import Trace
+
+
+class Plane:
+    """The data plane of a simulated cluster. All times here are picoseconds."""
+
+    HORIZON, MISS, IDLE = world.HORIZON, world.MISS, world.IDLE
+
+    def __init__(self, given: SimInput, trace: Trace) -> None:
+        self.models = {model.name: k for k, model in enumerate(given.models)}
+        self._names = list(self.models)
+        self._gpus = {gpu.id: k for k, gpu in enumerate(given.gpus)}
+        self._specs = _specs(given)
+        self._rows = {pair: k for k, pair in enumerate(self._specs)}
+        self.w: World = make_world(given, trace, self.models, self._specs)
+        self._at = memoryview(self.w.at)
+        self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
+        self._copies: dict[int, Copy] = {}
+        self._lanes: dict[tuple[str, ...], int] = {}
+        self._kv = {m.name: (m.kv_bytes, m.kv_bytes_per_token) for m in given.models}
+        self.demand: Mapping[str, Demand] = {
+            name: ModelMeters(self.w, k) for name, k in self.models.items()
+        }
+
+    # Time
+
+    def advance(self, until_ps: int) -> int:
+        """Run up to `until_ps` or the first thing that the control side must hear."""
+        w, at = self.w, self._at
+        if self._soonest() >= until_ps:  # nothing to do: not worth a call
+            at[NOW] = max(at[NOW], until_ps)
+            return world.HORIZON
+        return int(world.advance(w, until_ps))
+
+    def _soonest(self) -> int:
+        w, r = self.w, self._at[NEXT]
+        due = int(w.heap.due[w.heap.order[0]])
+        return min(due, int(w.arrival_ps[r])) if r < len(w.arrival_ps) else due
+
+    @property
+    def now_ps(self) -> int:
+        """Where the data plane is."""
+        return self._at[NOW]
+
+    def finished(self) -> bool:
+        """All requests have arrived and are settled."""
+        return self._at[NEXT] == len(self.w.arrival_ps) and self._at[OPEN] == 0
+
+    # Who waits
+
+    def missed_model(self) -> str:
+        """The model of the miss that stopped `advance`."""
+        return self._names[self._at[MODEL]]
+
+    def idle_slot(self) -> int:
+        """The slot of the instance whose falling idle stopped `advance`."""
+        return self._at[SLOT]
+
+    def copy_in(self, slot: int) -> Copy | None:
+        """The instance in a slot."""
+        return self._copies.get(slot)
+
+    def is_hungry(self, model: str) -> bool:
+        """Requests wait for this model, and no instance is ready or on its way."""
+        return bool(self.w.hungry[self.models[model]])
+
+    def hungry_models(self) -> list[str]:
+        """All such models, the longest wait first."""
+        if self._at[HUNGRY] == 0:
+            return []
+        found = np.flatnonzero(self.w.hungry)
+        oldest = self.w.arrival_ps[self.w.first_waiting[found]]
+        return [self._names[m] for m in found[np.argsort(oldest, kind="stable")]]
+
+    def waiting_models(self) -> Iterator[str]:
+        """Models with requests that no ready instance can take."""
+        return (self._names[m] for m in np.flatnonzero(self.w.n_waiting))
+
+    def oldest_waiting_ps(self, model: str) -> int | None:
+        """When the first waiting request of a model arrived; None if none waits."""
+        m = self.models[model]
+        if self.w.n_waiting[m] == 0:
+            return None
+        return int(self.w.arrival_ps[self.w.first_waiting[m]])
+
+    def expire(self, model: str, before_ps: int) -> None:
+        """Reject what has waited since `before_ps`."""
+        world.expire(self.w, self.models[model], before_ps)
+
+    def set_coming(self, model: str, change: int) -> None:
+        """An instance of `model` is on its way (+1), or no longer (-1)."""
+        world.set_coming(self.w, self.models[model], change)
+
+    def release(self, model: str, cold: str) -> None:
+        """Send all that waits for `model` to its ready instances."""
+        m = self.models[model]
+        if self.w.n_waiting[m]:
+            world.release(self.w, m, self.now_ps, COLD.index(cold))
+
+    # Instances
+
+    def admit(self, model: str, gpu: Gpu, gpus: tuple[str, ...], kv_bytes: int, number: int) -> Copy:
+        """Give a new instance a slot; it takes no requests until `open`."""
+        w = self.w
+        if not self._free:
+            raise ConfigError(f"more than {len(w.kind)} instances at a time: {model} finds no slot")
+        slot = self._free.pop()
+        spec = self._specs[model, gpu.kind]
+        w.number[slot], w.outstanding[slot], w.served[slot] = number, 0, 0
+        w.hear[slot] = False
+        w.last_used_ps[slot] = w.idle_since_ps[slot] = self.now_ps
+        w.n_slot_gpus[slot] = len(gpus)
+        w.interference[slot] = _interference(spec)
+        for k, name in enumerate(gpus):
+            w.slot_gpus[slot, k] = self._gpus[name]
+        meters = SlotMeters(w, slot)
+        copy = Copy(f"{model}#{number}", model, gpus, gpu.node, meters, slot=slot)
+        if isinstance(spec, Generate):
+            self._admit_engine(copy, spec, gpu.kind, kv_bytes)
+        else:
+            self._admit_lane(copy, spec)
+        for name in gpus:
+            g = self._gpus[name]
+            w.on[g, w.n_on[g]] = slot
+            w.n_on[g] += 1
+        self._copies[slot] = copy
+        return copy
+
+    def _admit_engine(self, copy: Copy, spec: Generate, kind: str, kv_bytes: int) -> None:
+        w = self.w
+        tokens, per_token = spec.kv_tokens, self._kv[copy.model][1]
+        if per_token > 0 and kv_bytes != self._kv[copy.model][0]:
+            tokens = kv_bytes // per_token
+        w.kind[copy.slot], w.capacity[copy.slot] = GENERATE, spec.max_num_seqs
+        generate.start(w.engines, copy.slot, self._rows[copy.model, kind], tokens)
+
+    def _admit_lane(self, copy: Copy, spec: Infer) -> None:
+        lanes, slot = self.w.lanes, copy.slot
+        self.w.kind[slot] = INFER
+        self.w.capacity[slot] = spec.servers if spec.servers > 1 else len(spec.latency_s)
+        lane = self._lanes.get(copy.gpus, -1) if spec.exclusive else -1
+        if lane < 0:
+            lane = slot
+            while lanes.n_members[lane]:
+                lane = (lane + 1) % len(lanes.n_members)
+            self._open_lane(lane, copy, spec)
+        elif (lanes.stages[lane], lanes.servers[lane]) != (len(spec.latency_s), spec.servers):
+            raise ConfigError(
+                f"{copy.model} shares {', '.join(copy.gpus)} with a model of other stages or "
+                "servers: give both the same, or set exclusive: false"
+            )
+        lanes.lane[slot] = lane
+        lanes.members[lane, lanes.n_members[lane]] = slot
+        lanes.n_members[lane] += 1
+        lanes.latency[slot] = 0.0
+        for k, row in enumerate(spec.latency_s):
+            lanes.latency[slot, k, : len(row)] = row
+        lanes.per_token[slot] = spec.per_token_s
+        lanes.max_batch[slot] = len(spec.latency_s[0])
+        lanes.max_delay[slot] = spec.max_delay_s
+        lanes.fixed[slot] = spec.fixed_s
+        at_once = len(spec.latency_s[0]) == 1 and spec.max_delay_s == 0
+        lanes.at_once[slot] = at_once and lanes.head.shape[1] == 1
+        lanes.head[slot], lanes.tail[slot], lanes.length[slot] = -1, -1, 0
+
+    def _open_lane(self, lane: int, copy: Copy, spec: Infer) -> None:
+        lanes = self.w.lanes
+        if spec.exclusive:
+            self._lanes[copy.gpus] = lane
+        lanes.stages[lane], lanes.servers[lane] = len(spec.latency_s), spec.servers
+        lanes.clock[lane], lanes.queued[lane] = 0.0, 0
+        lanes.first[lane] = lanes.last[lane] = -1
+        lanes.n_gpus[lane] = len(copy.gpus)
+        for k, name in enumerate(copy.gpus):
+            lanes.gpus[lane, k] = self._gpus[name]
+
+    def open(self, copy: Copy) -> None:
+        """The instance takes requests from now on."""
+        w, m, slot = self.w, self.models[copy.model], copy.slot
+        w.ready[m, w.n_ready[m]] = slot
+        w.n_ready[m] += 1
+        w.last_used_ps[slot] = w.idle_since_ps[slot] = self.now_ps
+
+    def close(self, copy: Copy) -> None:
+        """The instance takes no more requests; those it has go on."""
+        w, m = self.w, self.models[copy.model]
+        n = int(w.n_ready[m])
+        slots = [int(slot) for slot in w.ready[m, :n] if slot != copy.slot]
+        w.ready[m, : len(slots)] = slots
+        w.n_ready[m] = len(slots)
+
+    def hear_idle(self, copy: Copy) -> None:
+        """Stop `advance` when this instance falls idle."""
+        self.w.hear[copy.slot] = True
+
+    def crash(self, copy: Copy, retries: int) -> None:
+        """The instance is lost, and what it was working on is retried or fails."""
+        if self.w.outstanding[copy.slot]:
+            world.crash(self.w, copy.slot, self.now_ps, retries, FAILED)
+
+    def dismiss(self, copy: Copy) -> None:
+        """The instance is gone; its slot is free."""
+        w, slot = self.w, copy.slot
+        for name in copy.gpus:
+            g = self._gpus[name]
+            row = [int(other) for other in w.on[g, : w.n_on[g]] if other != slot]
+            w.on[g, : len(row)] = row
+            w.n_on[g] = len(row)
+        if w.kind[slot] == INFER:
+            lanes, lane = w.lanes, int(w.lanes.lane[slot])
+            row = [int(o) for o in lanes.members[lane, : lanes.n_members[lane]] if o != slot]
+            lanes.members[lane, : len(row)] = row
+            lanes.n_members[lane] = len(row)
+            if not row and self._lanes.get(copy.gpus) == lane:
+                del self._lanes[copy.gpus]
+        w.kind[slot] = NONE
+        del self._copies[slot]
+        self._free.append(slot)
+
+    def check_fits(self, state: ClusterState) -> None:
+        """Refuse at once a model of the trace that can never run here."""
+        for m in np.flatnonzero(np.bincount(self.w.requests.model, minlength=len(self.models))):
+            if why := never_fits(state, self._names[m]):
+                raise ConfigError(why)
+
+
+def _specs(given: SimInput) -> dict[tuple[str, str], Generate | Infer]:
+    kinds = sorted({gpu.kind for gpu in given.gpus})
+    return {(m.name, kind): given.engines(m, kind) for m in given.models for kind in kinds}
+
+
+def _interference(spec: Generate | Infer) -> float:
+    return spec.step.interference if isinstance(spec, Generate) else spec.interference

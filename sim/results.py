@@ -1,0 +1,135 @@
+"""From the arrays of a finished run to its tables and figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelium import __version__
+from modelium.errors import ModeliumError
+from modelium.record import COLD, OUTCOMES, Column, Run
+from modelium.record import decisions_table, requests_table, timeline_table
+from modelium.sim.books import COMPLETED, FAILED, REJECTED, UNFINISHED, World
+from modelium.sim.infer import add_busy
+from modelium.sim.timeline import busy_rows
+from modelium.summary import summarize
+from modelium.traces import Trace
+from modelium.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from modelium.sim.cluster import SimCluster
+    from modelium.sim.run import SimInput
+
+_OUTCOME = {COMPLETED: "completed", REJECTED: "rejected", FAILED: "failed", UNFINISHED: "unfinished"}
+_PACKAGES = ("simpy", "numpy", "numba", "pyarrow")
+
+
+def collect(
+    given: SimInput, cluster: SimCluster, trace: Trace, meta: Mapping[str, Any], begin_s: float
+) -> Run:
+    """Tables and figures of the run that `cluster` has just ended."""
+    w = cluster.plane.w
+    check_conservation(w)
+    end_s = cluster.state.now_s
+    span_s = max(trace.span_s, end_s)
+    requests = requests_table(_columns(given, cluster, trace))
+    decisions = decisions_table(cluster.decisions)
+    timeline = timeline_table(_timeline(cluster, span_s))
+    figures = summarize(
+        requests,
+        decisions,
+        timeline,
+        span_s=span_s,
+        gpus=given.gpus,
+        meta={
+            "trace": trace.source,
+            "assumptions": [*trace.notes, *given.notes],
+            "wall_s": time.perf_counter() - begin_s,
+            "decide_s": cluster.decide_s,
+            "versions": _versions(),
+            **meta,
+        },
+        slos=None if given.slo_classes else {model.name: model.slo for model in given.models},
+    )
+    return Run(figures, requests, decisions, timeline)
+
+
+def check_conservation(w: World) -> None:
+    """Arrived = completed + rejected + failed + unfinished, each found where it must be.
+
+    Raises ModeliumError if a request vanished or was counted twice: a fault of the simulator.
+    """
+    unfinished = int(np.count_nonzero(w.outcome == UNFINISHED))
+    held = int(w.n_waiting.sum() + w.outstanding.sum()) + len(w.outcome) - int(w.arrivals.sum())
+    if unfinished != held:
+        raise ModeliumError(f"{unfinished} requests are unfinished, but {held} are held somewhere")
+
+
+def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Column]:
+    w = cluster.plane.w
+    first, finish = _times(w)
+    columns: dict[str, Column] = {
+        "arrival_s": w.arrival_s,
+        "model": (w.requests.model, [model.name for model in given.models]),
+        "prompt_tokens": w.requests.prompt,
+        "output_tokens": w.requests.output,
+        "outcome": (_outcomes(w), OUTCOMES),
+        "instance": (w.instance - 1, cluster.instance_ids),
+        "first_token_s": first,
+        "finish_s": finish,
+        "cold": (w.cold, COLD),
+        "preemptions": w.requests.preemptions,
+        "cached_tokens": np.maximum(w.requests.cached, 0),
+        "retries": w.retries,
+        "slo_met": _slo_met(w, first, finish),
+    }
+    for name in ("slo_class", "organization"):
+        if (labels := getattr(trace, name)) is not None:
+            columns[name] = (labels.codes, labels.names)
+    return columns
+
+
+def _outcomes(w: World) -> NDArray[np.int32]:
+    table = [OUTCOMES.index(_OUTCOME[code]) for code in sorted(_OUTCOME)]
+    return np.array(table, np.int32)[w.outcome]
+
+
+def _times(w: World) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """First and last token, in seconds; NaN where there was none."""
+    completed = w.outcome == COMPLETED
+    whole = ~np.isnan(w.answer_s)
+    first = np.where(w.requests.first_ps >= 0, w.requests.first_ps / PS_PER_S, np.nan)
+    finish = np.where(completed, w.requests.finish_ps / PS_PER_S, np.nan)
+    if whole.any():
+        answer = np.where(completed, w.answer_s, np.nan)
+        first, finish = np.where(whole, answer, first), np.where(whole, answer, finish)
+    return first, finish
+
+
+def _slo_met(
+    w: World, first: NDArray[np.float64], finish: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    limits = w.slo[w.requests.model, w.slo_class]
+    ttft, e2e = first - w.arrival_s, finish - w.arrival_s
+    met: NDArray[np.bool_] = (ttft <= limits[:, 0]) & (e2e <= limits[:, 2])
+    gaps = np.maximum(w.requests.output - 1, 1)
+    return met & ~((finish - first) / gaps > limits[:, 1])
+
+
+def _timeline(cluster: SimCluster, span_s: float) -> list[tuple[str, float, float, str, str, str, float]]:
+    w, now_s = cluster.plane.w, cluster.state.now_s
+    for g in np.flatnonzero(w.busy_engines):
+        add_busy(w.busy, g, w.busy_since_ps[g] / PS_PER_S, now_s, 1.0)
+    cluster.kv_use.end_bin()
+    gpus = list(cluster.state.all_gpus)
+    busy = busy_rows(w.busy.seconds, float(w.busy.width_s[0]), gpus, span_s)
+    return cluster.timeline.rows + busy + cluster.kv_use.rows
+
+
+def _versions() -> dict[str, str]:
+    return {"modelium": __version__} | {name: metadata.version(name) for name in _PACKAGES}
