@@ -224,6 +224,7 @@ def drop(engines: Engines, requests: Requests, e: int, out: NDArray[Any]) -> int
     """The engine crashed: empty it, as new; write its requests to `out` and return their number.
 
     They are as before their arrival, free to be put anywhere: running ones first, then the queue.
+    `out` must have room for all of them. The span in flight is not added to the engine's sums.
     """
     engine = engines.engines[e]
     n = engine.running

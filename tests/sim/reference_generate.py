@@ -203,6 +203,7 @@ class ReferenceEngine:
         t = sum(self.chunks.values())
         if not prefilling:
             base = _hinge(step.decode_c, step.decode_lo, step.decode_hi, step.decode_hinge, d)
+            base += sum(_ps(change) * max(d - at, 0) for at, change in step.decode_bends)
             return (base * self.slow >> 10) + (_ps(step.decode_kv) * self.slow >> 10) * k
         time = _hinge(step.mixed_c, step.mixed_lo, step.mixed_hi, step.mixed_hinge, t)
         time += _ps(step.mixed_decode) * d + _ps(step.mixed_prefill) * s + _ps(step.mixed_kv) * k

@@ -36,6 +36,7 @@ def steps(coefficients, hinge=3):
         decode_c=c[0] + PS, decode_lo=c[1], decode_hi=c[2], decode_hinge=hinge, decode_kv=c[3],
         mixed_c=c[4] + PS, mixed_lo=c[5], mixed_hi=c[6], mixed_hinge=2 * hinge, mixed_decode=c[7],
         mixed_prefill=c[8], mixed_kv=c[9], mixed_ctx=c[10], mixed_sq=c[11],
+        decode_bends=((2, c[12]), (40, c[12])),
     )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def specs(draw):
     seqs = draw(st.integers(1, 6))
     block = draw(st.sampled_from([1, 3, 4, 16]))
     return Generate(
-        step=steps(draw(st.lists(st.integers(0, 6), min_size=12, max_size=12))),
+        step=steps(draw(st.lists(st.integers(0, 6), min_size=13, max_size=13))),
         kv_tokens=draw(st.integers(2, 40)) * block + draw(st.integers(0, block - 1)),
         max_num_seqs=seqs,
         max_batched_tokens=seqs + draw(st.integers(0, 40)),
