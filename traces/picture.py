@@ -47,20 +47,21 @@ def draw_trace(trace: Trace, path: str | Path) -> None:
             plt.close(figure)
 
 
-def _clock(span_s: float) -> tuple[float, str]:
-    """Seconds in the unit that suits a time axis of this span, and its name."""
+def _clock(trace: Trace) -> tuple[float, float, str]:
+    """The length of the time axis in seconds, and the seconds and name of a fitting unit."""
+    span_s = trace.span_s or 1.0
     for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if span_s >= 3 * size:
-            return size, name
-    return 1.0, "s"
+            return span_s, size, name
+    return span_s, 1.0, "s"
 
 
 def _load(ax: Axes, trace: Trace) -> None:
-    size, unit = _clock(trace.span_s)
-    counts, edges = np.histogram(trace.arrival_s, BINS, (0.0, max(trace.span_s, 1e-9)))
+    span_s, size, unit = _clock(trace)
+    counts, edges = np.histogram(trace.arrival_s, BINS, (0.0, span_s))
     ax.stairs(counts / np.diff(edges), edges / size, fill=True, color=BLUE)
     ax.set(title="Load", xlabel=f"time ({unit})", ylabel="requests per second", ylim=(0, None))
-    ax.set_xlim(0, trace.span_s / size)
+    ax.set_xlim(0, span_s / size)
 
 
 def _popularity(ax: Axes, trace: Trace, known: Info) -> None:
@@ -77,20 +78,20 @@ def _popularity(ax: Axes, trace: Trace, known: Info) -> None:
 
 
 def _who_when(ax: Axes, trace: Trace) -> None:
-    size, unit = _clock(trace.span_s)
+    span_s, size, unit = _clock(trace)
     own = per_model(trace)
     busiest = sorted(range(len(own)), key=lambda i: -len(own[i]))[:SHOWN_MODELS]
     for row, i in enumerate(busiest):
         # One tick a bin: a busy model is a solid line, an idle one shows its gaps.
-        bins = np.unique((own[i] / max(trace.span_s, 1e-9) * 4 * BINS).astype(np.int64))
-        at = (bins + 0.5) * trace.span_s / (4 * BINS) / size
+        bins = np.unique((own[i] / span_s * 4 * BINS).astype(np.int64))
+        at = (bins + 0.5) * span_s / (4 * BINS) / size
         ax.plot(at, np.full(len(at), row), "|", color=BLUE, markersize=5, markeredgewidth=0.6)
     ax.set_yticks(range(len(busiest)), [_short(trace.model.names[i]) for i in busiest])
     ax.tick_params(axis="y", labelsize=7)
     ax.invert_yaxis()
     more = f" (busiest {SHOWN_MODELS} of {len(own)})" if len(own) > SHOWN_MODELS else ""
     ax.set(title=f"Who is asked when{more}", xlabel=f"time ({unit})")
-    ax.set_xlim(0, trace.span_s / size)
+    ax.set_xlim(0, span_s / size)
 
 
 def _short(name: str) -> str:
