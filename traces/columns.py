@@ -41,6 +41,8 @@ class Number:
         """The same question for one cell as it stands in the file."""
         if cell is None or cell == "":
             return self.blank is not None
+        if "_" in str(cell):  # Python takes 1_000 for a number, others do not
+            return False
         try:
             value = float(cell)  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -57,7 +59,9 @@ class Name:
 
     def accepts(self, cell: object) -> bool:
         """Is this one cell right?"""
-        return not self.required or (cell is not None and cell != "")
+        if cell is None or cell == "":
+            return not self.required
+        return "\ufffd" not in str(cell)  # what stands for bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,17 @@ def parse_clock(text: str) -> float | None:
 
 def wrong_cell(path: Path | str, row: int, name: str, cell: object, column: Column) -> TraceError:
     """The one-line error for a cell: file, row, column, value and what would be right."""
-    value = "missing" if cell is None or cell == "" else repr(cell)
+    value = "missing" if cell is None or cell == "" else shortened(repr(cell))
     return TraceError(f"{path}, row {row:,}: {name} is {value}, expected {column.expected}")
 
 
 def missing_column(path: Path | str, name: str, found: list[str], hint: str = "") -> TraceError:
     """The one-line error for a column that is not there."""
     near = did_you_mean(name, found).replace("Did you mean", "Is it")
-    has = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
+    has = shortened(", ".join(found), 200)
     return TraceError(f"{path} has no column {name!r}.{near} Its columns are: {has}.{hint}")
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """The text, cut where it is too long for a line."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

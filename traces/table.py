@@ -62,13 +62,14 @@ def read_csv(path: Path, required: Columns, optional: Columns | None = None) -> 
     for name in columns:
         if found.count(name) > 1:
             raise TraceError(f"{path} has more than one column {name!r}")
-    read = _fast(path, columns, "") or _fast(path, columns, "UTC") or _fast(path, columns, None)
-    if read is None:
-        _explain(path, found, columns)
+    clocks = any(isinstance(column, Clock) for column in columns.values())
+    for zone in ("", "UTC", None) if clocks else ("",):
+        read = _fast(path, columns, zone)
+        if read is not None and len(read[next(iter(columns))]):
+            return read
+    if _count(path, found, columns):
         raise TraceError(f"{path} is not a table that can be read as CSV")
-    if not len(read[next(iter(columns))]):
-        raise TraceError(f"{path} holds no requests, only a header")
-    return read
+    raise TraceError(f"{path} holds no requests, only a header")
 
 
 def _fast(path: Path, columns: Columns, zone: str | None) -> Read | None:
@@ -188,8 +189,9 @@ def _clock_column(parts: list[Any]) -> NDArray[np.float64]:
     return from_first
 
 
-def _explain(path: Path, names: list[str], columns: Columns) -> None:
-    """Read cell by cell and raise the error of the first wrong cell."""
+def _count(path: Path, names: list[str], columns: Columns) -> int:
+    """Read cell by cell; count the rows, or raise the error of the first wrong cell."""
+    number = 0
     checked = [(names.index(name), name, column) for name, column in columns.items()]
     with opened_text(path) as text:
         try:
@@ -199,6 +201,7 @@ def _explain(path: Path, names: list[str], columns: Columns) -> None:
                 _check_row(path, number, cells, len(names), checked)
         except csv.Error as error:
             raise TraceError(f"{path} is not a table that can be read as CSV: {error}") from error
+    return number
 
 
 def _check_row(

@@ -105,6 +105,7 @@ def test_text_where_a_number_belongs_is_named_with_file_and_row(tmp_path):
         ("inf,b,20,2", "arrival_s is 'inf', expected a number of seconds >= 0"),
         ("-1,b,20,2", "arrival_s is '-1', expected a number of seconds >= 0"),
         ("soon,b,20,2", "arrival_s is 'soon', expected a number of seconds >= 0"),
+        ("1.5,b,2_0,2", "prompt_tokens is '2_0', expected a whole number >= 0"),
         ("1.5,,20,2", "model is missing, expected the name of a model"),
         ('1.5,"",20,2', "model is missing, expected the name of a model"),
         ("1.5,b,20", "has 3 columns, expected 4"),
@@ -151,6 +152,16 @@ def test_other_parquet_types_are_read_if_their_values_fit(tmp_path):
     assert trace.output_tokens.tolist() == [3, 4]
 
 
+def test_a_wrong_cell_of_a_mile_still_fits_on_a_line(tmp_path):
+    path = write(tmp_path, GOOD.replace("1.5,b,20,2", "1.5,b," + "z" * 5000 + ",2"))
+    assert len(complaint(path).removeprefix(str(path))) < 150
+
+
+def test_text_that_is_not_utf_8_is_named(tmp_path):
+    path = write(tmp_path, GOOD.encode().replace(b"1.5,b", b"1.5,caf\xe9"))
+    assert "row 2: model is 'caf\ufffd'" in complaint(path)
+
+
 def test_a_missing_column_is_named_with_the_nearest(tmp_path):
     path = write(tmp_path, GOOD.replace("prompt_tokens", "prompt_token"))
     assert "has no column 'prompt_tokens'. Is it 'prompt_token'?" in complaint(path)
@@ -189,6 +200,7 @@ def test_a_sorted_file_is_not_remarked_upon(tmp_path):
         (b"", "is empty"),
         (gzip.compress(b""), "is empty"),
         (HEADER.encode(), "holds no requests, only a header"),
+        (HEADER.encode().rstrip(), "holds no requests, only a header"),
         (b"\n\n", "is of no trace format known here"),
         (b"hello\nworld\n", "is of no trace format known here"),
         (b"\x80\x04\x95", "is a Python pickle"),
