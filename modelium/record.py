@@ -8,6 +8,21 @@ summary.json       the figures of `modelium.summary`
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from modelium.core import Decision
+from modelium.errors import RecordError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
 OUTCOMES = ("completed", "rejected", "failed", "unfinished")
 """Every request ends as exactly one of these."""
 
@@ -53,3 +68,205 @@ TIMELINE_COLUMNS = {
     "instance": "dictionary; empty for busy and kv_used",
     "value": "float64",
 }
+
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Codes: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
+Column: TypeAlias = "np.ndarray[Any, Any] | tuple[np.ndarray[Any, Any], Sequence[str]] | list[Any]"
+"""An array, or codes with their table of names (-1: none), or a list of plain values."""
+
+TimelineRow = tuple[str, float, float, str, str, str, float]
+"""gpu, start_s, end_s, kind, model, instance, value."""
+
+TABLES = {
+    "requests": REQUEST_COLUMNS,
+    "decisions": DECISION_COLUMNS,
+    "timeline": TIMELINE_COLUMNS,
+}
+
+
+def requests_table(columns: Mapping[str, Column]) -> pa.Table:
+    """Build requests.parquet's table from columns named as in `REQUEST_COLUMNS`."""
+    return _table(REQUEST_COLUMNS, columns)
+
+
+def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
+    """Build decisions.parquet's table from the decision log."""
+    rows = list(decisions)
+    columns: dict[str, Column] = {name: [getattr(d, name) for d in rows] for name in _AS_IS}
+    columns["gpus"] = [" ".join(d.gpus) for d in rows]
+    columns["stages"] = [json.dumps(d.stages) if d.stages else "{}" for d in rows]
+    return _table(DECISION_COLUMNS, columns)
+
+
+def timeline_table(rows: Iterable[TimelineRow] | Mapping[str, Column]) -> pa.Table:
+    """Build timeline.parquet's table from rows, or from columns as in `TIMELINE_COLUMNS`."""
+    if isinstance(rows, Mapping):
+        return _table(TIMELINE_COLUMNS, rows)
+    columns = [list(c) for c in zip(*rows, strict=True)] or [[] for _ in TIMELINE_COLUMNS]
+    return _table(TIMELINE_COLUMNS, dict(zip(TIMELINE_COLUMNS, columns, strict=True)))
+
+
+def floats(table: pa.Table, column: str) -> Floats:
+    """A column of numbers or truth values as an array."""
+    return table[column].to_numpy()  # type: ignore[no-any-return]
+
+
+def labels(table: pa.Table, column: str) -> tuple[Codes, list[str]]:
+    """A column of names as codes (-1: none) and the table of names that they point into."""
+    import pyarrow as pa
+
+    array = table[column].unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # no rows, no chunks
+        array = pa.concat_arrays(array.chunks) if array.chunks else pa.array([], array.type)
+    return array.indices.fill_null(-1).to_numpy(), array.dictionary.to_pylist()
+
+
+@dataclass
+class Run:
+    """One run: its tables, and the figures of `modelium.summary` about them."""
+
+    summary: dict[str, Any]
+    requests: pa.Table
+    decisions: pa.Table
+    timeline: pa.Table
+
+    def write(self, folder: Path, *, report_html: str | None = None, replace: bool = False) -> None:
+        """Write the folder under another name and rename it at the end.
+
+        Raises RecordError if `folder` exists (with `replace`: if it is not a run) or the disk
+        refuses.
+        """
+        _check_target(folder, replace)
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            self._write_into(part, report_html)
+            _rename(part, folder)
+        except OSError as error:
+            raise RecordError(
+                f"{folder}: cannot write the run: {error.strerror or error}"
+            ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _write_into(self, folder: Path, report_html: str | None) -> None:
+        import pyarrow.parquet as pq
+
+        for name, spec in TABLES.items():
+            table = getattr(self, name)
+            texts = [c for c in table.column_names if not spec[c].startswith(_NUMBERS)]
+            # Dictionaries gain nothing on times, and lz4 costs half the CPU time of zstd.
+            file = folder / f"{name}.parquet"
+            pq.write_table(table, file, compression="lz4", use_dictionary=texts)
+        if report_html is not None:
+            (folder / "report.html").write_text(report_html, encoding="utf-8")
+        text = json.dumps(self.summary, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a folder that `write` made. Raises RecordError, naming the file that is wrong."""
+        if not folder.is_dir():
+            raise RecordError(f"{folder}: no such folder; a run's folder holds summary.json")
+        tables = {name: _read_table(folder / f"{name}.parquet", TABLES[name]) for name in TABLES}
+        return cls(_read_summary(folder / "summary.json"), **tables)
+
+
+_NUMBERS = ("float64", "int32", "bool")
+_AS_IS = [c for c in DECISION_COLUMNS if c not in ("gpus", "stages")]
+
+
+def _check_target(folder: Path, replace: bool) -> None:
+    if not folder.exists():
+        return
+    if not replace:
+        raise RecordError(f"{folder} exists already: choose another output folder, or replace it")
+    if not (folder / "summary.json").is_file():
+        raise RecordError(f"{folder} exists and is not the folder of a run: it is left alone")
+
+
+def _rename(part: Path, folder: Path) -> None:
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _table(spec: Mapping[str, str], columns: Mapping[str, Column]) -> pa.Table:
+    """Raises ValueError for a missing, unknown or short column: a mistake of the caller."""
+    import pyarrow as pa
+
+    missing, unknown = _required(spec) - columns.keys(), columns.keys() - spec.keys()
+    if missing or unknown:
+        raise ValueError(f"missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+    order = [name for name in spec if name in columns]
+    return pa.table({name: _array(columns[name], _arrow_type(spec[name])) for name in order})
+
+
+def _array(column: Column, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if isinstance(column, tuple):
+        codes, names = column
+        indices = pa.array(codes, mask=codes < 0, type=pa.int32())
+        return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
+    if pa.types.is_dictionary(kind):
+        return pa.array(column, pa.string()).dictionary_encode()
+    return pa.array(column, kind, from_pandas=False)
+
+
+def _arrow_type(words: str) -> pa.DataType:
+    import pyarrow as pa
+
+    kind = words.split(maxsplit=1)[0].rstrip(",:;")
+    if kind == "dictionary":
+        return pa.dictionary(pa.int32(), pa.string())
+    return {"float64": pa.float64, "int32": pa.int32, "bool": pa.bool_, "string": pa.string}[kind]()
+
+
+def _required(spec: Mapping[str, str]) -> set[str]:
+    return {name for name, words in spec.items() if "only if" not in words}
+
+
+def _read_table(file: Path, spec: Mapping[str, str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except FileNotFoundError:
+        raise RecordError(f"{file.parent} is not the folder of a run: no {file.name}") from None
+    except (pa.ArrowException, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise RecordError(f"{file}: not a whole Parquet file ({why})") from None
+    missing = _required(spec) - set(table.column_names)
+    if missing:
+        raise RecordError(f"{file}: no column {', '.join(sorted(missing))}")
+    known = [c for c in spec if c in table.column_names]
+    return pa.table({c: _as(table[c], spec[c], f"{file}: {c}") for c in known})
+
+
+def _as(column: pa.ChunkedArray, words: str, place: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    kind = _arrow_type(words)
+    try:
+        return column.cast(kind)
+    except pa.ArrowException:
+        raise RecordError(f"{place} is {column.type}, expected {words}") from None
+
+
+def _read_summary(file: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{file.parent} is not the folder of a run: no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file}: not a summary ({error})") from None
+    if not isinstance(summary, dict) or "policy" not in summary:
+        raise RecordError(f"{file}: not a summary: it has no 'policy'")
+    return summary

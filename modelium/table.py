@@ -1,0 +1,120 @@
+"""The table that compares runs: the same cells on the terminal and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of `summary.json`, and how to print it."""
+
+    head: str
+    unit: str
+    read: Callable[[Summary], float | None]
+    best: Callable[[Sequence[float]], float] | None = max
+    """Which value deserves to stand out; None: neither end is better."""
+    scale: float = 1.0
+    decimals: int | None = None
+    """None: three significant digits."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column ready to print: texts of equal width, aligned at the decimal point."""
+
+    head: str
+    unit: str
+    texts: tuple[str, ...]
+    best: tuple[bool, ...]
+
+
+COLUMNS = (
+    Column("SLO met", "%", lambda s: s["slo_attainment"], scale=100, decimals=1),
+    Column("goodput", "1/s", lambda s: s["goodput_per_s"]),
+    Column("TTFT p50", "s", lambda s: s["ttft_s"]["p50"], min),
+    Column("TTFT p99", "s", lambda s: s["ttft_s"]["p99"], min),
+    Column("cold starts", "%", lambda s: s["cold_starts"]["rate"], min, 100, 1),
+    Column("loads", "", lambda s: s["loads"], None, decimals=0),
+    Column("GPU busy", "%", lambda s: s["gpu"]["busy"], None, 100, 0),
+    Column("to bound", "%", lambda s: gap_to_bound(s), min, 100, 1),
+)
+
+
+def gap_to_bound(summary: Summary) -> float | None:
+    """How far SLO attainment stays below its upper bound, as a share of that; None without one."""
+    bound = summary.get("bounds", {}).get("slo_attainment")
+    return 1.0 - summary["slo_attainment"] / bound if bound else None
+
+
+def cells(summaries: Sequence[Summary]) -> list[Cells]:
+    """Return the columns for which any run has a figure."""
+    table = []
+    for column in COLUMNS:
+        raw = [column.read(summary) for summary in summaries]
+        if any(value is not None for value in raw):
+            table.append(_cells(column, raw))
+    return table
+
+
+def names(summaries: Sequence[Summary]) -> list[str]:
+    """Name each run by its policy, and by what else it takes to tell it from its namesakes."""
+    return [_name(s, [t for t in summaries if t["policy"] == s["policy"]]) for s in summaries]
+
+
+def print_table(summaries: Sequence[Summary], console: Console) -> None:
+    """Print one line a run, in the order given; the best value of each column is bold."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = cells(summaries)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table.add_column("policy\n", overflow="fold")
+    for column in columns:
+        unit = f"\n[dim]{column.unit}[/dim]"
+        table.add_column(f"{column.head}{unit}", justify="right", no_wrap=True)
+    for row, name in enumerate(names(summaries)):
+        texts = (f"[bold]{c.texts[row]}[/bold]" if c.best[row] else c.texts[row] for c in columns)
+        table.add_row(escape(name), *texts)
+    console.print(table)
+
+
+def _cells(column: Column, raw: Sequence[float | None]) -> Cells:
+    values = [None if value is None else value * column.scale for value in raw]
+    texts = _aligned([_text(value, column.decimals) for value in values])
+    known = [value for value in values if value is not None]
+    best = column.best(known) if column.best and len(set(known)) > 1 else None
+    marks = tuple(best is not None and value == best for value in values)
+    return Cells(column.head, column.unit, tuple(texts), marks)
+
+
+def _text(value: float | None, decimals: int | None) -> str:
+    if value is None:
+        return "-"
+    if decimals is None:
+        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{decimals}f}"
+
+
+def _aligned(texts: Sequence[str]) -> list[str]:
+    """Pad on the right so that right-aligned texts have their decimal points in one column."""
+    tails = [len(text.partition(".")[2]) + ("." in text) for text in texts]
+    return [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
+
+
+def _name(summary: Summary, namesakes: Sequence[Summary]) -> str:
+    words = [summary["policy"]]
+    mine = summary.get("policy_parameters", {})
+    others = [other.get("policy_parameters", {}) for other in namesakes]
+    words += [f"{k}={v}" for k, v in mine.items() if any(other.get(k) != v for other in others)]
+    for key in ("trace", "seed"):
+        if any(other.get(key) != summary.get(key) for other in namesakes):
+            words.append(f"{key} {summary.get(key)}")
+    return " ".join(words)
