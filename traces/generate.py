@@ -12,7 +12,7 @@ from modelium.errors import TraceError
 from modelium.traces.arrivals import Floats, Intensity, gamma, poisson
 from modelium.traces.lengths import Lengths, Lognormal
 from modelium.traces.streams import stream
-from modelium.traces.trace import Labels, Trace
+from modelium.traces.trace import MAX_REQUESTS, Labels, Trace
 
 
 @dataclass(frozen=True)
@@ -154,3 +154,5 @@ def _check(workload: Workload) -> None:
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise TraceError(f"{name} is {value:g}, expected {low:g} to {high:g}")
+    if (expected := workload.rate_per_s * workload.span_s) > MAX_REQUESTS:
+        raise TraceError(f"{expected:,.0f} requests are more than {MAX_REQUESTS:,}: lower the rate")

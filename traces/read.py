@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_trace(
 def format_of(path: Path) -> Format:
     """Recognise a file by its first bytes. Raises TraceError where no format fits."""
     start = Start(path)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, takes names too long for a file
         raise TraceError(f"{path} does not exist")
     if start.bytes.startswith(PICKLE):
         raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modelium.errors import TraceError
 from modelium.traces.arrivals import Floats, gamma
 from modelium.traces.streams import stream
-from modelium.traces.trace import Trace
+from modelium.traces.trace import MAX_REQUESTS, Trace
 from modelium.traces.transform import cut
 
 CV_LIMITS = (0.05, 20.0)
@@ -46,6 +46,8 @@ def resample(
     """
     if not (window_s > 0 and rate > 0 and cv > 0):
         raise TraceError(f"window {window_s:g} s, rate {rate:g} and cv {cv:g}: all must be above 0")
+    if rate * len(trace) > MAX_REQUESTS:
+        raise TraceError(f"rate {rate:g} makes more than {MAX_REQUESTS:,} requests: lower it")
     rows, times = [np.empty(0, np.intp)], [np.empty(0)]
     by_model = np.argsort(trace.model.codes, kind="stable")
     of_model = np.split(by_model, np.cumsum(trace.model.counts())[:-1])

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_REQUESTS = 50_000_000
+"""More than this is not made up or copied: it would not fit into memory."""
+
 LABEL_COLUMNS = ("slo_class", "organization", "session", "prefix_id")
 """The columns of names that a trace may lack."""
 

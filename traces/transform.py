@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from modelium.errors import TraceError, did_you_mean
 from modelium.traces.lengths import Lengths, draw_lengths
 from modelium.traces.streams import stream
-from modelium.traces.trace import LABEL_COLUMNS, Labels, Trace
+from modelium.traces.trace import LABEL_COLUMNS, MAX_REQUESTS, Labels, Trace
 
 SHIFT_S = 60.0
 
@@ -33,7 +33,7 @@ def cut(trace: Trace, start_s: float, end_s: float) -> Trace:
 
 def speed_up(trace: Trace, factor: float) -> Trace:
     """The same requests `factor` times as fast: gaps of an hour become minutes."""
-    if not factor > 0:
+    if not 0 < factor < np.inf:
         raise TraceError(f"speed is {factor:g}, expected a factor above 0")
     return replace(trace, arrival_s=trace.arrival_s / factor)
 
@@ -45,8 +45,9 @@ def scale_rate(trace: Trace, factor: float, seed: int = 0) -> Trace:
     over it (the last one thinned), each moved by one random time of up to `SHIFT_S` (round the
     end): load over minutes and the bursts inside a copy stay as they were.
     """
-    if not factor > 0:
-        raise TraceError(f"rate is {factor:g}, expected a factor above 0")
+    if not 0 < factor <= MAX_REQUESTS / len(trace):
+        most = f"and at most {MAX_REQUESTS:,} requests"
+        raise TraceError(f"rate is {factor:g}, expected a factor above 0 {most}")
     copies, rest = divmod(factor, 1.0)
     parts = [trace] * int(copies)
     if rest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +27,9 @@ LENGTHS = click.option(
     help="Drawn from a trace or list of lengths; or lognormal: prompt_mean, prompt_cv, "
     "prompt_limit, output_mean, output_cv, output_limit.",
 )
-SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes."
+)
 
 
 def reading(command: Command) -> Command:
@@ -74,8 +77,8 @@ def read_models(text: str) -> tuple[str, ...]:
     """Read how many models there are, or their names, or a file with one name a line."""
     if text.isdigit():
         return tuple(f"model-{i:0{len(text)}d}" for i in range(int(text)))
-    if Path(text).is_file():
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    if os.path.isfile(text):  # unlike Path.is_file, takes names that are too long for a file
+        lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
         return tuple(line.strip() for line in lines if line.strip())
     names = tuple(name.strip() for name in text.split(","))
     if "" in names:

@@ -58,6 +58,13 @@ def test_models_come_from_a_file_too(tmp_path):
     assert read_trace(path).model.names == ("mistral-7b", "phi-4")
 
 
+def test_many_long_names_are_not_taken_for_a_file(tmp_path):
+    names = [f"{'x' * 40}-{i}" for i in range(12)]
+    path = tmp_path / "t.csv"
+    run("generate", "--models", ",".join(names), "-o", path)
+    assert set(read_trace(path).model.names) == set(names)
+
+
 def test_info_prints_a_table_and_the_same_as_json(tmp_path):
     path = made(tmp_path)
     table, figures = run("info", path), json.loads(run("info", path, "--json").stdout)

@@ -166,6 +166,8 @@ def test_drawn_lengths_keep_their_pairs():
         ({"models": ("a", "b", "a")}, "'a' is named twice"),
         ({"rate_per_s": -1.0}, "rate_per_s is -1, expected 0 to inf"),
         ({"rate_per_s": math.nan}, "rate_per_s is nan"),
+        ({"rate_per_s": 1e9}, "are more than 50,000,000"),
+        ({"rate_per_s": math.inf}, "are more than 50,000,000"),
         ({"cv": 0.0}, "cv is 0"),
         ({"day_swing": 2.0}, "day_swing is 2, expected 0 to 1"),
         ({"bursts": Bursts(quiet=1.5)}, "quiet is 1.5"),
@@ -176,3 +178,8 @@ def test_drawn_lengths_keep_their_pairs():
 def test_a_wrong_workload_is_refused(change, expected):
     with pytest.raises(TraceError, match=expected):
         generate(replace(BASE, **change))
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(TraceError, match="seed is -1, expected a whole number >= 0"):
+        generate(BASE, -1)

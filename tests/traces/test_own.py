@@ -236,6 +236,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     assert complaint(tmp_path / "none.csv") == f"{tmp_path}/none.csv does not exist"
 
 
+def test_a_name_too_long_for_a_file_is_not_there(tmp_path):
+    assert complaint(tmp_path / ("x" * 300)).endswith("does not exist")
+
+
 def test_a_folder_without_a_pool_is_refused(tmp_path):
     assert "is of no trace format" in complaint(tmp_path)
 

@@ -202,6 +202,8 @@ def test_new_lengths_leave_everything_else(busy):
 
 
 @pytest.mark.parametrize("change", [lambda t: speed_up(t, 0.0), lambda t: scale_rate(t, -1.0),
+        lambda t: scale_rate(t, 1e9),
+        lambda t: speed_up(t, math.inf),
                                     lambda t: spread(t, 0.0), lambda t: sample(t, 0)])  # fmt: skip
 def test_factors_that_make_no_sense_are_refused(three, change):
     with pytest.raises(TraceError):

@@ -16,10 +16,7 @@ from modelium.traces.lengths import Ints, Lengths, Lognormal, draw_lengths
 from modelium.traces.source import head
 from modelium.traces.streams import stream
 from modelium.traces.table import header_of
-from modelium.traces.trace import Labels, Trace
-
-MAX_REQUESTS = 50_000_000
-"""A file of counts or rates that stands for more than this must be scaled down."""
+from modelium.traces.trace import MAX_REQUESTS, Labels, Trace
 
 
 @dataclass(frozen=True)
