@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from modelium import catalog
-from modelium.catalog import ModelSpec
+from modelium.catalog import GpuSpec, ModelSpec
 from modelium.errors import ProfileError
 from modelium.sim.fit.allreduce import Collectives, collectives
 from modelium.sim.fit.form import Floats, Steps
@@ -60,16 +60,24 @@ def cases(root: Path) -> Iterator[Case]:
         raise ProfileError(f"{root} has no GPU/organisation/model/dtype/tpN/attention.csv")
     for folder in folders:
         meta = yaml.safe_load((folder.parent / "meta.yaml").read_text(encoding="utf-8"))
-        hardware = folder.relative_to(root).parts[0]
-        if hardware not in GPUS:
-            raise ProfileError(f"{folder}: unknown GPU {hardware!r}; known are {', '.join(GPUS)}")
-        spec = catalog.model(meta["model"].removesuffix("-2507"))
+        gpu = gpu_of(folder.relative_to(root).parts[0])
+        spec = model_of(meta["model"])
         tp = int(folder.name.removeprefix("tp"))
         if not spec.experts:
-            yield Case(folder, spec.name, GPUS[hardware], tp, 1, meta)
+            yield Case(folder, spec.name, gpu.name, tp, 1, meta)
         elif (folder / "moe.csv").exists():  # some were profiled without their experts
             for ep in (1, 2):
-                yield Case(folder, spec.name, GPUS[hardware], tp, ep, meta)
+                yield Case(folder, spec.name, gpu.name, tp, ep, meta)
+
+
+def gpu_of(name: str) -> GpuSpec:
+    """The catalogue's GPU by LLMServingSim's name or its own. Raises ProfileError for others."""
+    return catalog.gpu(GPUS.get(name, name))
+
+
+def model_of(name: str) -> ModelSpec:
+    """The catalogue's model by its name on the hub, release dates of a month aside."""
+    return catalog.model(name.removesuffix("-2507"))
 
 
 def steps(case: Case, links: Path | None) -> Steps:

@@ -1,0 +1,1 @@
+"""Fitting StepTime to published measurements: `python -m modelium.sim.fit SOURCE FOLDER`."""
