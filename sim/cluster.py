@@ -62,6 +62,7 @@ class SimCluster:
         self._under_way: dict[str, simpy.Process] = {}
         self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
         self.instance_ids: list[str] = []
+        self._answers_misses = True
         self._talking = False
         self._hasty = (0, -1)
         self._expiring: set[str] = set()
@@ -99,8 +100,9 @@ class SimCluster:
 
     # The run
 
-    def run(self, *, tick_s: float | None, end_s: float) -> None:
+    def run(self, *, tick_s: float | None, end_s: float, answers_misses: bool = True) -> None:
         """Play the whole trace; at the latest until `end_s`."""
+        self._answers_misses = answers_misses
         end_ps = ps(end_s)
         self.tell(Tick())
         if tick_s is not None:
@@ -160,7 +162,7 @@ class SimCluster:
 
     def _offer(self, idle: Copy | None = None) -> None:
         """Offer `Miss` again for all models that wait in vain, the longest wait first."""
-        for model in self.plane.hungry_models():
+        for model in self.plane.hungry_models() if self._answers_misses else ():
             self.tell(Miss(model))
             if idle is not None and idle.phase is not Phase.READY:
                 return  # what fell idle has been used

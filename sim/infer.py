@@ -107,13 +107,14 @@ def _execute(lanes, busy, slot, size, tokens, now_s, slow):
             add_busy(busy, lanes.gpus[lane, g], start, t, 1.0 / lanes.servers[lane])
         return server, t
     t = now_s
-    share = lanes.n_gpus[lane] // lanes.stages[lane]
-    for k in range(lanes.stages[lane]):
+    stages, gpus = lanes.stages[lane], lanes.n_gpus[lane]
+    for k in range(stages):
         start = max(t, lanes.clock[lane, k])
         t = start + _stage_time(lanes, slot, k, size, tokens, slow)
         lanes.clock[lane, k] = t
-        for g in range(k * share, (k + 1) * share):
-            add_busy(busy, lanes.gpus[lane, g], start, t, 1.0)
+        first = k * gpus // stages
+        for g in range(first, max(first + 1, (k + 1) * gpus // stages)):
+            add_busy(busy, lanes.gpus[lane, g], start, t, min(1.0, gpus / stages))
     return 0, t
 
 

@@ -58,7 +58,9 @@ def simulate(
     plane.check_fits(cluster.state)
     drive(cluster, policy)
     cluster.run(
-        tick_s=getattr(policy, "every_s", None), end_s=trace.span_s + given.settings.drain_s
+        tick_s=getattr(policy, "every_s", None),
+        end_s=trace.span_s + given.settings.drain_s,
+        answers_misses=getattr(policy, "answers_misses", True),
     )
     about = {"policy": type(policy).__name__.lower(), "seed": seed, **(meta or {})}
     return collect(given, cluster, trace, about, begin_s)
