@@ -1,0 +1,122 @@
+"""The section `models`: what each model needs, from its folder, the catalogue or its own keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelium import catalog
+from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, ModelSpec, core_model
+from modelium.config import schema
+from modelium.config.hardware import Hardware
+from modelium.config.values import build
+from modelium.core import Model, Slo
+from modelium.costs import Stages
+from modelium.errors import ConfigError, ModeliumError, ProfileError
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1, "int8": 1, "int4": 0.5}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, and how it is served."""
+
+    model: Model
+    spec: ModelSpec | None
+    """Its shape, where that is known."""
+    vllm: schema.EngineSettings
+    infer: schema.Infer | None
+    stages: Stages
+
+
+def served(
+    name: str, entry: schema.ModelEntry, config: schema.Config, hardware: Hardware
+) -> Served:
+    """One model of a configuration. Raises ConfigError with the key's path."""
+    try:
+        settings = config.vllm.default_settings.under(entry.vllm)
+        spec = _spec(name, entry, settings, Path(config.model_repository))
+        base = _unknown(name, entry) if spec is None else _known(spec, entry, settings, hardware)
+    except ModeliumError as error:
+        raise ConfigError(f"models.{name}: {error}") from None
+    model = dataclasses.replace(
+        base,
+        name=name,
+        slo=slo(entry.slo) or slo(config.slo) or DEFAULT_SLO,
+        pinned=entry.pinned or name in config.orchestration.always_loaded,
+        min_replicas=entry.min_replicas,
+        spread=entry.spread,
+        **_given(
+            kv_bytes=entry.kv,
+            kv_bytes_per_token=entry.kv_per_token,
+            overhead_bytes=entry.overhead,
+            asleep_bytes=entry.asleep,
+            max_replicas=entry.max_replicas,
+        ),
+    )
+    if model.min_replicas > model.max_replicas:
+        least, most = model.min_replicas, model.max_replicas
+        raise ConfigError(f"models.{name}: min_replicas is {least}, more than max_replicas, {most}")
+    return Served(model, spec, settings, entry.infer, build(Stages(), entry.load))
+
+
+def slo(section: schema.Slo) -> Slo | None:
+    """The limits of a section, or None if it sets none; a limit left out does not apply."""
+    limits = build(Slo(), section, ignore=("classes",))
+    return None if limits == Slo() else limits
+
+
+def _spec(
+    name: str, entry: schema.ModelEntry, settings: schema.EngineSettings, repository: Path
+) -> ModelSpec | None:
+    """The model's shape, with its weights in the size that is asked for; None if unknown."""
+    if entry.path is not None:
+        spec = analyze(repository / entry.path).spec
+    else:
+        try:
+            spec = catalog.model(entry.catalogue or name)
+        except ProfileError:
+            if entry.catalogue or entry.weights is None:
+                raise
+            return None
+    if settings.dtype in DTYPE_BYTES:
+        spec = dataclasses.replace(spec, dtype_bytes=DTYPE_BYTES[settings.dtype])
+    if entry.weights is not None:
+        spec = dataclasses.replace(spec, dtype_bytes=entry.weights / spec.params)
+    return spec
+
+
+def _unknown(name: str, entry: schema.ModelEntry) -> Model:
+    if entry.infer is None:
+        raise ConfigError(
+            "its shape is unknown, so its speed is: give `catalogue`, `path`, or `infer: latency`"
+        )
+    return Model(name, entry.weights or 0, gpus=entry.gpus or 1, family=name)
+
+
+def _known(
+    spec: ModelSpec, entry: schema.ModelEntry, settings: schema.EngineSettings, hardware: Hardware
+) -> Model:
+    """As vLLM would serve it on the most numerous kind of GPU that can hold it."""
+    context = settings.max_model_len or spec.max_context
+    pool = max(settings.max_model_len or 0, min(DEFAULT_KV_TOKENS, 8 * context))
+    failures = []
+    for kind in hardware.kinds():
+        try:
+            return core_model(
+                spec,
+                gpu=catalog.gpu(kind),
+                gpus=entry.gpus,
+                kv_tokens=pool,
+                share=hardware.share,
+                most=hardware.most_per_node(kind),
+            )
+        except ProfileError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _given(**values: int | None) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

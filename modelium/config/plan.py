@@ -1,0 +1,82 @@
+"""A configuration with every default filled in, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelium.catalog.fleet import DEFAULT_SHARE
+from modelium.config import schema
+from modelium.config.hardware import Hardware, hardware
+from modelium.config.models import Served, served, slo
+from modelium.config.simulation import Simulation
+from modelium.core import Slo
+from modelium.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from modelium.sim.run import SimInput
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is served on what, and how."""
+
+    hardware: Hardware
+    models: Mapping[str, Served]
+    slo_classes: Mapping[str, Slo]
+    policies: tuple[str, ...]
+    """As on the command line; empty if none is configured."""
+    policy_defaults: Mapping[str, str]
+    """Parameters by policy, "key=value,...", unless it is given its own."""
+    simulation: Simulation
+
+    def sim_input(self, notes: tuple[str, ...] = ()) -> SimInput:
+        """What `modelium.sim.simulate` takes; `notes` are the assumptions to be told."""
+        from modelium.config.engines import Engines
+        from modelium.costs import ConfiguredFacts
+        from modelium.sim.run import SimInput
+
+        engines = Engines(self.models)
+        stages = {name: one.stages for name, one in self.models.items()}
+        return SimInput(
+            nodes=list(self.hardware.nodes),
+            gpus=list(self.hardware.gpus),
+            models=[one.model for one in self.models.values()],
+            engines=engines,
+            work=engines.work_s,
+            facts=ConfiguredFacts(by_model=stages, by_node=dict(self.hardware.links)),
+            settings=self.simulation.settings(),
+            slo_classes=self.slo_classes,
+            notes=notes,
+        )
+
+
+def make_plan(config: schema.Config) -> Plan:
+    """Fill in every default. Raises ConfigError for what cannot be."""
+    asked = config.orchestration
+    for name in asked.always_loaded:
+        if name not in config.models:
+            hint = did_you_mean(name, config.models)
+            raise ConfigError(f"orchestration.always_loaded: no model called {name!r}.{hint}")
+    share = asked.max_gpu_memory_utilization or DEFAULT_SHARE
+    cluster = hardware(config.cluster, share)
+    classes = {name: slo(limits) or Slo() for name, limits in config.slo.classes.items()}
+    return Plan(
+        hardware=cluster,
+        models={name: served(name, one, config, cluster) for name, one in config.models.items()},
+        slo_classes=classes,
+        policies=tuple(config.policy),
+        policy_defaults=_policy_defaults(asked),
+        simulation=config.simulation,
+    )
+
+
+def _policy_defaults(asked: schema.Orchestration) -> dict[str, str]:
+    given = {
+        "idle_s": asked.auto_unload_after_seconds,
+        "qps_min": asked.min_qps_threshold,
+        "every_s": asked.decision_interval_seconds,
+    }
+    text = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
+    return {"idle_ttl": text} if text else {}

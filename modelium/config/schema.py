@@ -1,0 +1,323 @@
+"""What a configuration file may say. Every section and every key may be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from modelium.catalog import gpu, parse_fleet
+from modelium.config.simulation import Simulation
+from modelium.config.values import Bytes, BytesPerS, Count, Seconds, Section, build, checked
+from modelium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modelium.sim import spec
+
+
+class Slo(Section):
+    """Limits that a request must keep to count as good."""
+
+    ttft: Seconds | None = None
+    """Arrival to first token, queueing and loading included."""
+    tpot: Seconds | None = None
+    """Mean time between tokens after the first."""
+    e2e: Seconds | None = None
+    """Arrival to last token."""
+
+
+class Slos(Slo):
+    """Limits for all models that set none themselves, and for classes of requests."""
+
+    classes: dict[str, Slo] = {}
+    """By the trace's `slo_class`; goes before the model's own."""
+
+
+class Links(Section):
+    """Bandwidths of a node; concurrent transfers share them."""
+
+    disk: BytesPerS | None = None
+    """The drive that weights are read from."""
+    pcie: BytesPerS | None = None
+    """Host memory to one GPU."""
+    gpus_per_switch: Count | None = None
+    """GPUs behind one PCIe switch, which share `pcie`."""
+    loader: BytesPerS | None = None
+    """What the engine's loader reaches per GPU at best."""
+
+
+def _known_gpu(name: Any) -> Any:
+    return gpu(name).name if isinstance(name, str) else name
+
+
+class GpuGroup(Section):
+    """Some GPUs of one kind."""
+
+    kind: Annotated[str, checked(_known_gpu)]
+    """Name in the catalogue, such as h100-80g."""
+    count: Count = 1
+    memory: Bytes | None = None
+    """Of each, instead of the catalogue's figure."""
+
+
+class PlacedGroup(GpuGroup):
+    """Some GPUs of one kind on one node."""
+
+    node: str = "node0"
+
+
+def _placed(given: Any) -> Any:
+    """Take "2x8xh100-80g" as two groups of eight, and a bare kind as a group of one."""
+    if isinstance(given, str):
+        fleet = parse_fleet(given)
+        kinds = {node.id: [g.kind for g in fleet.gpus if g.node == node.id] for node in fleet.nodes}
+        return [{"kind": of[0], "count": len(of), "node": node} for node, of in kinds.items()]
+    if isinstance(given, list):
+        return [{"kind": item} if isinstance(item, str) else item for item in given]
+    raise ConfigError(f"{given!r} is neither a fleet such as 4xh100-80g nor a list of GPUs")
+
+
+def _on_one_node(given: Any) -> Any:
+    groups = _placed(given)
+    if isinstance(given, str):
+        return [{key: group[key] for key in ("kind", "count")} for group in groups]
+    return groups
+
+
+class NodeEntry(Section):
+    """One machine."""
+
+    name: str | None = None
+    gpus: Annotated[list[GpuGroup], checked(_on_one_node, str | list[str | GpuGroup])]
+    """Such as 4xh100-80g, or a list of kinds or groups; all on this node."""
+    host_memory: Bytes | None = None
+    """RAM for cached and sleeping weights."""
+    links: Links = Links()
+
+
+class Cluster(Section):
+    """Which GPUs there are."""
+
+    gpus: Annotated[list[PlacedGroup], checked(_placed, str | list[str | PlacedGroup])] = []
+    """4xh100-80g (one node), 2x8xh100-80g+4xl4 (three), or a list of kinds or groups."""
+    nodes: list[NodeEntry] = []
+    """Each machine by itself, instead of `gpus`."""
+    host_memory: Bytes | None = None
+    """RAM of each node for cached and sleeping weights."""
+    links: Links = Links()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Cluster:
+        if self.gpus and self.nodes:
+            raise ValueError("give either gpus or nodes, not both")
+        return self
+
+
+class EngineSettings(Section):
+    """Settings of vLLM, under vLLM's own names."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8", "int8", "int4"] | None = None
+    """Of the weights: 16 bits unless set or known to be otherwise."""
+    max_model_len: Count | None = None
+    """Longest context; bounds the KV pool that a copy reserves."""
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    block_size: Count | None = None
+    enable_prefix_caching: bool | None = None
+
+    def under(self, other: EngineSettings) -> EngineSettings:
+        """These settings, except where `other` has its own."""
+        return self.model_copy(update=other.model_dump(exclude_none=True))
+
+    def engine(self, step: spec.StepTime, kv_tokens: int) -> spec.Generate:
+        """The engine with these settings, as the simulator takes it."""
+        from modelium.sim import spec
+
+        given: dict[str, Any] = {
+            "max_num_seqs": self.max_num_seqs,
+            "max_batched_tokens": self.max_num_batched_tokens,
+            "block_tokens": self.block_size,
+            "prefix_caching": self.enable_prefix_caching,
+        }
+        return spec.Generate(
+            step, kv_tokens, **{key: value for key, value in given.items() if value is not None}
+        )
+
+
+class Vllm(Section):
+    """How language models are served."""
+
+    enabled: bool = True
+    base_port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """First port of the engines (live)."""
+    default_settings: EngineSettings = EngineSettings()
+
+
+def _stages(given: Any) -> Any:
+    """Take one row of latencies as a pipeline of one stage."""
+    flat = isinstance(given, list) and not any(isinstance(row, list) for row in given)
+    return [given] if flat else given
+
+
+class Infer(Section):
+    """A model that answers in one piece, in batches (Triton), instead of token by token."""
+
+    latency: Annotated[list[list[Seconds]], checked(_stages, list[Seconds] | list[list[Seconds]])]
+    """By batch size 1, 2, ...; a list of such lists for the stages of a pipeline."""
+    per_token: Seconds = 0.0
+    """Added per token (or unit of work) in the batch."""
+    max_delay: Seconds = 0.0
+    """How long an incomplete batch waits for more."""
+    servers: Count = 1
+    """Batches at a time (Triton's instance group)."""
+    exclusive: bool = True
+    """Instances on the same GPUs take turns instead of sharing time."""
+    fixed: Seconds = 0.0
+    """Added to each answer without occupying the GPU."""
+
+    def engine(self) -> spec.Infer:
+        """As the simulator takes it."""
+        from modelium.sim import spec
+
+        rows = tuple(tuple(row) for row in self.latency)
+        return build(spec.Infer(rows), self, ignore=("latency",))
+
+
+class LoadStages(Section):
+    """The parts of a load, wake, sleep or unload that are not the moving of weights."""
+
+    process: Seconds | None = None
+    tokenizer: Seconds | None = None
+    compile: Seconds | None = None
+    first_compile: Seconds | None = None
+    profile: Seconds | None = None
+    graphs: Seconds | None = None
+    wake: tuple[Seconds, Seconds] | None = None
+    """From sleep level 1 and 2."""
+    sleep: tuple[Seconds, Seconds] | None = None
+    unload: Seconds | None = None
+
+
+class ModelEntry(Section):
+    """One model; what is left out comes from the catalogue or from the model's folder."""
+
+    catalogue: str | None = None
+    """Name in the catalogue, if it is not the model's own."""
+    path: str | None = None
+    """Folder with the model's files, relative to `model_repository`; analysed, never loaded."""
+    gpus: Count | None = None
+    """Tensor-parallel size."""
+    weights: Bytes | None = None
+    """Of a whole copy."""
+    kv: Bytes | None = None
+    """KV pool that a copy reserves, over all its GPUs."""
+    kv_per_token: Bytes | None = None
+    overhead: Bytes | None = None
+    """On each GPU: context, activations, captured graphs."""
+    asleep: Bytes | None = None
+    """On each GPU while asleep."""
+    slo: Slo = Slo()
+    pinned: bool = False
+    """Loaded at the start and never unloaded."""
+    min_replicas: Annotated[int, Field(ge=0)] = 0
+    max_replicas: Count | None = None
+    spread: bool = False
+    """At most one copy per node."""
+    vllm: EngineSettings = EngineSettings()
+    infer: Infer | None = None
+    load: LoadStages = LoadStages()
+
+
+class NamedModel(ModelEntry):
+    """One model in a list of models."""
+
+    name: str
+
+
+def _by_name(given: Any) -> Any:
+    """Take a list of names or of mappings with a `name` as a mapping by name."""
+    if isinstance(given, Mapping):
+        return {name: _entry(value) for name, value in given.items()}
+    if not isinstance(given, list):
+        return given
+    named: dict[str, Any] = {}
+    for i, item in enumerate(given):
+        entry = dict(item) if isinstance(item, Mapping) else {"name": item}
+        name = entry.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"entry {i} is {item!r:.40}, expected a name, or keys with a name")
+        if name in named:
+            raise ConfigError(f"{name!r} is there twice")
+        named[name] = entry
+    return named
+
+
+def _entry(value: Any) -> Any:
+    return {} if value is None else {"catalogue": value} if isinstance(value, str) else value
+
+
+Models = Annotated[
+    dict[str, ModelEntry],
+    checked(_by_name, dict[str, ModelEntry | str | None] | list[str | NamedModel]),
+]
+
+
+class Orchestration(Section):
+    """What policies are told unless the command line says otherwise."""
+
+    auto_unload_after_seconds: Seconds | None = None
+    """idle_ttl: an instance that was idle this long is unloaded."""
+    min_qps_threshold: Annotated[float, Field(ge=0)] | None = None
+    """idle_ttl: a model with at least this request rate stays."""
+    decision_interval_seconds: Seconds | None = None
+    """How often policies are asked when nothing happens."""
+    max_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each GPU's memory that models may use."""
+    always_loaded: list[str] = []
+    """Models that are loaded at the start and never unloaded."""
+
+
+class Metrics(Section):
+    """Prometheus metrics (live)."""
+
+    enabled: bool = True
+    port: Annotated[int, Field(ge=1, le=65535)] = 9090
+
+
+class PolicyEntry(Section):
+    """A policy with its parameters."""
+
+    name: str
+    parameters: dict[str, float | bool | str] = {}
+
+
+def _policies(given: Any) -> Any:
+    """Take one policy as a list of one, and a mapping in the command line's way of writing it."""
+    items = given if isinstance(given, list) else [given]
+    return [_written(item) if isinstance(item, Mapping) else item for item in items]
+
+
+def _written(item: Mapping[str, Any]) -> str:
+    entry = PolicyEntry.model_validate(item)
+    parameters = ",".join(f"{key}={value}" for key, value in entry.parameters.items())
+    return f"{entry.name}:{parameters}" if parameters else entry.name
+
+
+Policies = Annotated[list[str], checked(_policies, str | PolicyEntry | list[str | PolicyEntry])]
+
+
+class Config(Section):
+    """A whole file."""
+
+    model_repository: str = "."
+    """Folder that holds the folders of models."""
+    cluster: Cluster = Cluster()
+    models: Models = {}
+    slo: Slos = Slos()
+    policy: Policies = []
+    """What `simulate` plays when the command line names none: "lru" or "idle_ttl:idle_s=60"."""
+    simulation: Simulation = Simulation()
+    vllm: Vllm = Vllm()
+    orchestration: Orchestration = Orchestration()
+    metrics: Metrics = Metrics()
