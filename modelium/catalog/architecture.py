@@ -45,7 +45,7 @@ class Architecture:
     """Tokens that the sliding-window layers look back."""
     sliding_layers: int = 0
     recurrent_layers: int = 0
-    """Layers with a state of fixed size (Mamba, linear attention), which keep no keys and values."""
+    """Layers with a state of fixed size (Mamba, linear attention) and no keys and values."""
 
     @property
     def counted_params(self) -> int:
