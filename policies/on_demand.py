@@ -103,6 +103,10 @@ class OnDemand:
                 return self._bring(state, wants)
         return ()
 
+    def kv_bytes(self, state: ClusterState, model: str) -> int | None:
+        """KV pool of a copy about to be loaded, over all its GPUs; None: the model's own."""
+        return None
+
     def evicted(self, state: ClusterState, victims: Sequence[Victim]) -> None:
         """Hear which copies are about to leave (for eviction rules that age)."""
 
@@ -151,7 +155,8 @@ class OnDemand:
             if asleep:
                 actions.append(Wake(asleep.id, f"{why}; frees {frees}"))
             else:
-                actions.append(Load(model, option.gpus, f"{why}; frees {frees}"))
+                kv_bytes = self.kv_bytes(state, model)
+                actions.append(Load(model, option.gpus, f"{why}; frees {frees}", kv_bytes))
         return [*actions, *self._patience(state)] if lacking else actions
 
     def _option(
@@ -172,6 +177,7 @@ class OnDemand:
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
             rooms = {gpu: room for gpu, room in rooms.items() if state.gpus[gpu].node not in nodes}
+        need = spec.bytes_per_gpu(self.kv_bytes(state, model))
         return self._fit(state, survey, rooms, need, spec.gpus), None
 
     def _fit(
@@ -208,7 +214,7 @@ class OnDemand:
     def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:
         """Bytes that each GPU of `copy` gets back if it leaves."""
         spec = state.models[copy.model]
-        if not level or (level == 1 and spec.weights_bytes > _host_free(state, copy)):
+        if not level or (level == 1 and spec.weights_bytes > host_free_bytes(state, copy)):
             return copy.bytes_per_gpu
         return copy.bytes_per_gpu - spec.asleep_bytes
 
@@ -244,5 +250,6 @@ def number(key: Any) -> str:
     return f"{first:.1f}" if abs(first) >= 1000 else f"{first:.3g}"
 
 
-def _host_free(state: ClusterState, copy: Instance) -> int:
+def host_free_bytes(state: ClusterState, copy: Instance) -> int:
+    """Room in the RAM of the node where `copy` is."""
     return state.host_free_bytes(state.gpus[copy.gpus[0]].node)
