@@ -77,12 +77,16 @@ def print_table(summaries: Sequence[Summary], console: Console) -> None:
     columns = cells(summaries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     table.add_column("policy\n", overflow="fold")
-    for column in columns:
-        unit = f"\n[dim]{column.unit}[/dim]"
-        table.add_column(f"{column.head}{unit}", justify="right", no_wrap=True)
+    widths = [max(len(c.head), len(c.texts[0])) for c in columns]
+    for c, width in zip(columns, widths, strict=True):
+        table.add_column(f"{c.head:>{width}}\n[dim]{c.unit:>{width}}[/dim]", no_wrap=True)
     for row, name in enumerate(names(summaries)):
-        texts = (f"[bold]{c.texts[row]}[/bold]" if c.best[row] else c.texts[row] for c in columns)
-        table.add_row(escape(name), *texts)
+        texts = (f"{c.texts[row]:>{width}}" for c, width in zip(columns, widths, strict=True))
+        marked = (
+            f"[bold]{text}[/bold]" if c.best[row] else text
+            for c, text in zip(columns, texts, strict=True)
+        )
+        table.add_row(escape(name), *marked)
     console.print(table)
 
 
@@ -104,9 +108,11 @@ def _text(value: float | None, decimals: int | None) -> str:
 
 
 def _aligned(texts: Sequence[str]) -> list[str]:
-    """Pad on the right so that right-aligned texts have their decimal points in one column."""
+    """Pad to one width, with the decimal points in one column."""
     tails = [len(text.partition(".")[2]) + ("." in text) for text in texts]
-    return [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
+    ends = [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
+    width = max(map(len, ends))
+    return [text.rjust(width) for text in ends]
 
 
 def _name(summary: Summary, namesakes: Sequence[Summary]) -> str:
