@@ -18,6 +18,7 @@ def diff(
     *,
     tidy: bool = True,
     reasons: Mapping[str, str] | None = None,
+    kv_bytes: Mapping[str, int] | None = None,
 ) -> list[Action]:
     """Say what to do now to get from `state` to `target`, in order: unloads first.
 
@@ -26,9 +27,10 @@ def diff(
     `tidy` every other ready copy leaves, without it only those whose room is needed; sleeping
     copies always stay while their room is not needed. What cannot begin yet (a GPU that is
     loading, a copy in its minimum residency) is left out: ask again after the next `Done`.
-    `reasons` says by model what the plan gains.
+    `reasons` says by model what the plan gains, `kv_bytes` the KV pool of a new copy, over all its
+    GPUs, where that is not the model's own.
     """
-    steps = _Steps(state, target, reasons or {})
+    steps = _Steps(state, target, reasons or {}, kv_bytes or {})
     if tidy:
         steps.tidy()
     arrivals = list(steps.arrivals())
@@ -38,9 +40,16 @@ def diff(
 class _Steps:
     """The books of one `diff`: what is missing, what is too much, and the room so far."""
 
-    def __init__(self, state: ClusterState, target: Target, reasons: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        state: ClusterState,
+        target: Target,
+        reasons: Mapping[str, str],
+        kv_bytes: Mapping[str, int],
+    ) -> None:
         survey = Survey(state)
         self.state, self.reasons, self.rooms = state, reasons, survey.rooms
+        self.kv_bytes = kv_bytes
         self.starts = survey.starts
         self.leaving: list[Action] = []
         self.missing: list[tuple[str, tuple[str, ...]]] = []
@@ -88,8 +97,12 @@ class _Steps:
                 self._take(model, gpus, need)
                 self.surplus.remove(old)
                 yield Move(old.id, gpus, self._why(model, "moves", costs.load_s(model, gpus)))
-            elif self._allowed(model, gpus) and self._take(model, gpus, need):
-                yield Load(model, gpus, self._why(model, "loads", costs.load_s(model, gpus)))
+                continue
+            kv_bytes = self.kv_bytes.get(model)
+            need = self.state.models[model].bytes_per_gpu(kv_bytes)
+            if self._allowed(model, gpus) and self._take(model, gpus, need):
+                why = self._why(model, "loads", costs.load_s(model, gpus))
+                yield Load(model, gpus, why, kv_bytes)
 
     def _take(self, model: str, gpus: tuple[str, ...], need: int) -> bool:
         """Give these GPUs to one arrival, dropping surplus copies until it fits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from modelium.core import (
     Action,
@@ -50,6 +50,17 @@ def last_use(state: ClusterState, copy: Instance) -> float:
     return copy.last_used_s
 
 
+class Need(NamedTuple):
+    """What a copy needs of its GPUs."""
+
+    bytes_per_gpu: int
+    gpus: int
+    overdue: bool
+    """Its requests have waited so long that busy copies may be drained."""
+    waking: Instance | None = None
+    """The sleeping copy that it is."""
+
+
 class OnDemand:
     """Load a model when it is missed, and make room by evicting the idle copies of lowest key.
 
@@ -62,6 +73,8 @@ class OnDemand:
     max_replicas: add copies of a model up to this many while requests queue at those it has.
     scale_waiting: queued requests per copy that call for one more.
     scale_every_s: how often to look at the queues (only if max_replicas is above 1).
+    drain_after_s: once a request has waited this long for an instance, busy copies may be told to
+        finish and leave; inf: only idle ones leave.
     """
 
     label = "last use at"
@@ -76,6 +89,7 @@ class OnDemand:
         max_replicas: int = 1,
         scale_waiting: int = 8,
         scale_every_s: float = 5.0,
+        drain_after_s: float = float("inf"),
     ) -> None:
         self.every_s = scale_every_s if max_replicas > 1 else None
         self._place = PLACES[place] if isinstance(place, str) else place
@@ -83,6 +97,7 @@ class OnDemand:
         self._sleep_level = sleep_level
         self._max_replicas = max_replicas
         self._scale_waiting = scale_waiting
+        self._drain_after_s = drain_after_s
         self._models: Mapping[str, Model] = {}
         self._least: dict[str, int] = {}
         self._reminded_s = float("-inf")
@@ -139,77 +154,82 @@ class OnDemand:
         actions: list[Action] = []
         taken: set[str] = set()
         brought: set[str] = set()
-        lacking = False
+        lacking: list[str] = []
         for model, why in wants:
             survey = Survey(state, taken, len(brought))
             if model in brought or survey.starts <= 0:
                 continue
             option, asleep = self._option(state, survey, model)
             if option is None:
-                lacking = True
+                lacking.append(model)
                 continue
             brought.add(model)
-            taken.update(option.gpus, *(victim.copy.gpus for victim in option.victims))
+            taken.update(option.gpus, *(copy.gpus for _, _, copy in option.victims))
             actions += self._evictions(state, model, option)
-            frees = ", ".join(victim.id for victim in option.victims) or "nothing"
+            frees = ", ".join(name for _, name, _ in option.victims) or "nothing"
             if asleep:
                 actions.append(Wake(asleep.id, f"{why}; frees {frees}"))
             else:
-                kv_bytes = self.kv_bytes(state, model)
-                actions.append(Load(model, option.gpus, f"{why}; frees {frees}", kv_bytes))
-        return [*actions, *self._patience(state)] if lacking else actions
+                actions.append(Load(model, option.gpus, f"{why}; frees {frees}"))
+        return actions + self._patience(state, lacking) if lacking else actions
 
     def _option(
         self, state: ClusterState, survey: Survey, model: str
     ) -> tuple[Option | None, Instance | None]:
         """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
         spec, rooms = state.models[model], survey.rooms
-        need = spec.bytes_per_gpu()
+        size, overdue = spec.bytes_per_gpu(), self._overdue_s(state, model) <= 0
         staying = [c for c in state.instances_of(model) if c.phase is not Phase.LEAVING]
         asleep = [c for c in staying if c.phase is Phase.ASLEEP]
         for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)):
             here = {gpu: rooms[gpu] for gpu in copy.gpus if gpu in rooms}
-            option = self._fit(state, survey, here, need - copy.bytes_per_gpu, len(copy.gpus), copy)
-            if option:
+            need = Need(size - copy.bytes_per_gpu, len(copy.gpus), overdue, copy)
+            if option := self._fit(state, survey, here, need):
                 return option, copy
         if len(staying) >= spec.max_replicas:
             return None, None
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
             rooms = {gpu: room for gpu, room in rooms.items() if state.gpus[gpu].node not in nodes}
-        need = spec.bytes_per_gpu(self.kv_bytes(state, model))
-        return self._fit(state, survey, rooms, need, spec.gpus), None
+        return self._fit(state, survey, rooms, Need(size, spec.gpus, overdue)), None
 
     def _fit(
-        self,
-        state: ClusterState,
-        survey: Survey,
-        rooms: Mapping[str, int],
-        need: int,
-        count: int,
-        waking: Instance | None = None,
+        self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
     ) -> Option | None:
-        if gpus := choose(state, rooms, need, count, self._place):
+        if len(rooms) < need.gpus:
+            return None
+        if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
             return Option(gpus)
-        for level, copies in self._ways(survey):
-            victims = [
-                (self._evict(state, copy), copy.id, copy)
-                for copy in may_leave(state, copies, rooms, self._least)
-                if copy is not waking
+        evict = self._evict
+        for level, copies, drain in self._ways(survey, need.overdue):
+            heap = [
+                (evict(state, copy), copy.id, copy)
+                for copy in copies
+                if (copy.gpus[0] in rooms or any(gpu in rooms for gpu in copy.gpus))
+                and (drain or not copy.busy)
+                and copy is not need.waking
             ]
-            victims.sort()
+            victims = ascending(heap, lambda copy: may_leave(state, copy, self._least))
             gives = partial(self._gives, state, level)
-            if option := sweep(state, rooms, need, count, victims, gives):
+            if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
                 return option._replace(sleep_level=level)
         return None
 
-    def _ways(self, survey: Survey) -> Iterator[tuple[int, list[Instance]]]:
-        """Ways to make room, the gentlest first: sleep level (0: unload) and who may leave."""
+    def _ways(
+        self, survey: Survey, overdue: bool
+    ) -> Iterator[tuple[int, list[Instance], bool]]:
+        """Ways to make room, the gentlest first: sleep level (0: unload), who, busy ones too."""
         if self._sleep_level:
-            yield self._sleep_level, survey.ready
-        yield 0, survey.ready
+            yield self._sleep_level, survey.ready, False
+        yield 0, survey.ready, False
         if survey.asleep:
-            yield 0, survey.ready + survey.asleep
+            yield 0, survey.ready + survey.asleep, False
+        if overdue:
+            yield 0, survey.ready + survey.asleep, True
+
+    def _overdue_s(self, state: ClusterState, model: str) -> float:
+        """How long until requests for `model` have waited long enough to drain busy copies."""
+        return self._drain_after_s - state.demand[model].oldest_wait_s
 
     def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:
         """Bytes that each GPU of `copy` gets back if it leaves."""
@@ -224,24 +244,28 @@ class OnDemand:
         slept: dict[str, int] = {}
         for key, name, copy in option.victims:
             idle = format_seconds(state.now_s - copy.idle_since_s)
-            why = f"{self.label} {number(key)}, lowest; idle {idle}; makes room for {model}"
+            doing = f"drains {copy.running + copy.waiting} requests" if copy.busy else f"idle {idle}"
+            why = f"{self.label} {number(key)}, lowest; {doing}; makes room for {model}"
             node = state.gpus[copy.gpus[0]].node
             weights = state.models[copy.model].weights_bytes if option.sleep_level == 1 else 0
             slept[node] = slept.get(node, 0) + weights
             if option.sleep_level and slept[node] <= state.host_free_bytes(node):
                 yield Sleep(name, option.sleep_level, why)
             else:
-                yield Unload(name, why)
+                yield Unload(name, why, drain=copy.busy)
 
-    def _patience(self, state: ClusterState) -> list[Action]:
-        """Ask for a tick when the next copy has stayed long enough to leave."""
-        stay_s, now_s = state.limits.min_residency_s, state.now_s
-        ends = [c.ready_since_s + stay_s for c in state.instances.values()]
-        later = [end for end in ends if now_s - HAIR_S <= end < float("inf")] if stay_s else []
+    def _patience(self, state: ClusterState, lacking: Iterable[str]) -> list[Action]:
+        """Ask for a tick when the next copy may leave that now may not."""
+        now_s, stay_s = state.now_s, state.limits.min_residency_s
+        ends = [now_s + self._overdue_s(state, model) for model in lacking]
+        if stay_s:
+            ends += [copy.ready_since_s + stay_s for copy in state.instances.values()]
+        later = [end for end in ends if now_s - HAIR_S / 2 < end < float("inf")]
         if not later or self._reminded_s > now_s:
             return []
         self._reminded_s = min(later) + HAIR_S
-        return [Remind(self._reminded_s, f"{len(later)} copies are within {stay_s:g} s of loading")]
+        waiting = ", ".join(lacking)
+        return [Remind(self._reminded_s, f"a copy may make way then; {waiting} cannot be placed")]
 
 
 def number(key: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from modelium.core import (
     Action,
@@ -63,7 +63,11 @@ class Planned:
                 return ()
             case Miss():
                 return self._react(state, event)
-        return diff(state, self._target, tidy=tidy) or self._react(state, event)
+        return self.steps(state, self._target, tidy) or self._react(state, event)
+
+    def steps(self, state: ClusterState, target: Target, tidy: bool) -> Sequence[Action]:
+        """What to do now on the way to `target`; a policy with more to say overrides it."""
+        return diff(state, target, tidy=tidy)
 
     def _react(self, state: ClusterState, event: Event) -> Iterable[Action]:
         if self._fallback is None:
