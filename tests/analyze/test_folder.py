@@ -188,3 +188,29 @@ def test_every_number_of_the_command_is_in_its_json(llama: Path) -> None:
     assert values == analyze(llama).as_dict()
     assert values["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 2
     assert values["tensor_parallel"]["h100-80g"] == [1, 2, 4]
+
+
+def test_the_command_tells_experts_and_windows(configured: Callable[..., Path]) -> None:
+    folder = configured(
+        architectures=["MixtralForCausalLM"], num_hidden_layers=32, hidden_size=4096,
+        num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336, vocab_size=32000,
+        num_local_experts=8, num_experts_per_tok=2, sliding_window=4096,
+    )  # fmt: skip
+    output = CliRunner().invoke(command, [str(folder)]).output
+    assert "46.7 billion, 12.9 billion of them active" in output
+    assert "128 KiB per token (GQA); 32 of 32 layers keep the last 4,096 tokens" in output
+    assert "no weights" in output
+
+
+def test_several_onnx_files_are_counted_together_and_said(tmp_path: Path) -> None:
+    for name in ("encoder.onnx", "decoder.onnx"):
+        (tmp_path / name).write_bytes(bytes(100))
+    files = analyze(tmp_path)
+    assert (files.files, files.weights_bytes) == (2, 200)
+    assert "2 ONNX files are counted together" in files.unknown
+
+
+def test_an_empty_weight_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ProfileError, match=r"model\.onnx is empty"):
+        analyze(tmp_path)

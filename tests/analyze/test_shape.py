@@ -101,7 +101,7 @@ def test_falcon_has_one_head_of_keys(configured: Write) -> None:
             0,
         ),
         ({"layer_types": ["linear_attention"] * 3 + ["full_attention"]}, 0, 3),
-        ({"full_attention_interval": 4}, 0, 3),
+        ({"full_attention_interval": 3}, 0, 3),
         ({"attn_layer_period": 2, "attn_layer_offset": 1}, 0, 2),
         ({"hybrid_override_pattern": "M-M*"}, 0, 3),
         (
@@ -126,6 +126,21 @@ def test_layers_that_do_not_keep_everything(
 def test_a_list_of_layers_of_the_wrong_length_is_said_not_used(configured: Write) -> None:
     files = analyze(configured(**BASE, layer_types=["full_attention"]))
     assert "layer kinds: 1 are listed for 4 layers" in files.unknown
+
+
+def test_a_window_of_unknown_width_is_said_and_taken_for_unbounded(configured: Write) -> None:
+    files = analyze(configured(**BASE, layer_types=["sliding_attention"] * 4))
+    assert files.shape is not None
+    assert files.shape.sliding_layers == 0
+    assert any("width is not stated" in note for note in files.unknown)
+
+
+def test_attention_is_named_by_its_kind(configured: Write) -> None:
+    kinds = [analyze(configured(**BASE, num_key_value_heads=n)).attention for n in (8, 2, 1)]
+    assert kinds == ["MHA", "GQA", "MQA"]
+    assert analyze(configured(**BASE, model_type="bert")).attention == "none"
+    latent = {"kv_lora_rank": 8, "qk_rope_head_dim": 2, "qk_nope_head_dim": 4, "v_head_dim": 4}
+    assert analyze(configured(**BASE, **latent)).attention == "MLA"
 
 
 def test_a_multimodal_model_is_read_by_its_text_part(configured: Write) -> None:
