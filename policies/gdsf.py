@@ -36,7 +36,7 @@ class Gdsf(OnDemand):
     def evicted(self, state: ClusterState, victims: Sequence[Victim]) -> None:
         """Age all others: the clock rises to the last victim's key."""
         self._keys.settle(state)
-        self._clock = max(self._clock, victims[-1].key[0])
+        self._clock = max(self._clock, victims[-1][0][0])
 
     def _key(self, state: ClusterState, copy: Instance) -> tuple[float, float]:
         """A hit on one copy refreshes all copies of its model; of equals, the oldest leaves."""

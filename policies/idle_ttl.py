@@ -90,7 +90,7 @@ class IdleTtl(Lru):
             yield from self._again(copy, now_s + max(first_s, BUSY_S))
         elif idle_s < first_s - HAIR_S:
             yield from self._again(copy, copy.idle_since_s + first_s)
-        elif not any(may_leave(state, [copy], dict.fromkeys(copy.gpus, 0), self._least)):
+        elif not may_leave(state, copy, self._least):
             yield from self._again(copy, now_s + CHECK_S)
         elif idle_s < self._idle_s - HAIR_S:
             yield from self._again(copy, copy.idle_since_s + self._idle_s)

@@ -34,8 +34,8 @@ class Landlord(OnDemand):
         """Collect rent until each victim in turn has no credit left."""
         self._credit = {name: self._balance(state, c) for name, c in state.instances.items()}
         self._served = {name: copy.served for name, copy in state.instances.items()}
-        for victim in victims:
-            rent = max(0.0, self._credit[victim.id] / _size(state, victim.copy))
+        for _, victim, leaving in victims:
+            rent = max(0.0, self._credit[victim] / _size(state, leaving))
             for name, copy in state.instances.items():
                 self._credit[name] -= rent * _size(state, copy)
 

@@ -27,7 +27,7 @@ class Lfuda(OnDemand):
     def evicted(self, state: ClusterState, victims: Sequence[Victim]) -> None:
         """Age all others: the clock rises to the last victim's key."""
         self._keys.settle(state)
-        self._clock = max(self._clock, victims[-1].key[0])
+        self._clock = max(self._clock, victims[-1][0][0])
 
     def _key(self, state: ClusterState, copy: Instance) -> tuple[float, float]:
         return self._keys.get(state, copy), copy.last_used_s

@@ -30,6 +30,7 @@ from modelium.policies.room import (
     Option,
     Survey,
     Victim,
+    ascending,
     awake_copies,
     least_copies,
     may_leave,
@@ -215,9 +216,7 @@ class OnDemand:
                 return option._replace(sleep_level=level)
         return None
 
-    def _ways(
-        self, survey: Survey, overdue: bool
-    ) -> Iterator[tuple[int, list[Instance], bool]]:
+    def _ways(self, survey: Survey, overdue: bool) -> Iterator[tuple[int, list[Instance], bool]]:
         """Ways to make room, the gentlest first: sleep level (0: unload), who, busy ones too."""
         if self._sleep_level:
             yield self._sleep_level, survey.ready, False
@@ -244,7 +243,8 @@ class OnDemand:
         slept: dict[str, int] = {}
         for key, name, copy in option.victims:
             idle = format_seconds(state.now_s - copy.idle_since_s)
-            doing = f"drains {copy.running + copy.waiting} requests" if copy.busy else f"idle {idle}"
+            requests = copy.running + copy.waiting
+            doing = f"drains {requests} requests" if requests else f"idle {idle}"
             why = f"{self.label} {number(key)}, lowest; {doing}; makes room for {model}"
             node = state.gpus[copy.gpus[0]].node
             weights = state.models[copy.model].weights_bytes if option.sleep_level == 1 else 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from heapq import heapify, heappop
 from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
@@ -10,12 +11,8 @@ from modelium.core import ClusterState, Instance, Model, Phase
 AWAKE = (Phase.LOADING, Phase.READY, Phase.WAKING)
 
 
-class Victim(NamedTuple):
-    """An idle copy that may leave; the lowest key goes first, ties by id."""
-
-    key: Any
-    id: str
-    copy: Instance
+Victim = tuple[Any, str, Instance]
+"""Key, id and copy of a copy that may leave; the lowest goes first."""
 
 
 class Option(NamedTuple):
@@ -65,26 +62,12 @@ def awake_copies(state: ClusterState, model: str) -> int:
     return sum(copy.phase in AWAKE for copy in state.instances_of(model))
 
 
-def may_leave(
-    state: ClusterState,
-    copies: Iterable[Instance],
-    rooms: Mapping[str, int],
-    least: Mapping[str, int],
-) -> Iterator[Instance]:
-    """Pick from `copies` the idle ones on GPUs in `rooms` that nothing keeps there.
-
-    `least` has the models of which some copies must stay.
-    """
-    stay_s, now_s = state.limits.min_residency_s, state.now_s
-    for copy in copies:
-        gpus = copy.gpus
-        if gpus[0] not in rooms and not any(gpu in rooms for gpu in gpus):
-            continue
-        if copy.busy or (least and copy.model in least and _kept(state, copy, least)):
-            continue
-        if stay_s and copy.phase is Phase.READY and now_s - copy.ready_since_s < stay_s:
-            continue
-        yield copy
+def may_leave(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
+    """Nothing but requests keeps `copy` here; `least` has the models of which some must stay."""
+    stay_s = state.limits.min_residency_s
+    if stay_s and copy.phase is Phase.READY and state.now_s - copy.ready_since_s < stay_s:
+        return False
+    return not (least and copy.model in least and _kept(state, copy, least))
 
 
 def _kept(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
@@ -93,20 +76,29 @@ def _kept(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool
     return copy.phase is Phase.READY and awake_copies(state, copy.model) <= least[copy.model]
 
 
+def ascending(heap: list[Victim], allowed: Callable[[Instance], bool]) -> Iterator[Victim]:
+    """Yield the victims that are allowed to leave, the lowest key first."""
+    heapify(heap)  # mostly, few are looked at: cheaper than sorting
+    while heap:
+        victim = heappop(heap)
+        if allowed(victim[2]):
+            yield victim
+
+
 def sweep(
     state: ClusterState,
     rooms: Mapping[str, int],
     need_bytes: int,
     count: int,
-    victims: Sequence[tuple[Any, str, Instance]],
+    victims: Iterable[Victim],
     gives: Callable[[Instance], int],
 ) -> Option | None:
     """Find `count` GPUs of one node that have room once the lowest victims have left.
 
-    Victims, sorted, leave in thought one by one, giving `gives(copy)` bytes on each of their GPUs,
-    until some node has enough GPUs with room. So of all GPU sets it finds the one whose highest
-    victim is lowest: with equal sizes and one GPU a copy, exactly the victim that one cache as
-    large as all GPUs together would choose.
+    Victims leave in thought one by one, giving `gives(copy)` bytes on each of their GPUs, until
+    some node has enough GPUs with room. So of all GPU sets it finds the one whose highest victim
+    is lowest: with equal sizes and one GPU a copy, exactly the victim that one cache as large as
+    all GPUs together would choose.
     """
     room = dict(rooms)
     opened: dict[str, list[str]] = {}
@@ -114,9 +106,11 @@ def sweep(
         for gpu, free in room.items():
             if free >= need_bytes:
                 opened.setdefault(state.gpus[gpu].node, []).append(gpu)
-    for end, (_, _, copy) in enumerate(victims, 1):
-        more = gives(copy)
-        for gpu in copy.gpus:
+    swept = []
+    for victim in victims:
+        swept.append(victim)
+        more = gives(victim[2])
+        for gpu in victim[2].gpus:
             before = room.get(gpu)
             if before is None:
                 continue
@@ -126,21 +120,19 @@ def sweep(
                 enough.append(gpu)
                 if len(enough) == count:
                     lack = {gpu: need_bytes - rooms[gpu] for gpu in enough}
-                    return Option(tuple(enough), _needed(lack, victims[:end], gives))
+                    return Option(tuple(enough), _needed(lack, swept, gives))
     return None
 
 
 def _needed(
-    lack: dict[str, int],
-    victims: Iterable[tuple[Any, str, Instance]],
-    gives: Callable[[Instance], int],
+    lack: dict[str, int], swept: Iterable[Victim], gives: Callable[[Instance], int]
 ) -> tuple[Victim, ...]:
     """Of the swept victims, those whose GPUs still lacked room when their turn came."""
     leaving = []
-    for key, name, copy in victims:
-        short = [gpu for gpu in copy.gpus if lack.get(gpu, 0) > 0]
+    for victim in swept:
+        short = [gpu for gpu in victim[2].gpus if lack.get(gpu, 0) > 0]
         if short:
-            leaving.append(Victim(key, name, copy))
+            leaving.append(victim)
             for gpu in short:
-                lack[gpu] -= gives(copy)
+                lack[gpu] -= gives(victim[2])
     return tuple(leaving)
