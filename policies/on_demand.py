@@ -201,14 +201,14 @@ class OnDemand:
             return None
         if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
             return Option(gpus)
-        evict = self._evict
+        evict, waking = self._evict, need.waking
         for level, copies, drain in self._ways(survey, need.overdue):
             heap = [
                 (evict(state, copy), copy.id, copy)
                 for copy in copies
                 if (copy.gpus[0] in rooms or any(gpu in rooms for gpu in copy.gpus))
                 and (drain or not copy.busy)
-                and copy is not need.waking
+                and copy is not waking
             ]
             victims = ascending(heap, lambda copy: may_leave(state, copy, self._least))
             gives = partial(self._gives, state, level)

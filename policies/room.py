@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
 
-AWAKE = (Phase.LOADING, Phase.READY, Phase.WAKING)
+LOADING, READY, WAKING, ASLEEP = Phase.LOADING, Phase.READY, Phase.WAKING, Phase.ASLEEP
+"""Plain names: a look-up in an enumeration costs more than all the rest of a step here."""
+AWAKE = (LOADING, READY, WAKING)
 
 
 Victim = tuple[Any, str, Instance]
@@ -33,22 +35,21 @@ class Survey:
         coming: dict[str, int] = {}
         for copy in state.instances.values():
             phase = copy.phase
-            if phase is Phase.READY:
+            if phase is READY:
                 self.ready.append(copy)
-            elif phase is Phase.LOADING or phase is Phase.WAKING:
+            elif phase is LOADING or phase is WAKING:
                 started += 1
                 for gpu in copy.gpus:
                     coming[gpu] = coming.get(gpu, 0) + 1
-            elif phase is Phase.ASLEEP:
+            elif phase is ASLEEP:
                 self.asleep.append(copy)
         limits, free, freeing = state.limits, state.free_bytes, state.freeing_bytes
         self.starts = limits.loads_at_once - started
         """Loads and wakes that may still begin."""
-        self.rooms = {
-            gpu: free(gpu) + freeing(gpu)
-            for gpu in state.gpus
-            if coming.get(gpu, 0) < limits.loads_at_once_per_gpu and gpu not in avoid
-        }
+        closed = {gpu for gpu, n in coming.items() if n >= limits.loads_at_once_per_gpu}.union(
+            avoid
+        )
+        self.rooms = {gpu: free(gpu) + freeing(gpu) for gpu in state.gpus if gpu not in closed}
         """Bytes that a load started now could get there, by GPU."""
 
 
@@ -65,7 +66,7 @@ def awake_copies(state: ClusterState, model: str) -> int:
 def may_leave(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
     """Nothing but requests keeps `copy` here; `least` has the models of which some must stay."""
     stay_s = state.limits.min_residency_s
-    if stay_s and copy.phase is Phase.READY and state.now_s - copy.ready_since_s < stay_s:
+    if stay_s and copy.phase is READY and state.now_s - copy.ready_since_s < stay_s:
         return False
     return not (least and copy.model in least and _kept(state, copy, least))
 
@@ -73,7 +74,7 @@ def may_leave(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> 
 def _kept(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
     if state.models[copy.model].pinned:
         return True
-    return copy.phase is Phase.READY and awake_copies(state, copy.model) <= least[copy.model]
+    return copy.phase is READY and awake_copies(state, copy.model) <= least[copy.model]
 
 
 def ascending(heap: list[Victim], allowed: Callable[[Instance], bool]) -> Iterator[Victim]:
