@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("completed", "rejected", "failed", "unfinished")
 """Every request ends as exactly one of these."""
+
+MARKS = ("summary.json", "comparison.json")
+"""One of them is in every folder that a run, or a comparison of several, has left."""
 
 COLD = ("", "host", "disk", "sleep-1", "sleep-2")
 """The tier whose load or wake a request waited for; "" if it found a ready instance."""
@@ -131,26 +135,14 @@ class Run:
     timeline: pa.Table
 
     def write(self, folder: Path, *, report_html: str | None = None, replace: bool = False) -> None:
-        """Write the folder under another name and rename it at the end.
+        """Write the folder, whole or not at all; raises RecordError as `new_folder` does."""
+        with new_folder(folder, replace=replace) as part:
+            self.fill(part)
+            if report_html is not None:
+                (part / "report.html").write_text(report_html, encoding="utf-8")
 
-        Raises RecordError if `folder` exists (with `replace`: if it is not a run) or the disk
-        refuses.
-        """
-        _check_target(folder, replace)
-        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            self._write_into(part, report_html)
-            _rename(part, folder)
-        except OSError as error:
-            raise RecordError(
-                f"{folder}: cannot write the run: {error.strerror or error}"
-            ) from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-    def _write_into(self, folder: Path, report_html: str | None) -> None:
+    def fill(self, folder: Path) -> None:
+        """Write tables and figures into a folder that exists."""
         import pyarrow.parquet as pq
 
         for name, spec in TABLES.items():
@@ -159,8 +151,6 @@ class Run:
             # Dictionaries gain nothing on times, and lz4 costs half the CPU time of zstd.
             file = folder / f"{name}.parquet"
             pq.write_table(table, file, compression="lz4", use_dictionary=texts)
-        if report_html is not None:
-            (folder / "report.html").write_text(report_html, encoding="utf-8")
         text = json.dumps(self.summary, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 
@@ -177,12 +167,32 @@ _NUMBERS = ("float64", "int32", "bool")
 _AS_IS = [c for c in DECISION_COLUMNS if c not in ("gpus", "stages")]
 
 
+@contextmanager
+def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """An empty folder under another name, which takes the name `folder` at the end.
+
+    After any error it is gone instead. Raises RecordError if `folder` exists (with `replace`: if
+    it holds no run and no comparison of runs) or the disk refuses.
+    """
+    _check_target(folder, replace)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        _rename(part, folder)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot write the run: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _check_target(folder: Path, replace: bool) -> None:
     if not folder.exists():
         return
     if not replace:
         raise RecordError(f"{folder} exists already: choose another output folder, or replace it")
-    if not (folder / "summary.json").is_file():
+    if not any((folder / name).is_file() for name in MARKS):
         raise RecordError(f"{folder} exists and is not the folder of a run: it is left alone")
 
 

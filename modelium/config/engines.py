@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
+from math import isclose
 
 from modelium import catalog
+from modelium.catalog import Architecture, ModelSpec
 from modelium.config.models import Served
 from modelium.core import Model
 from modelium.errors import ConfigError
@@ -52,11 +55,19 @@ class Engines:
         served = self._models[name]
         if served.spec is None:
             raise ConfigError(f"models.{name}: nothing says how fast it is")
-        known = catalog.models().get(served.spec.name)
-        if known == served.spec:
-            return step_time(served.spec.name, gpu, served.model.gpus)
+        for known in catalog.models().values():
+            if _same(known, served.spec):
+                return step_time(known.name, gpu, served.model.gpus)
         step = roofline_step(served.spec, catalog.gpu(gpu), served.model.gpus)
-        return Profile(step, "roofline", f"data sheet of {gpu}, shape of {served.spec.name}")
+        return Profile(step, "roofline", f"data sheets: {gpu}, {served.spec.name}")
+
+
+def _same(known: ModelSpec, spec: ModelSpec) -> bool:
+    """Whether both compute the same; the size of a model on disk is known to about 1 %."""
+    shape = all(
+        getattr(known, field.name) == getattr(spec, field.name) for field in fields(Architecture)
+    )
+    return shape and isclose(known.dtype_bytes, spec.dtype_bytes, rel_tol=0.01)
 
 
 def _answer_s(engine: Infer, tokens: float) -> float:

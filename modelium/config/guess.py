@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from modelium import catalog
-from modelium.catalog import ModelSpec, core_model
 from modelium.catalog.fleet import DEFAULT_SHARE
 from modelium.config import schema
+from modelium.core import Model
 from modelium.errors import ConfigError, ProfileError, did_you_mean
 
 STAND_IN = "llama-3.1-8b"
 """Taken for models of which nothing is known."""
 GPU = "h100-80g"
 GPUS_PER_NODE = 8
+TRIAL = f"{GPUS_PER_NODE}x{GPU}"
+"""What models are sized for before the fleet is known."""
 ROOM = 0.5
 """Share of what all models together need that the assumed GPUs have room for."""
 
@@ -64,16 +66,13 @@ def guess_models(
     return entries, [f"not in the catalogue: {whose}, taken for {', '.join(deck)} {dealt_out}"]
 
 
-def guess_fleet(entries: Iterable[schema.ModelEntry]) -> tuple[str, str]:
-    """The smallest fleet with room for `ROOM` of the models, and a note that says so."""
-    gpu = catalog.gpu(GPU)
-    sizes = [core_model(_spec(entry), gpu=gpu, most=GPUS_PER_NODE) for entry in entries]
-    need = sum(model.gpus * model.bytes_per_gpu() for model in sizes)
-    largest = max((model.gpus for model in sizes), default=1)
-    count = max(largest, -(-round(ROOM * need) // int(DEFAULT_SHARE * gpu.memory_bytes)))
+def guess_fleet(models: Sequence[Model]) -> str:
+    """The smallest fleet with room for `ROOM` of `models`, which were sized for `TRIAL`."""
+    need = sum(model.gpus * model.bytes_per_gpu() for model in models)
+    usable = int(DEFAULT_SHARE * catalog.gpu(GPU).memory_bytes)
+    count = max(-(-round(ROOM * need) // usable), *(model.gpus for model in models))
     nodes = -(-count // GPUS_PER_NODE)
-    fleet = f"{count}x{GPU}" if nodes == 1 else f"{nodes}x{GPUS_PER_NODE}x{GPU}"
-    return fleet, f"no GPUs given: {fleet}, which hold about {ROOM:.0%} of all models at once"
+    return f"{count}x{GPU}" if nodes == 1 else f"{nodes}x{GPUS_PER_NODE}x{GPU}"
 
 
 def _in_catalogue(name: str) -> str | None:
@@ -81,7 +80,3 @@ def _in_catalogue(name: str) -> str | None:
         return catalog.model(name).name
     except ProfileError:
         return None
-
-
-def _spec(entry: schema.ModelEntry) -> ModelSpec:
-    return catalog.model(entry.catalogue or STAND_IN)

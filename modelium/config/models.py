@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium import catalog
+from modelium.analyze import analyze
 from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, ModelSpec, core_model
 from modelium.config import schema
 from modelium.config.hardware import Hardware
@@ -16,7 +17,14 @@ from modelium.core import Model, Slo
 from modelium.costs import Stages
 from modelium.errors import ConfigError, ModeliumError, ProfileError
 
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1, "int8": 1, "int4": 0.5}
+DTYPE_BYTES: dict[str | None, float] = {
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "fp8": 1,
+    "int8": 1,
+    "int4": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,11 @@ def served(
     """One model of a configuration. Raises ConfigError with the key's path."""
     try:
         settings = config.vllm.default_settings.under(entry.vllm)
-        spec = _spec(name, entry, settings, Path(config.model_repository))
-        base = _unknown(name, entry) if spec is None else _known(spec, entry, settings, hardware)
+        spec, size = _facts(name, entry, settings, Path(config.model_repository))
+        if spec is None:
+            base = _unknown(name, entry, size)
+        else:
+            base = _known(spec, entry, settings, hardware)
     except ModeliumError as error:
         raise ConfigError(f"models.{name}: {error}") from None
     model = dataclasses.replace(
@@ -68,32 +79,39 @@ def slo(section: schema.Slo) -> Slo | None:
     return None if limits == Slo() else limits
 
 
-def _spec(
+def _facts(
     name: str, entry: schema.ModelEntry, settings: schema.EngineSettings, repository: Path
-) -> ModelSpec | None:
-    """The model's shape, with its weights in the size that is asked for; None if unknown."""
-    if entry.path is not None:
-        spec = analyze(repository / entry.path).spec
-    else:
-        try:
-            spec = catalog.model(entry.catalogue or name)
-        except ProfileError:
-            if entry.catalogue or entry.weights is None:
-                raise
-            return None
+) -> tuple[ModelSpec | None, int]:
+    """The model's shape, if known, with weights of the size that is asked for; and that size."""
+    spec, size = _found(name, entry, repository)
+    if spec is None:
+        return None, size
     if settings.dtype in DTYPE_BYTES:
         spec = dataclasses.replace(spec, dtype_bytes=DTYPE_BYTES[settings.dtype])
     if entry.weights is not None:
         spec = dataclasses.replace(spec, dtype_bytes=entry.weights / spec.params)
-    return spec
+    return spec, spec.weights_bytes
 
 
-def _unknown(name: str, entry: schema.ModelEntry) -> Model:
+def _found(name: str, entry: schema.ModelEntry, repository: Path) -> tuple[ModelSpec | None, int]:
+    if entry.path is not None:
+        files = analyze(repository / entry.path)
+        return files.spec, entry.weights or files.weights_bytes
+    try:
+        spec = catalog.model(entry.catalogue or name)
+    except ProfileError:
+        if entry.catalogue or entry.weights is None:
+            raise
+        return None, entry.weights
+    return spec, spec.weights_bytes
+
+
+def _unknown(name: str, entry: schema.ModelEntry, weights_bytes: int) -> Model:
     if entry.infer is None:
         raise ConfigError(
             "its shape is unknown, so its speed is: give `catalogue`, `path`, or `infer: latency`"
         )
-    return Model(name, entry.weights or 0, gpus=entry.gpus or 1, family=name)
+    return Model(name, weights_bytes, gpus=entry.gpus or 1, family=name)
 
 
 def _known(

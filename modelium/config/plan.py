@@ -28,7 +28,7 @@ class Plan:
     policies: tuple[str, ...]
     """As on the command line; empty if none is configured."""
     policy_defaults: Mapping[str, str]
-    """Parameters by policy, "key=value,...", unless it is given its own."""
+    """Parameters for all policies that have them, unless they are given their own."""
     simulation: Simulation
 
     def sim_input(self, notes: tuple[str, ...] = ()) -> SimInput:
@@ -73,10 +73,11 @@ def make_plan(config: schema.Config) -> Plan:
 
 
 def _policy_defaults(asked: schema.Orchestration) -> dict[str, str]:
+    """The original keys, by the names that policies' parameters have (see `idle_ttl`)."""
     given = {
         "idle_s": asked.auto_unload_after_seconds,
         "qps_min": asked.min_qps_threshold,
+        "check_s": asked.decision_interval_seconds,
         "every_s": asked.decision_interval_seconds,
     }
-    text = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
-    return {"idle_ttl": text} if text else {}
+    return {name: str(value) for name, value in given.items() if value is not None}

@@ -1,0 +1,28 @@
+"""`modelium check`: is this machine, and the configuration, as it should be?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Looked for, if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(ctx: click.Context, config: Path | None, as_json: bool) -> None:
+    """Check Python, packages, GPUs, configuration and disk; exit code 2 if something is wrong."""
+    from modelium.diagnosis import diagnose
+
+    findings = diagnose(config)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            verdict = click.style(f"{finding.verdict:<5}", COLOURS[finding.verdict])
+            click.echo(f"{verdict} {finding.what:<11} {finding.says}")
+    ctx.exit(2 if any(finding.verdict == "wrong" for finding in findings) else 0)

@@ -1,0 +1,140 @@
+"""`modelium simulate`: play a trace against one policy or several."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modelium.experiment import Experiment, Job, Summary
+
+DEFAULT_POLICIES = ("lru", "gdsf", "ilp")
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--trace", required=True, type=FILE, help="Who asked for what, when.")
+@click.option("--config", type=FILE, help="What serves it; looked for, if not given.")
+@click.option(
+    "--policy", "policies", multiple=True, metavar="NAME[:KEY=VALUE,...]",
+    help="Any number of times; lru, gdsf and ilp, if neither given nor configured.",
+)  # fmt: skip
+@click.option(
+    "--models", default="", metavar="NAME=MODEL,...",
+    help="What the trace's models are, by catalogue; plain models are dealt to the rest.",
+)  # fmt: skip
+@click.option("--gpus", default="", metavar="FLEET", help="4xh100-80g, or 2x8xh100-80g+4xl4.")
+@click.option("--seed", "seeds", multiple=True, default=(0,), help="Any number of times.")
+@click.option("--router", metavar="NAME", help="Which ready instance a request goes to.")
+@click.option("--out", type=FILE, help="Folder for results.  [default: runs/TRACE-POLICY]")
+@click.option("--force", is_flag=True, help="Replace results that are in that folder.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one per CPU]")
+@click.option("--no-report", is_flag=True, help="Write the tables only.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def simulate(
+    trace: Path,
+    config: Path | None,
+    policies: tuple[str, ...],
+    models: str,
+    gpus: str,
+    seeds: tuple[int, ...],
+    router: str | None,
+    out: Path | None,
+    force: bool,
+    jobs: int | None,
+    no_report: bool,
+    as_json: bool,
+) -> None:
+    """Play a request trace against one policy or several, and compare them.
+
+    Models are found in the catalogue by the trace's names and GPUs are chosen to fit, unless a
+    configuration or the options say otherwise. What was assumed is said first.
+    """
+    from modelium.cli.outcome import collect, show, write_report
+    from modelium.experiment import Experiment, prepare
+    from modelium.record import new_folder
+
+    experiment = Experiment(trace, config, models, gpus, router or "")
+    prepared = prepare(experiment)
+    asked = policies or prepared.plan.policies or DEFAULT_POLICIES
+    name = "compare" if len(asked) * len(seeds) > 1 else _plain(asked[0])
+    folder = out or _unused(Path("runs") / f"{_stem(trace)}-{name}")
+    with new_folder(folder, replace=force) as part:
+        plays = _jobs(experiment, asked, seeds, part)
+        summaries = _play(plays, jobs or os.cpu_count() or 1)
+        final = [folder / play.folder.relative_to(part) for play in plays]
+        if not no_report:
+            write_report([play.folder for play in plays], part / "report.html")
+        report = "" if no_report else str(folder / "report.html")
+        outcome = collect(prepared, folder, dict(zip(final, summaries, strict=True)), report)
+        text = json.dumps(outcome, indent=2, ensure_ascii=False, allow_nan=False)
+        if len(plays) > 1:
+            (part / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(text)
+    else:
+        show(outcome)
+
+
+def _jobs(
+    experiment: Experiment, policies: Sequence[str], seeds: Sequence[int], folder: Path
+) -> list[Job]:
+    """Every policy with every seed; several get a folder each inside `folder`."""
+    from modelium.experiment import Job
+
+    pairs = [(policy, seed) for policy in policies for seed in seeds]
+    for policy, seed in pairs:
+        if pairs.count((policy, seed)) > 1:
+            raise ConfigError(f"--policy {policy} with --seed {seed} is there twice")
+    command = shlex.join(["modelium", *sys.argv[1:]])
+    jobs = []
+    for policy, seed in pairs:
+        name = _plain(policy) + (f"-seed{seed}" if len(seeds) > 1 else "")
+        place = folder / name if len(pairs) > 1 else folder
+        jobs.append(Job(experiment, policy, seed, place, command))
+    return jobs
+
+
+def _play(jobs: Sequence[Job], processes: int) -> list[Summary]:
+    """The summaries in the order of `jobs`; progress is shown on a terminal only."""
+    from modelium.experiment import play_all
+
+    if not sys.stderr.isatty():
+        done = dict(play_all(jobs, processes))
+        return [done[i] for i in range(len(jobs))]
+    from rich.console import Console
+    from rich.progress import Progress
+
+    done = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"{len(jobs)} simulations", total=len(jobs))
+        for i, summary in play_all(jobs, processes):
+            done[i] = summary
+            progress.advance(bar)
+    return [done[i] for i in range(len(jobs))]
+
+
+def _plain(policy: str) -> str:
+    """A policy with its parameters as the name of a folder."""
+    return re.sub(r"[^\w.=-]+", "-", policy).strip("-.")
+
+
+def _stem(trace: Path) -> str:
+    return trace.name.split(".")[0] or "trace"
+
+
+def _unused(folder: Path) -> Path:
+    """This folder, or else the first of folder-2, folder-3, … that does not exist."""
+    candidates = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return folder if not folder.exists() else next(c for c in candidates if not c.exists())

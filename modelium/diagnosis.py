@@ -1,0 +1,148 @@
+"""What `modelium check` finds out about this machine and the configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import modelium
+from modelium import catalog
+from modelium.config import examine, find, make_plan, search
+from modelium.errors import ModeliumError
+from modelium.units import GIB, format_bytes
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+LEAST_FREE_BYTES = GIB
+"""A day's run leaves some megabytes, a million requests a hundred."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)""")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: str
+    """ok; note: fine, but good to know; wrong: has to be put right."""
+    what: str
+    says: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def diagnose(config: Path | None = None) -> list[Finding]:
+    """Look at everything; `config` is the file to check instead of the one that is found."""
+    return [
+        _python(),
+        *_packages(),
+        *_gpus(),
+        *_configuration(config),
+        _disk(Path()),
+        _compiled(),
+    ]
+
+
+def _python() -> Finding:
+    version = f"{platform.python_version()} at {sys.executable}"
+    return Finding(OK, "python", version)
+
+
+def _packages() -> Iterator[Finding]:
+    """The packages that simulation needs in one line, and one for each extra."""
+    needed: dict[str, list[str]] = {}
+    for text in metadata.requires("modelium") or ():
+        extra = _EXTRA.search(text)
+        needed.setdefault(extra[1] if extra else "", []).append(_NAME.match(text)[0])  # type: ignore[index]
+    for extra_name, names in needed.items():
+        versions = {name: _version(name) for name in names}
+        missing = [name for name, version in versions.items() if version is None]
+        what = f"[{extra_name}]" if extra_name else "packages"
+        if missing:
+            install = f"pip install 'modelium{what if extra_name else ''}'"
+            says = f"no {', '.join(missing)}: {install}"
+            yield Finding(NOTE if extra_name else WRONG, what, says)
+        else:
+            yield Finding(OK, what, ", ".join(f"{n} {v}" for n, v in versions.items()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> Iterator[Finding]:
+    try:
+        import pynvml
+    except ImportError:
+        yield Finding(NOTE, "GPUs", "not looked for: nvidia-ml-py is not installed ([live])")
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        yield Finding(NOTE, "GPUs", f"none found ({error}); simulation needs none")
+        return
+    try:
+        yield from map(_gpu, range(pynvml.nvmlDeviceGetCount()))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(index: int) -> Finding:
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name, memory = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
+    free = f"{format_bytes(memory.free)} of {format_bytes(memory.total)} free"
+    try:
+        kind = catalog.gpu(name).name
+    except ModeliumError:
+        kind = "not in the catalogue"
+    return Finding(OK, f"GPU {index}", f"{name} ({kind}), {free}")
+
+
+def _configuration(given: Path | None) -> Iterator[Finding]:
+    try:
+        path = find(given)
+    except ModeliumError as error:
+        yield Finding(WRONG, "config", str(error))
+        return
+    if path is None:
+        places = ", ".join(str(place) for place in search())
+        yield Finding(NOTE, "config", f"none; looked for {places}")
+        return
+    config, problems = examine(path)
+    if config is not None:
+        try:
+            plan = make_plan(config)
+            says = f"{path}: {len(plan.hardware.gpus)} GPUs, {len(plan.models)} models"
+            yield Finding(OK, "config", says)
+        except ModeliumError as error:
+            problems = [f"{path}: {error}"]
+    yield from (Finding(WRONG, "config", problem) for problem in problems)
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    says = f"{format_bytes(free)} free in {folder.resolve()}"
+    return Finding(WRONG if free < LEAST_FREE_BYTES else OK, "disk", says)
+
+
+def _compiled() -> Finding:
+    """Whether compiled kernels can be kept: without that, each run compiles them again."""
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or modelium.__path__[0])
+    if os.access(folder, os.W_OK):
+        return Finding(OK, "kernels", f"compiled once, kept in {folder}")
+    says = f"compiled anew unless numba finds another place: {folder} cannot be written"
+    return Finding(NOTE, "kernels", f"{says} (set NUMBA_CACHE_DIR)")

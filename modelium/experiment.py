@@ -1,0 +1,181 @@
+"""From file names to finished runs: what `modelium simulate` does, for scripts as well."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelium.catalog import parse_fleet
+from modelium.config import Config, Plan, find, make_plan, read
+from modelium.config.assumed import assumptions, calibration
+from modelium.config.guess import TRIAL, guess_fleet, guess_models, parse_models
+from modelium.config.schema import Cluster, ModelEntry
+from modelium.errors import ConfigError, ModeliumError
+from modelium.parameters import parameters
+from modelium.registry import find as find_policy
+from modelium.registry import make_policy
+
+if TYPE_CHECKING:
+    from modelium.traces import Trace
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is simulated, by name."""
+
+    trace: Path
+    config: Path | None = None
+    """None: where `modelium.config.search` finds one, or no configuration at all."""
+    models: str = ""
+    """"a=llama-3.1-8b,b=phi-4": what the trace's models are; plain names are dealt to the rest."""
+    gpus: str = ""
+    router: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is simulated, read and checked."""
+
+    trace: Trace
+    plan: Plan
+    config: Path | None
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    experiment: Experiment
+    policy: str
+    seed: int
+    folder: Path
+    command: str
+
+
+@lru_cache(maxsize=1)
+def prepare(experiment: Experiment) -> Prepared:
+    """Read trace and configuration and fill in what they leave open. Raises ModeliumError."""
+    from modelium.traces import check_models, read_trace
+
+    path = find(experiment.config)
+    config = read(path) if path else Config()
+    trace = read_trace(experiment.trace)
+    assumed: list[str] = []
+    if experiment.models or not config.models:
+        config = _with_models(config, experiment, trace.model.names, assumed)
+    check_models(trace, config.models)
+    plan = make_plan(_with_hardware(config, experiment.gpus, assumed))
+    if experiment.router:
+        routed = plan.simulation.model_copy(update={"router": experiment.router})
+        plan = dataclasses.replace(plan, simulation=routed)
+    return Prepared(trace, plan, path, (*assumed, *assumptions(plan)))
+
+
+def play(job: Job) -> Summary:
+    """Simulate one run and write its folder."""
+    from modelium.sim.run import simulate
+
+    prepared = prepare(job.experiment)
+    plan, trace = prepared.plan, prepared.trace
+    name, given = _with_defaults(job.policy, plan)
+    text = ",".join(f"{key}={value}" for key, value in given.items())
+    run = simulate(
+        plan.sim_input(prepared.assumed),
+        make_policy(f"{name}:{text}", rng_seed=job.seed, trace=trace, models=plan.models),
+        trace,
+        seed=job.seed,
+        meta={
+            "policy": name,
+            "policy_parameters": given,
+            "command": job.command,
+            "calibration": calibration(plan),
+        },
+    )
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run.fill(job.folder)
+    return run.summary
+
+
+def play_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Summary]]:
+    """Simulate several runs, in parallel, and yield each one's place and figures as it ends."""
+    if processes == 1 or len(jobs) == 1:
+        yield from ((i, play(job)) for i, job in enumerate(jobs))
+        return
+    # Interrupts end the workers at once and without a word; they have nothing to clean up.
+    pool = ProcessPoolExecutor(
+        min(processes, len(jobs)),
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        waiting = {pool.submit(play, job): i for i, job in enumerate(jobs)}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    except BrokenProcessPool:
+        raise ModeliumError(
+            "a simulation's process was killed; if memory ran out, --jobs 1 needs least"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_models(
+    config: Config, experiment: Experiment, names: Sequence[str], assumed: list[str]
+) -> Config:
+    """The trace's models, where the configuration has none; else what --models says of some."""
+    named, dealt = parse_models(experiment.models)
+    if not config.models:
+        entries, said = guess_models(names, named, dealt)
+        assumed += said
+        return config.model_copy(update={"models": entries})
+    if dealt:
+        raise ConfigError(
+            f"--models {dealt[0]}: the configuration has models; say which is one, NAME={dealt[0]}"
+        )
+    told = {
+        name: config.models.get(name, ModelEntry()).model_copy(update={"catalogue": known})
+        for name, known in named.items()
+    }
+    return config.model_copy(update={"models": {**config.models, **told}})
+
+
+def _with_hardware(config: Config, fleet: str, assumed: list[str]) -> Config:
+    """GPUs as on the command line, or as configured, or guessed from the models."""
+    if fleet:
+        return _on(config, fleet)
+    if config.cluster.gpus or config.cluster.nodes:
+        return config
+    models = make_plan(_on(config, TRIAL)).models.values()
+    fleet = guess_fleet([served.model for served in models])
+    assumed.append(f"no GPUs given: {fleet}, which have room for about half of all models at once")
+    return _on(config, fleet)
+
+
+def _on(config: Config, fleet: str) -> Config:
+    parse_fleet(fleet)
+    gpus = Cluster.model_validate({"gpus": fleet}).gpus
+    cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
+    return config.model_copy(update={"cluster": cluster})
+
+
+def _with_defaults(policy: str, plan: Plan) -> tuple[str, dict[str, str]]:
+    """Name and parameters of a policy; the configuration's defaults where it has such ones."""
+    name, _, rest = policy.partition(":")
+    known = {parameter.name for parameter in parameters(find_policy(name.strip()))}
+    given = {key: value for key, value in plan.policy_defaults.items() if key in known}
+    for pair in filter(None, rest.split(",")):
+        key, _, value = pair.partition("=")
+        given[key.strip()] = value.strip()
+    return name.strip(), given
