@@ -171,7 +171,8 @@ class OnDemand:
             if asleep:
                 actions.append(Wake(asleep.id, f"{why}; frees {frees}"))
             else:
-                actions.append(Load(model, option.gpus, f"{why}; frees {frees}"))
+                kv_bytes = self.kv_bytes(state, model)
+                actions.append(Load(model, option.gpus, f"{why}; frees {frees}", kv_bytes))
         return actions + self._patience(state, lacking) if lacking else actions
 
     def _option(
@@ -192,6 +193,7 @@ class OnDemand:
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
             rooms = {gpu: room for gpu, room in rooms.items() if state.gpus[gpu].node not in nodes}
+        size = spec.bytes_per_gpu(self.kv_bytes(state, model))
         return self._fit(state, survey, rooms, Need(size, spec.gpus, overdue)), None
 
     def _fit(
