@@ -84,9 +84,7 @@ def _profile(setup: Setup, served: Served) -> Profile:
     held = float(np.mean(served.prompt + output / 2))
     running = int(max(min(setup.max_num_seqs, setup.kv_tokens / held), 1))
     spread = context_spread(served.prompt, output, running)
-    return step_time(
-        setup.model, setup.gpu, setup.tp, replicas=setup.replicas, spread=spread
-    )
+    return step_time(setup.model, setup.gpu, setup.tp, replicas=setup.replicas, spread=spread)
 
 
 def _serve(engine: Generate, served: Served) -> tuple[Floats, Floats]:

@@ -36,7 +36,9 @@ def main(kind: str, folder: Path, as_json: bool) -> None:
         _fail(f"{folder} is not a case of kind {kind}: {type(error).__name__} {error}")
     if as_json:
         rows = [row.plain() for row in comparison.rows]
-        click.echo(json.dumps({"case": folder.resolve().name, "kind": kind, "rows": rows}, indent=1))
+        click.echo(
+            json.dumps({"case": folder.resolve().name, "kind": kind, "rows": rows}, indent=1)
+        )
         return
     Console().print(_table(folder.resolve().name, comparison))
 

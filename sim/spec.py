@@ -39,7 +39,7 @@ class StepTime:
     """Extra slow-down per further busy instance on the GPU, on top of fair time sharing."""
     decode_bends: tuple[tuple[int, float], ...] = ()
     """Further bends of decode-only steps: (D, change of slope there). A mixture of experts needs
-    them: up to some batch size each sequence more brings experts more."""
+    them most: up to some batch size each sequence more brings experts more."""
 
 
 @dataclass(frozen=True, slots=True)

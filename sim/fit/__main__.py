@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -40,29 +41,21 @@ def main(source: str, folder: Path, out: Path | None, links: Path | None, day: s
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table(title="Fits of step time: R², mean and 95th percentile of relative error")
-    table.add_column("deployment")
-    for steps in ("decode", "mixed"):
-        for name in ("R²", "mean", "p95"):
-            table.add_column(f"{steps}\n{name}", justify="right")
+    table = Table(
+        title="Fits of step time: R², mean and 95th percentile of relative error", box=SIMPLE
+    )
+    table.add_column("deployment", no_wrap=True)
+    table.add_column("decode only", justify="right", no_wrap=True)
+    table.add_column("mixed", justify="right", no_wrap=True)
     for r in results:
-        errors = (r.fitted.decode, r.fitted.mixed)
-        figures = [f(e) for e in errors for f in (_r2, _mean, _p95)]
-        shared = f", {r.replicas} replicas" if r.replicas > 1 else ""
-        table.add_row(f"{r.model} on {r.tp}x{r.gpu}{shared}", *figures)
+        shared = f"{r.replicas} x " if r.replicas > 1 else ""
+        name = f"{shared}{r.model} {r.tp}x{r.gpu}"
+        table.add_row(name, _figures(r.fitted.decode), _figures(r.fitted.mixed))
     return table
 
 
-def _r2(error: FitError) -> str:
-    return f"{error.r2:.4f}"
-
-
-def _mean(error: FitError) -> str:
-    return f"{error.mape:.1%}"
-
-
-def _p95(error: FitError) -> str:
-    return f"{error.p95:.1%}"
+def _figures(error: FitError) -> str:
+    return f"{error.r2:.3f} {error.mape:.1%} {error.p95:5.1%}"
 
 
 if __name__ == "__main__":

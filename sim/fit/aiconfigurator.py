@@ -142,7 +142,8 @@ class _Gemm:
                 by_m += a * b * np.log(self.seconds[:, i, j])
         curve = parts * np.exp(by_m)
         known = ~np.isnan(curve)
-        return np.interp(m, self.m[known], curve[known])
+        seconds: Floats = np.interp(m, self.m[known], curve[known])
+        return seconds
 
 
 def _between(axis: Floats, x: float) -> list[tuple[int, float]]:
@@ -204,7 +205,8 @@ def _prefill_attention_s(case: Case, spec: ModelSpec, chunk: Floats, computed: F
     np.minimum.at(seconds, where, rows["latency"] * 1e-3)
 
     def whole(n: Floats) -> Floats:
-        return np.interp(n, lengths, seconds)
+        result: Floats = np.interp(n, lengths, seconds)
+        return result
 
     partly = np.maximum(whole(chunk + computed) - whole(computed), whole(chunk))
     return np.where(chunk > 0, partly, 0.0)

@@ -27,7 +27,8 @@ class Curve:
 
     def __call__(self, size_bytes: Floats) -> Floats:
         beyond = np.maximum(size_bytes / self.sizes[-1], 1.0)
-        return np.interp(size_bytes, self.sizes, self.seconds) * beyond
+        seconds: Floats = np.interp(size_bytes, self.sizes, self.seconds) * beyond
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,7 @@ def _from_aiconfigurator(root: Path, _: Path | None) -> Iterator[Result]:
 
 def _from_llmservingsim(root: Path, links: Path | None) -> Iterator[Result]:
     for case in llmservingsim.cases(root):
-        bends = bool(catalog.model(case.model).experts)
-        fitted = fit(llmservingsim.steps(case, links), OVERHEAD_S, bends=bends)
+        fitted = fit(llmservingsim.steps(case, links), OVERHEAD_S)
         measured = f"vLLM {case.meta['vllm_version']}, {str(case.meta['profiled_at'])[:10]}"
         yield Result(case.model, case.gpu, case.tp, case.ep, measured, case.skew_alpha, fitted)
 

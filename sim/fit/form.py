@@ -1,14 +1,15 @@
-"""Fitting the form of StepTime: two coefficient sets, one hinge each, errors relative.
+"""Fitting the form of StepTime: two coefficient sets, for decode-only and for mixed steps.
 
 Coefficients are not negative (no term can make a step faster) and minimise the relative error, so
-that a step of 10 ms counts as much as one of 200 ms; the hinge is the best of a list. Fitting all
-steps with one set is the main risk: with one set a decode-only step inherits the dearer attention
-of mixed steps.
+that a step of 10 ms counts as much as one of 200 ms. Decode-only steps bend with the batch size at
+every power of two, which costs a simulation nothing; mixed steps have one hinge, the best of a
+list. Fitting all steps with one set is the main risk: a decode-only step would inherit the dearer
+attention of mixed ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,9 +21,13 @@ from modelium.sim.spec import StepTime
 
 Floats = NDArray[np.float64]
 
-DECODE_HINGES = (8, 16, 32, 48, 64, 96, 128, 160, 192)
 MIXED_HINGES = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768)
-BEND_NODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+NODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Batch sizes at which decode-only steps bend."""
+LEAST_STEPS = 20
+MIXED = (
+    "mixed_lo", "mixed_hi", "mixed_decode", "mixed_prefill", "mixed_kv", "mixed_ctx", "mixed_sq",
+)  # fmt: skip
 DIGITS = 6
 """Significant digits that a coefficient keeps."""
 
@@ -74,27 +79,28 @@ class Fitted:
     mixed: FitError
 
 
-def fit(steps: Steps, overhead_s: float = 0.0, *, bends: bool = False) -> Fitted:
+def fit(steps: Steps, overhead_s: float = 0.0) -> Fitted:
     """Fit both coefficient sets to measured steps; `overhead_s` is added to each step's constant.
 
-    With `bends`, decode-only steps follow the batch size through every power of two, which a
-    mixture of experts needs: its experts join one by one. Raises ProfileError when either set has
-    too few steps to fit.
+    Raises ProfileError when either set has too few steps to fit.
     """
     decode, mixed = steps.only(steps.prefills == 0), steps.only(steps.prefills > 0)
     for name, part in (("decode-only", decode), ("mixed", mixed)):
-        if len(part.seconds) < 20:
-            raise ProfileError(f"{len(part.seconds)} {name} steps: a fit needs at least 20")
-    hinge_d, d, error_d = _best(decode, _decode_terms, DECODE_HINGES)
-    more: tuple[tuple[int, float], ...] = ()
-    if bends:
-        hinge_d, d, more, error_d = _bent(decode)
-    hinge_m, m, error_m = _best(mixed, _mixed_terms, MIXED_HINGES)
+        if len(part.seconds) < LEAST_STEPS:
+            raise ProfileError(f"{len(part.seconds)} {name} steps: at least {LEAST_STEPS} needed")
+    (c, lo, hi, kv), hinge_d, bends, error_d = _decode(decode)
+    hinge_m, m, error_m = _mixed(mixed)
     step = StepTime(
-        _round(d[0] + overhead_s), *map(_round, d[1:3]), hinge_d, _round(d[3]),
-        _round(m[0] + overhead_s), *map(_round, m[1:3]), hinge_m, *map(_round, m[3:]),
-        decode_bends=more,
-    )  # fmt: skip
+        decode_c=_round(c + overhead_s),
+        decode_lo=_round(lo),
+        decode_hi=_round(hi),
+        decode_hinge=hinge_d,
+        decode_kv=_round(kv),
+        decode_bends=bends,
+        mixed_c=_round(m[0] + overhead_s),
+        mixed_hinge=hinge_m,
+        **{name: _round(x) for name, x in zip(MIXED, m[1:], strict=True)},
+    )
     return Fitted(step, error_d, error_m)
 
 
@@ -113,11 +119,6 @@ def _round(x: float) -> float:
     return float(f"{x:.{DIGITS}g}")
 
 
-def _decode_terms(s: Steps, hinge: int) -> list[Floats]:
-    over = np.maximum(s.decode - hinge, 0)
-    return [np.ones_like(s.kv), s.decode - over, over, s.kv]
-
-
 def _mixed_terms(s: Steps, hinge: int) -> list[Floats]:
     tokens = s.decode + s.prefill_tokens
     over = np.maximum(tokens - hinge, 0)
@@ -127,12 +128,10 @@ def _mixed_terms(s: Steps, hinge: int) -> list[Floats]:
     return [one, tokens - over, over, s.decode, prefills, s.kv, s.ctx, s.sq]
 
 
-def _best(
-    steps: Steps, terms: Callable[[Steps, int], list[Floats]], hinges: Sequence[int]
-) -> tuple[int, Floats, FitError]:
+def _mixed(steps: Steps) -> tuple[int, Floats, FitError]:
     fits = []
-    for hinge in hinges:
-        columns = np.stack(terms(steps, hinge), axis=1)
+    for hinge in MIXED_HINGES:
+        columns = np.stack(_mixed_terms(steps, hinge), axis=1)
         fits.append((hinge, *_relative_nnls(columns, steps.seconds)))
     hinge, coefficients, estimate = min(
         fits, key=lambda f: float(np.sum((f[2] / steps.seconds - 1) ** 2))
@@ -140,22 +139,30 @@ def _best(
     return hinge, coefficients, _error(estimate, steps.seconds)
 
 
-def _bent(decode: Steps) -> tuple[int, list[float], tuple[tuple[int, float], ...], FitError]:
-    """Base time piecewise linear in D, one node per power of two, and one coefficient for K."""
-    nodes = np.array(BEND_NODES, dtype=float)
-    hats = [np.interp(decode.decode, nodes, row) for row in np.eye(len(nodes))]
-    values, estimate = _relative_nnls(np.stack([*hats, decode.kv], axis=1), decode.seconds)
-    slopes = np.diff(values[:-1]) / np.diff(nodes)
-    bends = zip(BEND_NODES[2:-1], np.diff(slopes)[1:], strict=True)
-    base = [values[0] - slopes[0] * nodes[0], slopes[0], slopes[1], values[-1]]
-    more = tuple((at, _round(change)) for at, change in bends)
-    return BEND_NODES[1], base, more, _error(estimate, decode.seconds)
+Bends = tuple[tuple[int, float], ...]
+
+
+def _decode(steps: Steps) -> tuple[list[float], int, Bends, FitError]:
+    """A base that is linear in D between nodes, and one coefficient for K."""
+    most = steps.decode.max()
+    nodes = np.array([node for node in NODES if node < most] + [int(most)])
+    hats = [np.interp(steps.decode, nodes, row) for row in np.eye(len(nodes))]
+    values, _ = _relative_nnls(np.stack([*hats, steps.kv], axis=1), steps.seconds)
+    base, kv = np.maximum.accumulate(values[:-1]), float(values[-1])
+    slopes = np.diff(base) / np.diff(nodes)
+    changes = zip(nodes[2:-1], np.diff(slopes)[1:], strict=True)
+    bends = tuple((int(at), _round(change)) for at, change in changes)
+    line = [float(base[0] - slopes[0] * nodes[0]), float(slopes[0]), float(slopes[1]), kv]
+    estimate = np.interp(steps.decode, nodes, base) + kv * steps.kv
+    return line, int(nodes[1]), bends, _error(estimate, steps.seconds)
 
 
 def _relative_nnls(columns: Floats, seconds: Floats) -> tuple[Floats, Floats]:
     scale = np.maximum(np.abs(columns).max(axis=0), 1e-30)
     weighted = columns / scale / seconds[:, None]
-    coefficients = nnls(weighted, np.ones_like(seconds))[0] / scale
+    # The triangle of a QR factorisation has the same solution as the tall matrix, far sooner.
+    orthogonal, triangle = np.linalg.qr(weighted)
+    coefficients = nnls(triangle, orthogonal.sum(axis=0))[0] / scale
     return coefficients, columns @ coefficients
 
 
@@ -163,5 +170,8 @@ def _error(estimate: Floats, seconds: Floats) -> FitError:
     relative = np.abs(estimate / seconds - 1)
     unexplained = np.sum((estimate - seconds) ** 2) / np.sum((seconds - seconds.mean()) ** 2)
     return FitError(
-        float(1 - unexplained), float(relative.mean()), float(np.quantile(relative, 0.95)), len(seconds)
+        float(1 - unexplained),
+        float(relative.mean()),
+        float(np.quantile(relative, 0.95)),
+        len(seconds),
     )

@@ -40,7 +40,8 @@ def is_met(decode: Floats, context: Floats, computed: Floats, pool: int) -> NDAr
     """Which batches of `decode` sequences of `context` tokens each are ones to fit to."""
     held = (decode == 0) | ((context >= MIN_CONTEXT) & (context <= MAX_CONTEXT))
     fits = decode * context + computed <= pool
-    return held & fits & (decode <= MAX_DECODE) & (computed <= MAX_CONTEXT)
+    met: NDArray[np.bool_] = held & fits & (decode <= MAX_DECODE) & (computed <= MAX_CONTEXT)
+    return met
 
 
 def batches(pool: int) -> tuple[Floats, Floats, Floats, Floats]:
@@ -49,5 +50,18 @@ def batches(pool: int) -> tuple[Floats, Floats, Floats, Floats]:
     prefill_only = list(product([0], [0], CHUNKS, COMPUTED))
     mixed = list(product(DECODES, CONTEXTS, CHUNKS, COMPUTED))
     columns = np.array(decode_only + prefill_only + mixed, dtype=float).T
-    decode, context, chunk, computed = columns[:, is_met(*columns[[0, 1, 3]], pool)]
+    keep = np.flatnonzero(is_met(columns[0], columns[1], columns[3], pool))
+    decode, context, chunk, computed = columns.take(keep, axis=1)
     return decode, context, chunk, computed
+
+
+def padded(tokens: Floats) -> Floats:
+    """Rows that vLLM computes for so many tokens: up to 512 it replays CUDA graphs of fixed sizes.
+
+    Those are 1, 2, 4, multiples of 8 up to 256 and multiples of 16 beyond (vLLM,
+    `cudagraph_capture_sizes`).
+    """
+    few = 2 ** np.ceil(np.log2(np.maximum(tokens, 1)))
+    by_8, by_16 = np.ceil(tokens / 8) * 8, np.ceil(tokens / 16) * 16
+    sizes = [few, by_8, by_16]
+    return np.select([tokens <= 4, tokens <= 256, tokens <= 512], sizes, tokens)

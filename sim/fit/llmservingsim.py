@@ -22,7 +22,7 @@ from modelium.catalog import GpuSpec, ModelSpec
 from modelium.errors import ProfileError
 from modelium.sim.fit.allreduce import Collectives, collectives
 from modelium.sim.fit.form import Floats, Steps
-from modelium.sim.fit.grid import is_met, kv_pool_tokens
+from modelium.sim.fit.grid import is_met, kv_pool_tokens, padded
 from modelium.sim.fit.tables import column, read_csv
 
 GPUS = {"RTXPRO6000": "rtx-pro-6000-96g", "RTX4090": "rtx-4090-24g"}
@@ -33,6 +33,8 @@ ONCE = {"embedding", "final_layernorm"}
 TWICE = {"layernorm"}
 """or twice."""
 BF16 = 2
+COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
+CHUNK, COMPUTED, DECODE, CONTEXT = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +83,24 @@ def model_of(name: str) -> ModelSpec:
 
 
 def steps(case: Case, links: Path | None) -> Steps:
-    """What each measured attention batch would take as a step of the whole model.
+    """What each measured attention batch, and some between, would take as a step of the model.
 
     `links` is aiconfigurator's folder, for the collectives of several GPUs. Raises ProfileError
     where those are needed and not given.
     """
     file = case.folder / "attention.csv"
     rows = read_csv(file)
-    names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
-    chunk, computed, decode, context, attention_us = (column(rows, n, file) for n in names)
+    measured = _finer(np.stack([column(rows, name, file) for name in COLUMNS]))
+    chunk, computed, decode, context, _ = measured
     spec = catalog.model(case.model)
     pool = kv_pool_tokens(case.model, case.gpu, case.tp * case.ep)
-    keep = is_met(decode, context, computed, pool) & (attention_us > 0)
-    chunk, computed, decode, context = (a[keep] for a in (chunk, computed, decode, context))
+    keep = is_met(decode, context, computed, pool)
+    chunk, computed, decode, context, attention_us = measured[:, keep]
     tokens, prefills = decode + chunk, (chunk > 0).astype(float)
     seconds = 1e-6 * (
         _dense_us(case.folder, spec, tokens)
         + _per_sequence_us(case.folder, decode + prefills)
-        + spec.layers * attention_us[keep]
+        + spec.layers * attention_us
     )
     if spec.experts:
         seconds += 1e-6 * spec.layers * _experts_us(case, spec, tokens)
@@ -109,17 +111,40 @@ def steps(case: Case, links: Path | None) -> Steps:
     )
 
 
+def _finer(measured: Floats) -> Floats:
+    """Columns of attention batches, with three more, linear, between neighbours in the grid.
+
+    The grid is of powers of two. Decoding batches of these sizes just fill the tiles of a matrix
+    multiplication, and chunks of these sizes with decodes on top have just begun one: steps at
+    those points alone would be cheaper, or dearer, than the steps around them.
+    """
+    parts = [measured]
+    for axis, others in (
+        (CHUNK, [COMPUTED, DECODE, CONTEXT]),
+        (DECODE, [CHUNK, COMPUTED, CONTEXT]),
+    ):
+        ordered = measured[:, np.lexsort(measured[[axis, *others]])]
+        left, right = ordered[:, :-1], ordered[:, 1:]
+        follow = (left[others] == right[others]).all(axis=0) & (left[axis] > 0)
+        if axis == DECODE:
+            follow &= left[CHUNK] == 0
+        left, right = left[:, follow], right[:, follow]
+        parts += [left + share * (right - left) for share in (0.25, 0.5, 0.75)]
+    return np.concatenate(parts, axis=1)
+
+
 def _dense_us(folder: Path, spec: ModelSpec, tokens: Floats) -> Floats:
-    total = np.zeros_like(tokens)
+    total, rows = np.zeros_like(tokens), padded(tokens)
     for name, at, us in _curves(folder / "dense.csv", "tokens"):
         times = 1 if name in ONCE else spec.layers * (2 if name in TWICE else 1)
-        total += times * np.interp(tokens, at, us)
+        total += times * np.interp(rows, at, us)
     return total
 
 
 def _per_sequence_us(folder: Path, sequences: Floats) -> Floats:
     curves = _curves(folder / "per_sequence.csv", "sequences")
-    return np.sum([np.interp(sequences, at, us) for _, at, us in curves], axis=0)
+    total: Floats = np.sum([np.interp(sequences, at, us) for _, at, us in curves], axis=0)
+    return total
 
 
 def _curves(file: Path, by: str) -> Iterator[tuple[str, Floats, Floats]]:
@@ -141,7 +166,9 @@ def _experts_us(case: Case, spec: ModelSpec, tokens: Floats) -> Floats:
 
     file = case.folder / "moe.csv"
     rows = read_csv(file)
-    n, active, us = (column(rows, name, file) for name in ("tokens", "activated_experts", "time_us"))
+    n, active, us = (
+        column(rows, name, file) for name in ("tokens", "activated_experts", "time_us")
+    )
     ns, actives = np.unique(n), np.unique(active)
     grid = np.full((len(ns), len(actives)), np.nan)
     grid[np.searchsorted(ns, n), np.searchsorted(actives, active)] = us

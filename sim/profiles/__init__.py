@@ -39,8 +39,9 @@ def step_time(
     """The best step time there is for a catalogue model on `tp` GPUs of a kind.
 
     A fit serves all models of the same shape. With `replicas`, that many data-parallel engines
-    share the model's experts (the roofline knows no such sharing). `spread` is the largest over the mean context in a batch
-    (`context_spread`). Raises ProfileError for names that are not in the catalogue.
+    share the model's experts (the roofline knows no such sharing). `spread` is the largest over the
+    mean context in a batch (`context_spread`). Raises ProfileError for names that are not in the
+    catalogue.
     """
     spec, device = catalog.model(model), catalog.gpu(gpu)
     for entry in _shipped():

@@ -7,7 +7,8 @@ above it each token costs its FLOPs, and the KV cache that is read comes on top.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from modelium.sim.spec import StepTime
 
@@ -72,17 +73,15 @@ def roofline(
     fixed_s = overhead_s + latency_s + KERNELS * kernel_s * work.layers
     ridge = max(round(weights_s / token_s), 1)
     kv_s, attention_s = work.kv_bytes_per_token * bytes_s, work.attention_flops * flops_s
-    lo, hi, hinge, bends = message_s, token_s + message_s, ridge, ()
-    decode_c = weights_s + fixed_s
-    if work.expert_bytes:
-        decode_c, lo, hi, hinge, bends = _through(
-            [_decode_s(work, d, bytes_s, flops_s) + fixed_s + d * message_s for d in NODES]
-        )
-    return StepTime(
-        decode_c, lo, hi, hinge, kv_s,
+    dense = StepTime(
+        weights_s + fixed_s, message_s, token_s + message_s, ridge, kv_s,
         weights_s + fixed_s, message_s, token_s + message_s, ridge,
-        mixed_kv=kv_s, mixed_ctx=attention_s, mixed_sq=attention_s / 2, decode_bends=bends,
+        mixed_kv=kv_s, mixed_ctx=attention_s, mixed_sq=attention_s / 2,
     )  # fmt: skip
+    if not work.expert_bytes:
+        return dense
+    read = [_decode_s(work, d, bytes_s, flops_s) for d in NODES]
+    return _through(dense, [s + fixed_s + d * message_s for d, s in zip(NODES, read, strict=True)])
 
 
 def _all_reduces(work: Work, device: Device, tp: int) -> tuple[float, float]:
@@ -101,12 +100,17 @@ def _decode_s(work: Work, decode: int, bytes_s: float, flops_s: float) -> float:
     return max(read * bytes_s, decode * work.flops_per_token * flops_s)
 
 
-def _through(
-    seconds: list[float],
-) -> tuple[float, float, float, int, tuple[tuple[int, float], ...]]:
-    """Constant, slopes, hinge and bends of the line through `seconds` at `NODES`."""
-    pairs = zip(NODES, NODES[1:], seconds, seconds[1:], strict=False)
-    slopes = [(t1 - t0) / (d1 - d0) for d0, d1, t0, t1 in pairs]
-    changes = zip(NODES[2:-1], slopes[1:], slopes[2:], strict=False)
-    bends = tuple((at, after - before) for at, before, after in changes)
-    return seconds[0] - slopes[0] * NODES[0], slopes[0], slopes[1], NODES[1], bends
+def _through(step: StepTime, seconds: list[float]) -> StepTime:
+    """The step with decode-only times that go through `seconds` at `NODES`."""
+    slopes = [
+        (seconds[i + 1] - seconds[i]) / (NODES[i + 1] - NODES[i]) for i in range(len(NODES) - 1)
+    ]
+    changes = [after - before for before, after in pairwise(slopes[1:])]
+    return replace(
+        step,
+        decode_c=seconds[0] - slopes[0] * NODES[0],
+        decode_lo=slopes[0],
+        decode_hi=slopes[1],
+        decode_hinge=NODES[1],
+        decode_bends=tuple(zip(NODES[2:-1], changes, strict=True)),
+    )

@@ -1,9 +1,9 @@
 """How uneven the contexts of a batch are: attention to uneven ones costs more than to the mean.
 
-vLLM's decode attention splits work evenly over sequences and so waits for the longest. LLMServingSim
-measures it as `t = t_mean + alpha*(t_max - t_mean)`, t_mean and t_max being the times of a batch
-whose contexts are all the mean or all the largest (arXiv 2511.07229). As t grows with the sum of
-contexts, that is a factor `1 + alpha*(spread - 1)` on it, spread being largest over mean context.
+LLMServingSim measured it as `t = t_mean + alpha*(t_max - t_mean)`, t_mean and t_max being the times
+of decode attention for a batch whose contexts are all the mean, or all the largest; alpha is in its
+profiles' `meta.yaml`. As t grows with the sum of contexts, that is a factor
+`1 + alpha*(spread - 1)` on what the sum costs, spread being the largest over the mean context.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ _MOST = 20_000
 def context_spread(prompt: ArrayLike, output: ArrayLike, running: int) -> float:
     """Expected largest over expected mean context of `running` requests of these lengths.
 
-    Requests are met in proportion to their output, anywhere in it. Prompts less than their
-    prefix hits would be wrong here: attention reads those too.
+    Requests are met in proportion to their output, anywhere in it. Prompts are whole ones, prefix
+    hits included: attention reads those too.
     """
     import numpy as np
 
-    prompts, outputs = (np.asarray(x, float)[:: max(len(prompt) // _MOST, 1)] for x in (prompt, output))  # type: ignore[arg-type]
+    prompts, outputs = np.asarray(prompt, float), np.asarray(output, float)
+    some = slice(None, None, max(len(prompts) // _MOST, 1))
+    prompts, outputs = prompts[some], outputs[some]
     passed = (np.arange(_POINTS) + 0.5) / _POINTS
     contexts = (prompts[:, None] + outputs[:, None] * passed).ravel()
     weights = np.repeat(outputs / outputs.sum() / _POINTS, _POINTS)
