@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from modelium.errors import RecordError
 from modelium.units import format_bytes, format_seconds
 
@@ -60,12 +62,14 @@ def show(outcome: Mapping[str, Any]) -> None:
 
 
 def write_report(folders: Sequence[Path], file: Path) -> None:
-    """Build one report of runs. Raises RecordError if the file cannot be written."""
+    """Build one report of runs. Raises RecordError if a run cannot be read or the file written."""
+    from modelium.record import Run
     from modelium.report import build
+    from modelium.table import names
 
-    page = build(list(folders))
+    runs = [Run.read(folder) for folder in folders]
+    page = build(list(zip(names([run.summary for run in runs]), runs, strict=True)))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{file}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,172 @@
+"""Who may import whom: the arrows of the design, read from the source with `ast`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelium.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"modelium": "modelium", "sim": "modelium.sim", "policies": "modelium.policies",
+           "traces": "modelium.traces"}  # fmt: skip
+LINKS = ("sim", "policies", "traces")
+
+MAY_IMPORT = {
+    "modelium.core": ("errors", "units"),
+    "modelium.units": ("errors",),
+    "modelium.errors": (),
+    "modelium.hostram": (),
+    "modelium.state": ("core", "hostram"),
+    "modelium.rules": ("core", "errors", "units"),
+    "modelium.costs": ("core",),
+    "modelium.record": ("core", "errors"),
+    "modelium.summary": ("core", "errors", "units", "record", "occupancy"),
+    "modelium.table": ("units", "errors"),
+    "modelium.report": ("core", "errors", "units", "record", "summary", "table", "occupancy"),
+    "modelium.catalog": ("core", "errors", "units"),
+    "modelium.analyze": ("catalog", "core", "errors", "units"),
+    "modelium.policies": ("core", "errors", "units"),
+    "modelium.traces": ("errors", "units"),
+    "modelium.sim": (
+        "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
+        "summary", "catalog",
+    ),
+    "modelium.live": ("core", "rules", "state", "hostram", "costs", "units", "errors", "record"),
+}  # fmt: skip
+"""Part of the package to the other parts that it may use; those not named here may use all."""
+
+ONLY_IN = {
+    "ortools": ("policies/ilp",),
+    "simpy": ("sim/",),
+    "numba": ("sim/",),
+    "pydantic": ("modelium/config/",),
+    "click": ("modelium/cli/", "sim/fit/__main__.py"),
+    "jinja2": ("modelium/report/",),
+    "matplotlib": ("modelium/report/", "traces/"),
+    "pynvml": ("modelium/diagnosis.py", "modelium/live/"),
+    "pandas": (),
+}
+"""Package to the beginnings of the only paths that may import it."""
+
+NOT_IN_POLICIES = {"time", "datetime", "os", "pathlib", "socket", "subprocess", "threading"}
+
+
+def sources() -> Iterator[Path]:
+    """Every source file once, by its real path."""
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).parts
+            if not (folder == "modelium" and parts[1] in LINKS):
+                yield path
+
+
+def module_of(path: Path) -> str:
+    """sim/spec.py -> modelium.sim.spec."""
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    names = [FOLDERS[folder], *rest]
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; not those for type checkers."""
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            module = child.module or ""
+            yield from (f"{module}.{alias.name}" for alias in child.names)
+        yield from _imports(child)
+
+
+def part_of(module: str) -> str:
+    """modelium.sim.spec.Settings -> modelium.sim."""
+    return ".".join(module.split(".")[:2])
+
+
+def all_imports() -> list[tuple[str, str]]:
+    """(path, imported name) for the whole project."""
+    return [(str(p.relative_to(ROOT)), name) for p in sources() for name in imports(p)]
+
+
+def test_every_source_file_is_looked_at() -> None:
+    modules = {module_of(path) for path in sources()}
+    assert {
+        "modelium.core",
+        "modelium.sim.spec",
+        "modelium.policies",
+        "modelium.traces.trace",
+    } <= modules
+
+
+def test_each_part_imports_only_what_it_may() -> None:
+    wrong = []
+    for path in sources():
+        part = part_of(module_of(path))
+        if part not in MAY_IMPORT:
+            continue
+        allowed = {part, *(f"modelium.{name}" for name in MAY_IMPORT[part])}
+        for name in imports(path):
+            used = part_of(name)
+            if (
+                used.startswith("modelium.")
+                and used not in allowed
+                and used != "modelium.__version__"
+            ):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_each_heavy_package_stays_in_its_place(package: str) -> None:
+    users = {path for path, name in all_imports() if name.split(".")[0] == package}
+    assert {path for path in users if not path.startswith(ONLY_IN[package])} == set()
+
+
+def test_policies_have_no_clock_and_no_files() -> None:
+    used = {(p, n) for p, n in all_imports() if p.startswith("policies/")}
+    assert {(p, n) for p, n in used if n.split(".")[0] in NOT_IN_POLICIES} == set()
+
+
+def test_nobody_imports_the_folders_by_their_bare_names() -> None:
+    assert [(p, n) for p, n in all_imports() if n.split(".")[0] in LINKS] == []
+
+
+@pytest.mark.parametrize("folder", LINKS)
+def test_importing_a_folder_by_its_bare_name_is_refused(folder: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert f"import modelium.{folder}, not {folder}" in ended.stderr
+
+
+HEAVY = (
+    "numpy", "scipy", "numba", "ortools", "pyarrow", "pydantic", "matplotlib", "simpy", "jinja2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["--version"], ["nonsense"]] + [[name, "--help"] for name in COMMANDS],
+    ids=" ".join,
+)
+def test_help_answers_without_importing_anything_heavy(args: list[str]) -> None:
+    code = (
+        f"import sys; from modelium import cli; cli.run({args!r});"
+        f"print(*[m for m in {HEAVY} if m in sys.modules], sep=',')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == ""
