@@ -266,8 +266,9 @@ class OnDemand:
         if not later or self._reminded_s > now_s:
             return []
         self._reminded_s = min(later) + HAIR_S
-        waiting = ", ".join(lacking)
-        return [Remind(self._reminded_s, f"a copy may make way then; {waiting} cannot be placed")]
+        soon = format_seconds(self._reminded_s - now_s)
+        why = f"no room for {', '.join(lacking)}; in {soon} one more copy may leave"
+        return [Remind(self._reminded_s, why)]
 
 
 def number(key: Any) -> str:
