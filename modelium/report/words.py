@@ -1,0 +1,114 @@
+"""What the report says in words: what was run, the answer, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelium.units import format_bytes, format_seconds
+
+Summary = Mapping[str, Any]
+_ENOUGH = 10_000
+"""Requests that a 99th percentile should rest on: 100 / (1 - 0.99)."""
+
+
+def said(summaries: Sequence[Summary], key: str) -> list[str]:
+    """The texts under `key` of all runs, each once."""
+    return list(dict.fromkeys(text for summary in summaries for text in summary[key]))
+
+
+def facts(summary: Summary) -> dict[str, str]:
+    """What was run, in words; empty ones are left out."""
+    asked, parameters = summary["requests"], summary["policy_parameters"]
+    facts = {
+        "Trace": f"{summary['trace']}: {asked['arrived']:,} requests for "
+        f"{len(summary['per_model'])} models in {format_seconds(summary['span_s'])}",
+        "Cluster": _cluster(summary["gpus"]),
+        "Policy": " ".join([summary["policy"], *(f"{k}={v}" for k, v in parameters.items())]),
+        "Seed": str(summary["seed"]),
+        "Outcome": ", ".join(f"{n:,} {how}" for how, n in asked.items() if n and how != "arrived"),
+        "Time": _wall(summary),
+        "Versions": ", ".join(f"{name} {v}" for name, v in summary["versions"].items()),
+        "Again": summary["command"],
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _cluster(gpus: Sequence[Summary]) -> str:
+    kinds: dict[tuple[str, int], int] = {}
+    for gpu in gpus:
+        key = (gpu["kind"] or "GPU", gpu["memory_bytes"])
+        kinds[key] = kinds.get(key, 0) + 1
+    parts = [f"{n} × {kind} ({format_bytes(size)} usable)" for (kind, size), n in kinds.items()]
+    nodes = len({gpu["node"] for gpu in gpus})
+    return f"{', '.join(parts)} on {nodes} node{'s' * (nodes != 1)}"
+
+
+def _wall(summary: Summary) -> str:
+    if not summary["wall_s"]:
+        return ""
+    words = f"{format_seconds(summary['wall_s'])} of wall time"
+    decide_s = summary["decide_s"]
+    return words + (f", {format_seconds(decide_s)} of it in the policy" if decide_s else "")
+
+
+def answer(names: Sequence[str], summaries: Sequence[Summary]) -> list[str]:
+    """The result in sentences."""
+    known = [(n, s) for n, s in zip(names, summaries, strict=True) if s["requests"]["arrived"]]
+    if not known:
+        return ["No request arrived."]
+    ranked = sorted(known, key=lambda pair: -pair[1]["slo_attainment"])
+    sentences = [_sentence(*ranked[0])]
+    if len(ranked) > 1:
+        rest = [f"{name} {percent(summary['slo_attainment'])}" for name, summary in ranked[1:]]
+        sentences.append(f"The others: {', '.join(rest)}.")
+    bound = (ranked[0][1].get("bounds") or {}).get("slo_attainment")
+    if bound is not None:
+        sentences.append(f"The best possible on this fleet is at most {percent(bound)}.")
+    return sentences
+
+
+def _sentence(name: str, summary: Summary) -> str:
+    arrived, ttft = summary["requests"]["arrived"], summary["ttft_s"]
+    words = f"{name} met the SLO for {percent(summary['slo_attainment'])} of {arrived:,} requests; "
+    words += (
+        f"{percent(summary['cold_starts']['rate'])} had to wait for a model to be loaded or woken"
+    )
+    if ttft["p50"] is None:
+        return words + "."
+    return words + (
+        f". Half of the first tokens came within {format_seconds(ttft['p50'])}, "
+        f"99 % within {format_seconds(ttft['p99'])}."
+    )
+
+
+def trust(summaries: Sequence[Summary]) -> list[str]:
+    """What limits the conclusions that these figures allow."""
+    texts = [
+        "The simulator is checked against closed forms of queueing and caching, the recorded "
+        "outcomes of other simulators and a measured vLLM server; the documentation has the "
+        "tables, and `python benchmarks/cases.py` repeats them.",
+    ]
+    if not any(s["calibration"] for s in summaries):
+        texts.append("Nothing is known here of where the timings come from.")
+    if not any(s.get("bounds") for s in summaries):
+        texts.append("No bound was computed: how much a better policy could gain is not known.")
+    fewest = min(s["requests"]["arrived"] for s in summaries)
+    if fewest < _ENOUGH:
+        texts.append(
+            f"A 99th percentile of {fewest:,} requests is uncertain ({_ENOUGH:,} would do)."
+        )
+    if len(summaries) > 1:
+        texts.append("Each line is one run: repeat with other seeds before believing a small gap.")
+    lost = max(s["requests"]["arrived"] - s["requests"]["completed"] for s in summaries)
+    if lost:
+        texts.append(f"Up to {lost:,} requests of a run were not completed; they count as misses.")
+    failed = max(s["failed_actions"] for s in summaries)
+    if failed:
+        texts.append(f"Up to {failed:,} actions of a run were refused or failed; the log says why.")
+    return texts
+
+
+def percent(share: float) -> str:
+    """97.9 %"""
+    return f"{100 * share:.1f} %"
