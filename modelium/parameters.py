@@ -109,7 +109,7 @@ def _read(kind: type, name: str, text: str) -> Any:
         return text
     if name.endswith("_bytes"):
         return parse_bytes(text)
-    if kind is float and name.endswith("_s") and text.lower() not in ("inf", "infinity"):
+    if kind is float and name.endswith("_s"):
         return parse_seconds(text)
     value = kind(text)
     if value != value:

@@ -15,7 +15,9 @@ _BYTES = {
     "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB,
 }  # fmt: skip
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d*)?(?:[eE][+-]?\d+)?|[+-]?\.\d+)\s*([A-Za-z/]*)\s*")
+_NUMBER = re.compile(
+    r"\s*(\+?(?:\d{1,3}(?:,\d{3})+|\d[\d_]*|(?=\.\d))(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([A-Za-z/]*)\s*"
+)
 
 
 def parse_bytes(text: str | int | float) -> int:
@@ -31,7 +33,9 @@ def parse_bytes_per_s(text: str | int | float) -> float:
 
 
 def parse_seconds(text: str | int | float) -> float:
-    """Read a duration: 30, "30s", "5min", "1h"."""
+    """Read a duration: 30, "30s", "5min", "1h", "inf" (a limit that does not exist)."""
+    if text in ("inf", float("inf")):
+        return float("inf")
     return _parse(text, _SECONDS, "a duration such as 30s")
 
 
@@ -39,6 +43,8 @@ def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wa
     if isinstance(text, bool):
         raise ConfigError(f"{text!r} is not {wanted}")
     if isinstance(text, int | float):
+        if not 0 <= text < float("inf"):
+            raise ConfigError(f"{text!r} is not {wanted}")
         return float(text)
     match = _NUMBER.fullmatch(text)
     if not match:
@@ -48,7 +54,8 @@ def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wa
     if not unit:
         return value
     if unit not in units:
-        hint = did_you_mean(unit, units) or f" Units are {', '.join(units)}."
+        same = [known for known in units if known.lower() == unit.lower()]
+        hint = did_you_mean(same[0] if same else unit, units) or f" Units are {', '.join(units)}."
         raise ConfigError(f"{text!r} is not {wanted}: unknown unit {unit!r}.{hint}")
     return value * units[unit]
 
