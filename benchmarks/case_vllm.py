@@ -30,6 +30,13 @@ NAMES = ("arrival_s", "prompt_tokens", "output_tokens", "real_first_token_s", "r
 HITS = "prefix_hit_tokens_est"
 MAX_NUM_SEQS, MAX_BATCHED_TOKENS = 256, 2048
 """vLLM 0.19's defaults, where a run's arguments leave them open."""
+ALIASES = {
+    "tp_size": "tp",
+    "tensor_parallel_size": "tp",
+    "dp_size": "replicas",
+    "data_parallel_size": "replicas",
+    "enable_prefix_caching": "prefix_caching",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,9 @@ def _serve(engine: Generate, served: Served) -> tuple[Floats, Floats]:
 
 
 def _plain(folder: Path, config: dict[str, Any]) -> tuple[Setup, Served]:
-    known = {field.name for field in fields(Setup)} - {"model", "gpu"}
     model, gpu = model_of(config["model"]), gpu_of(config["gpu"])
+    config |= {ALIASES[name]: value for name, value in config.items() if name in ALIASES}
+    known = {field.name for field in fields(Setup)} - {"model", "gpu"}
     given = {name: config[name] for name in known if config.get(name) is not None}
     file = folder / "requests.csv"
     rows = read_csv(file)

@@ -153,6 +153,10 @@ class Instance(Protocol):
         """What it holds on each of its GPUs now."""
 
     @property
+    def awake_bytes_per_gpu(self) -> int:
+        """What it holds on each of its GPUs when loaded or woken, with the KV pool it was given."""
+
+    @property
     def host_bytes(self) -> int:
         """What it holds in its node's RAM now (asleep at level 1)."""
 

@@ -69,11 +69,13 @@ def _constructors(maker: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any
         yield maker, inspect.cleandoc(maker.__doc__ or "")
         return
     for cls in maker.__mro__:
-        if "__init__" in vars(cls) and cls is not object:
-            yield cls.__init__, inspect.cleandoc(cls.__doc__ or "")
-            kinds = [p.kind for p in inspect.signature(cls.__init__).parameters.values()]
-            if inspect.Parameter.VAR_KEYWORD not in kinds:
-                return
+        constructor = vars(cls).get("__init__")
+        if constructor is None or cls is object:
+            continue
+        yield constructor, inspect.cleandoc(cls.__doc__ or "")
+        kinds = {p.kind for p in inspect.signature(constructor).parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return
 
 
 def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:

@@ -179,7 +179,7 @@ def _sleep(state: ClusterState, action: Sleep, limits: Limits) -> str:
 def _wake(state: ClusterState, copy: Instance, limits: Limits) -> str:
     if copy.phase is not Phase.ASLEEP:
         return f"{copy.id} is {copy.phase}, not asleep"
-    need = state.models[copy.model].bytes_per_gpu() - copy.bytes_per_gpu
+    need = copy.awake_bytes_per_gpu - copy.bytes_per_gpu
     return _room(state, copy.gpus, need) or _slots(state, copy.gpus, limits)
 
 

@@ -48,6 +48,8 @@ class Copy:
     phase: Phase = Phase.LOADING
     sleep_level: int = 0
     bytes_per_gpu: int = 0
+    awake_bytes_per_gpu: int = 0
+    """0: what it holds when it enters the books; if it enters asleep, its model's own figure."""
     host_bytes: int = 0
     ready_since_s: float = float("inf")
     slot: int = -1
@@ -195,6 +197,10 @@ class State:
 
     def add(self, copy: Copy) -> None:
         """Enter a copy and charge what it holds."""
+        if not copy.awake_bytes_per_gpu:
+            asleep = copy.phase is Phase.ASLEEP
+            full = self.models[copy.model].bytes_per_gpu() if asleep else copy.bytes_per_gpu
+            copy.awake_bytes_per_gpu = full
         self._copies[copy.id] = copy
         self._of[copy.model][copy.id] = copy
         for gpu in copy.gpus:
@@ -263,7 +269,8 @@ class State:
 def _still(copy: Copy) -> Copy:
     return Copy(
         copy.id, copy.model, copy.gpus, copy.node, _freeze(FrozenMeters, copy.meters),
-        copy.phase, copy.sleep_level, copy.bytes_per_gpu, copy.host_bytes, copy.ready_since_s,
+        copy.phase, copy.sleep_level, copy.bytes_per_gpu, copy.awake_bytes_per_gpu,
+        copy.host_bytes, copy.ready_since_s,
         copy.slot,
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ class _Steps:
         """Wakes, moves and loads for which there is room, once what is in their way has left."""
         costs = self.state.costs
         for copy in self.asleep:
-            need = self.state.models[copy.model].bytes_per_gpu() - copy.bytes_per_gpu
+            need = copy.awake_bytes_per_gpu - copy.bytes_per_gpu
             if self._take(copy.model, copy.gpus, need):
                 yield Wake(copy.id, self._why(copy.model, "wakes", costs.wake_s(copy.id)))
         for model, gpus in self.missing:

@@ -187,7 +187,7 @@ class View:
     def _holding(self, copy: Instance) -> Held:
         spec = self.state.models[copy.model]
         asleep = copy.phase in (Phase.ASLEEP, Phase.SUSPENDING)
-        awake_bytes = spec.bytes_per_gpu() if asleep else copy.bytes_per_gpu
+        awake_bytes = copy.awake_bytes_per_gpu
         asleep_bytes = copy.bytes_per_gpu if copy.phase is Phase.ASLEEP else spec.asleep_bytes
         now = Fate.ASLEEP if asleep else Fate.AWAKE
         return Held(

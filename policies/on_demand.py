@@ -180,12 +180,13 @@ class OnDemand:
     ) -> tuple[Option | None, Instance | None]:
         """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
         spec, rooms = state.models[model], survey.rooms
-        size, overdue = spec.bytes_per_gpu(), self._overdue_s(state, model) <= 0
+        overdue = self._overdue_s(state, model) <= 0
         staying = [c for c in state.instances_of(model) if c.phase is not Phase.LEAVING]
         asleep = [c for c in staying if c.phase is Phase.ASLEEP]
         for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)):
             here = {gpu: rooms[gpu] for gpu in copy.gpus if gpu in rooms}
-            need = Need(size - copy.bytes_per_gpu, len(copy.gpus), overdue, copy)
+            size = copy.awake_bytes_per_gpu - copy.bytes_per_gpu
+            need = Need(size, len(copy.gpus), overdue, copy)
             if option := self._fit(state, survey, here, need):
                 return option, copy
         if len(staying) >= spec.max_replicas:

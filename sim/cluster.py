@@ -28,6 +28,8 @@ from modelium.units import PS_PER_S, ps
 
 PATIENCE = 100_000
 """Decisions at one instant after which a policy is said to make no progress."""
+DECLINES = 4
+"""Offers in a row that a policy may decline before the rest must wait for the next change."""
 
 
 class SimCluster:
@@ -64,6 +66,8 @@ class SimCluster:
         self.instance_ids: list[str] = []
         self._answers_misses = True
         self._talking = False
+        self._stirred = False
+        self._turn = 0
         self._hasty = (0, -1)
         self._expiring: set[str] = set()
         self._full_bytes: dict[str, int] = {}
@@ -132,9 +136,14 @@ class SimCluster:
         if self._talking:
             return
         self._talking = True
+        self._empty_outbox()
+        if self._stirred:
+            self._offer(None)
+        self._talking = False
+
+    def _empty_outbox(self) -> None:
         while self._outbox:
             self._say(self._outbox.popleft())
-        self._talking = False
 
     def _answer(self, done: Done) -> None:
         """Report an action that ended at once, but not before `start` has returned."""
@@ -157,15 +166,25 @@ class SimCluster:
         self._hear(event)
         self.decide_s += time.perf_counter() - begin
         refused = isinstance(event, Done) and event.error and not event.instance
-        if isinstance(event, Done | Fault) and not refused:
-            self._offer()
+        self._stirred |= isinstance(event, Done | Fault) and not refused
 
-    def _offer(self, idle: Copy | None = None) -> None:
-        """Offer `Miss` again for all models that wait in vain, the longest wait first."""
-        for model in self.plane.hungry_models() if self._answers_misses else ():
-            self.tell(Miss(model))
-            if idle is not None and idle.phase is not Phase.READY:
-                return  # what fell idle has been used
+    def _offer(self, idle: Copy | None, declines: int = DECLINES) -> None:
+        """Offer `Miss` again to models that wait in vain, since something changed.
+
+        The longest wait goes first. After some have been declined in a row the rest is likely to
+        be declined too; a turning start makes sure that each is asked before long.
+        """
+        self._stirred = False
+        hungry = self.plane.hungry_models() if self._answers_misses else []
+        self._turn = (self._turn + 1) % max(1, len(hungry))
+        in_vain = 0
+        for model in hungry[:1] + hungry[self._turn :] + hungry[1 : self._turn]:
+            begun = len(self.decisions)
+            self._outbox.append(Miss(model))
+            self._empty_outbox()
+            in_vain = in_vain + 1 if len(self.decisions) == begun else 0
+            if in_vain >= declines or (idle is not None and idle.phase is not Phase.READY):
+                return
 
     def _missed(self, model: str) -> None:
         if self.settings.admission.max_wait_s < float("inf") and model not in self._expiring:
@@ -178,9 +197,11 @@ class SimCluster:
             if not copy.busy:
                 del self._draining[copy.id]
                 idle.succeed()
-        copy_or_none = self.plane.copy_in(slot)
-        if copy_or_none is not None and copy_or_none.phase is Phase.READY:
-            self._offer(copy_or_none)
+        copy_in = self.plane.copy_in(slot)
+        if copy_in is not None and copy_in.phase is Phase.READY:
+            self._talking = True
+            self._offer(copy_in)
+            self._talking = False
 
     def _expire(self, model: str) -> Any:
         wait_ps = ps(self.settings.admission.max_wait_s)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from modelium.sim.jit import inlined
 
 NEVER = np.iinfo(np.int64).max
 
@@ -29,12 +30,12 @@ def make_heap(size: int) -> Heap:
     return Heap(np.full(size, NEVER, np.int64), index, index.copy())
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _before(heap, a, b):
     return heap.due[a] < heap.due[b] or (heap.due[a] == heap.due[b] and a < b)
 
 
-@njit(cache=True)
+@inlined
 def set_due(heap, engine, due):
     """Engine is due at `due` from now on."""
     if heap.due[engine] == due:
@@ -48,7 +49,7 @@ def set_due(heap, engine, due):
         _down(heap, engine, at)
 
 
-@njit(cache=True)
+@inlined
 def _up(heap, engine, at):
     while at > 0:
         parent = (at - 1) >> 1
@@ -62,7 +63,7 @@ def _up(heap, engine, at):
     heap.place[engine] = at
 
 
-@njit(cache=True)
+@inlined
 def _down(heap, engine, at):
     size = heap.order.shape[0]
     while True:

@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from modelium.sim.heap import NEVER
+from modelium.sim.jit import inlined, kernel
 
 PS = 1e12
 FULL_SPEED = 1024
@@ -58,7 +58,7 @@ class Busy(NamedTuple):
     width_s: NDArray[np.float64]  # [1]
 
 
-@njit(cache=True)
+@inlined
 def add_busy(busy, gpu, start_s, end_s, weight):
     """Spread `end - start` seconds of work over the bins that they fall into."""
     width, last = busy.width_s[0], busy.seconds.shape[1] - 1
@@ -70,19 +70,29 @@ def add_busy(busy, gpu, start_s, end_s, weight):
     busy.seconds[gpu, k] += (end_s - start_s) * weight
 
 
-@njit(cache=True)
+@inlined
+def first_free(lanes, lane):
+    """The server of a lane that is free first."""
+    best = 0
+    for server in range(1, lanes.servers[lane]):
+        if lanes.clock[lane, server] < lanes.clock[lane, best]:
+            best = server
+    return best
+
+
+@inlined
 def _stage_time(lanes, slot, stage, size, tokens, slow):
     """Seconds that a batch of `size` requests takes in `stage`."""
     t = lanes.latency[slot, stage, size - 1] + lanes.per_token[slot] * tokens
     return t if slow == FULL_SPEED else t * slow / FULL_SPEED
 
 
-@njit(cache=True)
+@inlined
 def predict(lanes, slot, tokens, now_s, slow):
     """When a request arriving now would be answered (a lower bound where batches are formed)."""
     lane = lanes.lane[slot]
     if lanes.servers[lane] > 1:
-        free = np.min(lanes.clock[lane, : lanes.servers[lane]])
+        free = lanes.clock[lane, first_free(lanes, lane)]
         t = max(now_s, free) + _stage_time(lanes, slot, 0, 1, tokens, slow)
     else:
         t = now_s
@@ -94,12 +104,12 @@ def predict(lanes, slot, tokens, now_s, slow):
     return t + lanes.fixed[slot]
 
 
-@njit(cache=True)
+@inlined
 def _execute(lanes, busy, slot, size, tokens, now_s, slow):
     """Commit a batch to the lane: return its server and when it leaves the last stage."""
     lane = lanes.lane[slot]
     if lanes.servers[lane] > 1:
-        server = np.argmin(lanes.clock[lane, : lanes.servers[lane]])
+        server = first_free(lanes, lane)
         start = max(now_s, lanes.clock[lane, server])
         t = start + _stage_time(lanes, slot, 0, size, tokens, slow)
         lanes.clock[lane, server] = t
@@ -118,7 +128,7 @@ def _execute(lanes, busy, slot, size, tokens, now_s, slow):
     return 0, t
 
 
-@njit(cache=True)
+@inlined
 def _fly(lanes, requests, answer_s, slot, server, r, end_s):
     """Enter a request into its server's list of requests in flight, oldest first."""
     lane = lanes.lane[slot]
@@ -132,7 +142,7 @@ def _fly(lanes, requests, answer_s, slot, server, r, end_s):
     lanes.last[lane, server] = r
 
 
-@njit(cache=True)
+@inlined
 def put(lanes, busy, requests, arrival_s, answer_s, slot, cls, r, now_s, slow):
     """A request reaches an instance; return when its lane is next due (ps)."""
     lane = lanes.lane[slot]
@@ -153,7 +163,7 @@ def put(lanes, busy, requests, arrival_s, answer_s, slot, cls, r, now_s, slow):
     return due(lanes, requests, lane)
 
 
-@njit(cache=True)
+@inlined
 def due(lanes, requests, lane):
     """When something next happens in a lane: an answer, a free server, or a batch's deadline."""
     soonest = lanes.timer[lane]
@@ -164,7 +174,7 @@ def due(lanes, requests, lane):
     return soonest
 
 
-@njit(cache=True)
+@inlined
 def step(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow, done):
     """What is due in a lane: collect answers into `done`, start batches. Returns their number."""
     n = 0
@@ -181,11 +191,11 @@ def step(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow, done):
     return n
 
 
-@njit(cache=True)
+@inlined
 def _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow):
     now_s = now_ps / PS
     while lanes.queued[lane] > 0:
-        free_s = np.min(lanes.clock[lane, : lanes.servers[lane]])
+        free_s = lanes.clock[lane, first_free(lanes, lane)]
         if np.int64(np.rint(free_s * PS)) > now_ps:
             lanes.timer[lane] = np.int64(np.rint(free_s * PS))
             return
@@ -196,7 +206,7 @@ def _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slo
         _batch(lanes, busy, requests, answer_s, slot, max(now_s, free_s), slow)
 
 
-@njit(cache=True)
+@inlined
 def _choose(lanes, arrival_s, lane, now_ps):
     """The instance whose batch goes next: lowest class first, then the oldest request."""
     best, best_cls, best_s, deadline = -1, 99, np.inf, NEVER
@@ -218,7 +228,7 @@ def _choose(lanes, arrival_s, lane, now_ps):
     return best, best_cls, deadline
 
 
-@njit(cache=True)
+@inlined
 def _batch(lanes, busy, requests, answer_s, slot, now_s, slow):
     """Take up to a full batch from an instance's queues, lowest class first, and execute it."""
     lane = lanes.lane[slot]
@@ -242,7 +252,7 @@ def _batch(lanes, busy, requests, answer_s, slot, now_s, slow):
         _fly(lanes, requests, answer_s, slot, server, r, end_s)
 
 
-@njit(cache=True)
+@kernel
 def drop(lanes, requests, slot_of, slot, out):
     """An instance is gone: take its requests out of queues and flight; return their number.
 

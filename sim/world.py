@@ -8,7 +8,6 @@ it is being drained). Order at one instant: control side, then arrivals, then en
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelium.sim import generate, infer
 from modelium.sim.books import (
@@ -17,12 +16,13 @@ from modelium.sim.books import (
 )  # fmt: skip
 from modelium.sim.heap import NEVER, set_due
 from modelium.sim.infer import FULL_SPEED, PS, add_busy
+from modelium.sim.jit import inlined, kernel
 
 HORIZON, MISS, IDLE = 0, 1, 2
 """Why `advance` returned."""
 
 
-@njit(cache=True)
+@kernel
 def advance(w, until):
     """Run up to, not including, `until` (ps) and say why it stopped; `w.at[NOW]` is the time."""
     arrivals = w.arrival_ps
@@ -49,7 +49,7 @@ def advance(w, until):
     return HORIZON
 
 
-@njit(cache=True)
+@inlined
 def _arrive(w, r, now):
     """Count a request and send it on; True if the control side must hear of a miss."""
     m = w.requests.model[r]
@@ -70,7 +70,7 @@ def _arrive(w, r, now):
     return _grows_hungry(w, m)
 
 
-@njit(cache=True)
+@inlined
 def join_waiting(w, r):
     """Put a request at the end of its model's waiting room."""
     m = w.requests.model[r]
@@ -83,7 +83,7 @@ def join_waiting(w, r):
     w.n_waiting[m] += 1
 
 
-@njit(cache=True)
+@inlined
 def _grows_hungry(w, m):
     """A model is hungry if requests wait and no instance is on its way; True if it just became."""
     if w.hungry[m] or w.coming[m] > 0:
@@ -94,13 +94,13 @@ def _grows_hungry(w, m):
     return True
 
 
-@njit(cache=True)
+@inlined
 def _settle(w, r, outcome):
     w.outcome[r] = outcome
     w.at[OPEN] -= 1
 
 
-@njit(cache=True)
+@inlined
 def dispatch(w, r, now):
     """Send a request to a ready instance of its model, or turn it away."""
     slot = _route(w, r)
@@ -128,7 +128,7 @@ def dispatch(w, r, now):
         set_due(w.heap, w.kind.shape[0] + w.lanes.lane[slot], due)
 
 
-@njit(cache=True)
+@inlined
 def _in_time(w, slot, r, now_s, slow, slo):
     """Whether the request can still meet its SLO here, seen optimistically."""
     arrival = w.arrival_s[r]
@@ -139,7 +139,7 @@ def _in_time(w, slot, r, now_s, slow, slo):
     return answer - arrival <= min(slo[0], slo[2])
 
 
-@njit(cache=True)
+@inlined
 def _route(w, r):
     """The router: which ready instance of its model gets the request."""
     m = w.requests.model[r]
@@ -163,18 +163,18 @@ def _route(w, r):
     return best
 
 
-@njit(cache=True)
+@inlined
 def _queue_key(w, slot):
     """Work ahead of a new request: tokens to compute, or when the lane's last stage is free."""
     if w.kind[slot] == GENERATE:
         return float(generate.backlog_tokens(w.engines, slot))
     lane = w.lanes.lane[slot]
     if w.lanes.servers[lane] > 1:
-        return np.min(w.lanes.clock[lane, : w.lanes.servers[lane]])
+        return w.lanes.clock[lane, infer.first_free(w.lanes, lane)]
     return w.lanes.clock[lane, w.lanes.stages[lane] - 1]
 
 
-@njit(cache=True)
+@inlined
 def _rendezvous(w, m, n, session):
     """Highest random weight (Thaler and Ravishankar 1998): sessions move only when they must."""
     best, best_key = w.ready[m, 0], np.uint64(0)
@@ -190,7 +190,7 @@ def _rendezvous(w, m, n, session):
     return best
 
 
-@njit(cache=True)
+@inlined
 def _take(w, slot, r, now):
     """Enter a request into an instance's books."""
     w.instance[r] = w.number[slot]
@@ -208,7 +208,7 @@ def _take(w, slot, r, now):
             _unit_busy(w, slot, now, 1)
 
 
-@njit(cache=True)
+@inlined
 def leave(w, slot, now):
     """Strike a request out of an instance's books; True if the instance is idle now."""
     w.outstanding[slot] -= 1
@@ -226,7 +226,7 @@ def leave(w, slot, now):
     return True
 
 
-@njit(cache=True)
+@inlined
 def _unit_busy(w, slot, now, change):
     """An engine starts or stops working: its neighbours on the GPUs slow down or speed up."""
     for k in range(w.n_slot_gpus[slot]):
@@ -243,7 +243,7 @@ def _unit_busy(w, slot, now, change):
             _repace(w, g, now)
 
 
-@njit(cache=True)
+@inlined
 def _repace(w, g, now):
     for k in range(w.n_on[g]):
         slot = w.on[g, k]
@@ -252,7 +252,7 @@ def _repace(w, g, now):
             set_due(w.heap, slot, w.engines.engines[slot].due_ps)
 
 
-@njit(cache=True)
+@inlined
 def _slow_factor(w, slot):
     """Fair time sharing between busy engines on a GPU, plus interference for each neighbour."""
     units = 1
@@ -263,7 +263,7 @@ def _slow_factor(w, slot):
     return int(np.rint(FULL_SPEED * units * (1.0 + w.interference[slot] * (units - 1))))
 
 
-@njit(cache=True)
+@inlined
 def _work(w, unit, now):
     """Let the engine that is due work; True if the control side must hear that one fell idle."""
     n_slots = w.kind.shape[0]
@@ -288,7 +288,7 @@ def _work(w, unit, now):
     return hear
 
 
-@njit(cache=True)
+@kernel
 def release(w, m, now, cold):
     """An instance of model `m` is ready: send it all that waits, in order of arrival."""
     r = w.first_waiting[m]
@@ -305,7 +305,7 @@ def release(w, m, now, cold):
     return count
 
 
-@njit(cache=True)
+@kernel
 def expire(w, m, before_ps):
     """Reject requests of model `m` that wait since `before_ps` or longer; return how many."""
     n = 0
@@ -321,7 +321,7 @@ def expire(w, m, before_ps):
     return n
 
 
-@njit(cache=True)
+@kernel
 def set_coming(w, m, change):
     """An instance of `m` is on its way (+1) or no longer (-1); True if `m` is hungry now."""
     w.coming[m] += change
@@ -333,7 +333,18 @@ def set_coming(w, m, change):
     return w.hungry[m]
 
 
-@njit(cache=True)
+@inlined
+def _sort(values, n):
+    """Sort the first `n`, nearly sorted, values by insertion."""
+    for k in range(1, n):
+        value, at = values[k], k
+        while at > 0 and values[at - 1] > value:
+            values[at] = values[at - 1]
+            at -= 1
+        values[at] = value
+
+
+@kernel
 def crash(w, slot, now, retries, failed):
     """An instance is lost: send its requests elsewhere, or fail those tried too often."""
     if w.kind[slot] == GENERATE:
@@ -343,8 +354,9 @@ def crash(w, slot, now, retries, failed):
         n = infer.drop(w.lanes, w.requests, w.slot_of, slot, w.done)
         lane = w.lanes.lane[slot]
         set_due(w.heap, w.kind.shape[0] + lane, infer.due(w.lanes, w.requests, lane))
-    lost = np.sort(w.done[:n])
-    for r in lost:
+    _sort(w.done, n)
+    for k in range(n):
+        r = w.done[k]
         leave(w, slot, now)
         w.requests.first_ps[r] = -1
         w.requests.finish_ps[r] = -1

@@ -62,7 +62,7 @@ function drawLog(run) {
 
 function fillLog(box, found, end) {
   const heads = ["time", "action", "model", "GPU", "from", "took", "why"];
-  const head = html("tr", {}, ...heads.map((name) => html("th", { scope: "col" }, name)));
+  const head = html("tr", {}, ...heads.map((name) => html("th", { scope: "col", class: name === "took" ? "" : "text" }, name)));
   const body = html("tbody");
   const table = html("table", {}, html("thead", {}, head), body);
   const more = html("button", { type: "button", class: "more" }, "Show more");
@@ -80,7 +80,7 @@ function logRow([at, took, kind, model, gpus, tier, error, reason], end) {
   const why = html("td", { class: "reason" }, reason);
   if (error) why.append(html("span", { class: "failed" }, `${reason ? " · " : ""}failed: ${error}`));
   const button = html("button", { type: "button" }, clock(at, end));
-  const line = html("tr", { class: "jump" }, html("td", {}, button),
+  const line = html("tr", { class: "jump" }, html("td", { class: "text" }, button),
     ...[kind, model, gpus, tier].map((text) => html("td", { class: "text" }, text)),
     html("td", {}, took === null ? "–" : duration(took)), why);
   line.addEventListener("click", () => jump(line, at, end));

@@ -77,8 +77,8 @@ def _sentence(name: str, summary: Summary) -> str:
     if ttft["p50"] is None:
         return words + "."
     return words + (
-        f". Half of the first tokens came within {format_seconds(ttft['p50'])}, "
-        f"99 % within {format_seconds(ttft['p99'])}."
+        f". Half of the first tokens came within {_seconds(ttft['p50'])}, "
+        f"99\u00a0% within {_seconds(ttft['p99'])}."
     )
 
 
@@ -110,5 +110,9 @@ def trust(summaries: Sequence[Summary]) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """97.9 %"""
-    return f"{100 * share:.1f} %"
+    """Print a share as 97.9 %, on one line."""
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def _seconds(s: float) -> str:
+    return format_seconds(s).replace(" ", "\u00a0")

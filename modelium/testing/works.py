@@ -46,7 +46,7 @@ class Works:
                 self._later_idle(copy, partial(self._doze, copy, action))
             case Wake(instance):
                 copy = self._state.copy(instance)
-                full = self._state.models[copy.model].bytes_per_gpu()
+                full = copy.awake_bytes_per_gpu
                 after_s = self._state.costs.wake_s(copy.id)
                 self._under_way[copy.id] = action
                 self._state.change(copy, Phase.WAKING, bytes_per_gpu=full)
