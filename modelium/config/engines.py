@@ -47,7 +47,8 @@ class Engines:
         step = self.profile(name, gpu).step
         model = served.model
         if not model.kv_bytes_per_token:
-            return Infer(((step.mixed_c,) * ENCODER_BATCH,), per_token_s=step.mixed_lo)
+            # Every token at the price past the hinge: at most that much too slow for small batches.
+            return Infer(((step.mixed_c,) * ENCODER_BATCH,), per_token_s=step.mixed_hi)
         tokens = model.kv_bytes // model.kv_bytes_per_token
         return served.vllm.engine(step, tokens)
 

@@ -1,0 +1,238 @@
+"""What a configuration means: nodes, GPUs, models, SLOs and the defaults of policies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium import catalog
+from modelium.config import Config, Plan, make_plan
+from modelium.config.yaml import load
+from modelium.core import Slo
+from modelium.costs import Links, Stages
+from modelium.errors import ConfigError
+from modelium.units import GIB
+
+H100 = catalog.gpu("h100-80g")
+L8B = catalog.model("llama-3.1-8b")
+
+
+def plan(text: str) -> Plan:
+    """The plan of a configuration; one GPU unless it has a cluster."""
+    given: dict[str, Any] = {"cluster": {"gpus": "h100-80g"}} | load(text, "test")
+    return make_plan(Config.model_validate(given))
+
+
+def model(text: str, name: str = "llama-3.1-8b") -> Any:
+    return plan(text).models[name]
+
+
+class TestCluster:
+    def test_a_fleet_is_nodes_and_gpus(self) -> None:
+        hardware = plan("cluster: {gpus: 2x4xh100-80g+2xl4}").hardware
+        assert [node.id for node in hardware.nodes] == ["node0", "node1", "node2"]
+        assert [gpu.id for gpu in hardware.gpus] == [f"gpu{i}" for i in range(10)]
+        assert [gpu.node for gpu in hardware.gpus] == (
+            ["node0"] * 4 + ["node1"] * 4 + ["node2"] * 2
+        )
+        assert {gpu.kind for gpu in hardware.gpus[8:]} == {"l4-24g"}
+
+    def test_a_list_of_gpus_is_one_node_unless_it_says_otherwise(self) -> None:
+        hardware = plan(
+            "cluster: {gpus: [h100, {kind: l4, count: 2}, {kind: l4, node: b}]}"
+        ).hardware
+        assert [(gpu.kind, gpu.node) for gpu in hardware.gpus] == [
+            ("h100-80g", "node0"), ("l4-24g", "node0"), ("l4-24g", "node0"), ("l4-24g", "b"),
+        ]  # fmt: skip
+
+    def test_nodes_have_their_own_memory_and_links_over_those_of_all(self) -> None:
+        hardware = plan(
+            """
+            cluster:
+              host_memory: 100GiB
+              links: {disk: 3GB/s, loader: 2GB/s}
+              nodes:
+                - {gpus: 2xh100-80g}
+                - {name: small, gpus: l4, host_memory: 10GiB, links: {disk: 1GB/s}}
+            """
+        ).hardware
+        assert [(node.id, node.host_bytes) for node in hardware.nodes] == [
+            ("node0", 100 * GIB), ("small", 10 * GIB),
+        ]  # fmt: skip
+        assert hardware.links["node0"] == Links(3e9, 50e9, loader_bytes_per_s=2e9)
+        assert hardware.links["small"] == Links(1e9, 25e9, loader_bytes_per_s=2e9)
+
+    def test_host_memory_is_twice_that_of_the_gpus_by_default(self) -> None:
+        (node,) = plan("cluster: {gpus: 3xh100-80g}").hardware.nodes
+        assert node.host_bytes == 6 * H100.memory_bytes
+
+    def test_a_share_of_each_gpus_memory_is_used(self) -> None:
+        (gpu,) = plan("orchestration: {max_gpu_memory_utilization: 0.5}").hardware.gpus
+        assert gpu.memory_bytes == H100.memory_bytes // 2
+        (gpu,) = plan("cluster: {gpus: [{kind: h100, memory: 60GiB}]}").hardware.gpus
+        assert gpu.memory_bytes == 54 * GIB
+
+    def test_two_nodes_of_one_name_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"cluster\.nodes: 'a' is there twice"):
+            plan("cluster: {nodes: [{name: a, gpus: l4}, {name: a, gpus: l4}]}")
+
+
+class TestModels:
+    def test_names_mappings_and_lists_say_the_same(self) -> None:
+        ways = [
+            "models: {llama-3.1-8b: , chat: qwen2.5-7b}",
+            "models: {llama-3.1-8b: {}, chat: {catalogue: qwen2.5-7b}}",
+            "models: [llama-3.1-8b, {name: chat, catalogue: qwen2.5-7b}]",
+        ]
+        first, *others = [plan(way).models for way in ways]
+        assert list(first) == ["llama-3.1-8b", "chat"]
+        assert first["chat"].model.family == "qwen2.5-7b"
+        assert others == [first, first]
+
+    def test_own_keys_go_before_the_catalogue(self) -> None:
+        made = model(
+            """
+            models:
+              llama-3.1-8b: {gpus: 1, kv: 3GiB, kv_per_token: 1000, overhead: 2GiB, asleep: 1GiB,
+                             pinned: true, min_replicas: 1, max_replicas: 2, spread: true}
+            """
+        ).model
+        assert (made.kv_bytes, made.kv_bytes_per_token) == (3 * GIB, 1000)
+        assert (made.overhead_bytes, made.asleep_bytes) == (2 * GIB, GIB)
+        assert (made.pinned, made.spread, made.min_replicas, made.max_replicas) == (
+            True,
+            True,
+            1,
+            2,
+        )
+
+    @pytest.mark.parametrize(
+        ("dtype", "bytes_per_weight"),
+        [("auto", 2), ("bfloat16", 2), ("float32", 4), ("fp8", 1), ("int4", 0.5)],
+    )
+    def test_dtype_sets_the_size_of_weights(self, dtype: str, bytes_per_weight: float) -> None:
+        made = model(f"models: [llama-3.1-8b]\nvllm: {{default_settings: {{dtype: {dtype}}}}}")
+        assert made.model.weights_bytes == round(L8B.params * bytes_per_weight)
+        assert made.spec.dtype_bytes == bytes_per_weight
+
+    def test_given_weights_go_before_dtype_and_size_the_copy(self) -> None:
+        made = model("models: {llama-3.1-8b: {weights: 100GiB, vllm: {dtype: fp8}}}\n"
+                     "cluster: {gpus: 4xh100-80g}").model  # fmt: skip
+        assert made.weights_bytes == 100 * GIB
+        assert made.gpus == 2
+
+    @pytest.mark.parametrize(
+        ("longest", "tokens"), [(1024, 8192), (4096, 32768), (16384, 32768), (65536, 65536)]
+    )
+    def test_the_kv_pool_has_eight_short_sequences_or_one_of_the_longest(
+        self, longest: int, tokens: int
+    ) -> None:
+        text = f"models: [llama-3.1-8b]\nvllm: {{default_settings: {{max_model_len: {longest}}}}}"
+        made = model(text).model
+        assert made.kv_bytes == tokens * made.kv_bytes_per_token
+
+    def test_always_loaded_is_pinned(self) -> None:
+        made = plan("models: [phi-4, qwen2.5-7b]\norchestration: {always_loaded: [phi-4]}").models
+        assert {name: one.model.pinned for name, one in made.items()} == {
+            "phi-4": True, "qwen2.5-7b": False,
+        }  # fmt: skip
+        with pytest.raises(
+            ConfigError, match=r"always_loaded: no model called 'phi4'\. Did you mean"
+        ):
+            plan("models: [phi-4]\norchestration: {always_loaded: [phi4]}")
+
+    def test_an_slo_replaces_the_default_as_a_whole(self) -> None:
+        text = "models: {llama-3.1-8b: {slo: {ttft: 1s}}, phi-4: }\n"
+        assert model(text).model.slo == Slo(ttft_s=1)
+        assert model(text, "phi-4").model.slo == catalog.DEFAULT_SLO
+        assert model(text + "slo: {e2e: 1min}", "phi-4").model.slo == Slo(e2e_s=60)
+        classes = plan("slo: {ttft: 1s, classes: {batch: {e2e: 1h}, any: {}}}").slo_classes
+        assert classes == {"batch": Slo(e2e_s=3600), "any": Slo()}
+
+    def test_load_stages_go_before_the_defaults(self) -> None:
+        made = model("models: {llama-3.1-8b: {load: {process: 1s, wake: [10ms, 20ms]}}}")
+        assert made.stages == Stages(process_s=1.0, wake_s=(0.01, 0.02))
+
+    def test_a_folder_in_the_repository_is_analysed(self, tmp_path: Path) -> None:
+        shape = {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2,
+            "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 512,
+            "torch_dtype": "bfloat16",
+        }  # fmt: skip
+        header = json.dumps(
+            {"w": {"dtype": "BF16", "shape": [1000], "data_offsets": [0, 2000]}}
+        ).encode()
+        folder = tmp_path / "tiny"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(shape))
+        data = len(header).to_bytes(8, "little") + header + bytes(2000)
+        (folder / "model.safetensors").write_bytes(data)
+        made = model(f"model_repository: {tmp_path}\nmodels: {{t: {{path: tiny}}}}", "t")
+        assert made.model.name == "t"
+        assert made.model.weights_bytes == 2000
+        assert made.model.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2  # K and V, layers, heads, dim, B
+        with pytest.raises(ConfigError, match=r"^models\.t: .*gone is not a folder"):
+            plan(f"model_repository: {tmp_path}\nmodels: {{t: {{path: gone}}}}")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("models: [llama-3.1-9b]", r"models\.llama-3\.1-9b: no model .* Did you mean"),
+            ("models: {x: {catalogue: lama-3.1-8b}}", r"models\.x: no model called 'lama-3\.1-8b'"),
+            ("models: {x: {weights: 1GiB}}", r"models\.x: its shape is unknown"),
+            ("models: {phi-4: {min_replicas: 2, max_replicas: 1}}", "more than max_replicas, 1"),
+            ("models: [llama-3.1-405b]", r"models\.llama-3\.1-405b: .* needs .* on each of"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_with_the_models_name(self, text: str, said: str) -> None:
+        with pytest.raises(ConfigError, match=said):
+            plan(text)
+
+
+def test_the_original_keys_are_defaults_of_policies_parameters() -> None:
+    told = plan(
+        """
+        orchestration:
+          auto_unload_after_seconds: 300
+          min_qps_threshold: 0.5
+          decision_interval_seconds: 10s
+        """
+    ).policy_defaults
+    assert told == {"idle_s": "300.0", "qps_min": "0.5", "check_s": "10.0", "every_s": "10.0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "policies"),
+    [
+        ("policy: lru", ("lru",)),
+        ("policy: [lru, 'gdsf:a=1']", ("lru", "gdsf:a=1")),
+        ("policy: {name: lru, parameters: {a: 6, x: yz}}", ("lru:a=6.0,x=yz",)),
+        ("{}", ()),
+    ],
+)  # fmt: skip
+def test_policies_are_written_in_several_ways(text: str, policies: tuple[str, ...]) -> None:
+    assert plan(text).policies == policies
+
+
+def test_the_whole_of_the_original_example_is_accepted() -> None:
+    made = plan(
+        """
+        model_repository: /models
+        vllm:
+          enabled: true
+          base_port: 8001
+          default_settings: {dtype: float16, max_model_len: 4096}
+        orchestration:
+          auto_unload_after_seconds: 300
+          min_qps_threshold: 0.1
+          max_gpu_memory_utilization: 0.85
+          always_loaded: []
+          decision_interval_seconds: 10
+        metrics: {enabled: true, port: 9090}
+        """
+    )
+    assert made.hardware.share == 0.85

@@ -1,0 +1,42 @@
+"""The file that `modelium init` writes, and the JSON schema."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from modelium.config import Config, make_plan
+from modelium.config.template import TEMPLATE, json_schema
+from modelium.config.yaml import load
+
+
+def test_the_template_is_valid_as_it_is() -> None:
+    plan = make_plan(Config.model_validate(load(TEMPLATE, "template")))
+    assert len(plan.hardware.gpus) == 4
+    assert plan.models["chat"].model.family == "qwen2.5-7b"
+
+
+def test_every_commented_line_of_the_template_is_valid_too() -> None:
+    body = TEMPLATE.split("\n\n", 1)[1]
+    sections = re.findall(r"^(?:# )?([a-z_]+):", body, re.MULTILINE)
+    opened = re.sub(r"^( *)# (?=[a-z_ -]+:|  |- )", r"\1", body, flags=re.MULTILINE)
+    opened = re.sub(r"^    path: .*\n", "", opened, flags=re.MULTILINE)
+    opened = re.sub(r"^policy: \[.*\n", "", opened, flags=re.MULTILINE)
+    opened = re.sub(r"^  gpus: .*\n", "", opened, flags=re.MULTILINE)
+    config = Config.model_validate(load(opened, "template"))
+    assert config.model_fields_set == set(sections) == set(Config.model_fields)
+    assert config.cluster.nodes[1].gpus[0].count == 4
+    assert config.models["classify"].infer is not None
+    assert config.simulation.faults.schedule[0].for_ == 1200.0
+    assert make_plan(config).hardware.nodes[0].id == "big"
+
+
+def test_the_schema_knows_every_way_of_writing() -> None:
+    schema = json.loads(json_schema())
+    assert set(schema["properties"]) == set(Config.model_fields)
+    assert schema["additionalProperties"] is False
+    kinds = {option.get("type") for option in schema["properties"]["models"]["anyOf"]}
+    assert kinds == {"object", "array"}
+    fault = schema["$defs"]["FaultAt"]["properties"]
+    assert "for" in fault
+    assert schema["$defs"]["Cluster"]["properties"]["host_memory"]["description"]
