@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "../shared/cases"
@@ -21,16 +23,18 @@ needs_cases = pytest.mark.skipif(
 )
 
 
-def cases(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `python benchmarks/cases.py` as a person would."""
-    command = [sys.executable, str(ROOT / "benchmarks/cases.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def cases(*arguments: str | Path) -> Result:
+    """Run `python benchmarks/cases.py`, in this process: the engines are loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        main = importlib.import_module("cases").main
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def relative(kind: str, folder: Path) -> dict[str, float]:
     """Relative differences by metric, having checked the form of `--json`."""
     done = cases(kind, folder, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer.keys() == {"case", "kind", "rows"}
     assert (answer["case"], answer["kind"]) == (folder.resolve().name, kind)
@@ -75,8 +79,8 @@ def made_up(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def times(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
-    assert done.returncode == 0, done.stderr
+def times(done: Result) -> dict[str, float]:
+    assert done.exit_code == 0, done.stderr
     return {row["metric"]: row["ours"] for row in json.loads(done.stdout)["rows"]}
 
 
@@ -102,7 +106,7 @@ def test_replicas_share_requests_and_experts(tmp_path: Path) -> None:
 def test_the_table_names_the_case_and_what_it_rests_on(tmp_path: Path) -> None:
     folder = made_up(tmp_path, model="llama-3.1-8b", gpu="h100", kv_tokens=400_000)
     done = cases("vllm", folder)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "aiconfigurator" in done.stdout
     assert all(metric in done.stdout for metric in METRICS)
 
@@ -114,7 +118,7 @@ def test_a_bad_folder_is_one_line_and_exit_2(kind: str, config: str | None, tmp_
     if config:
         (tmp_path / "config.json").write_text(config)
     done = cases(kind, tmp_path)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert len(done.stderr.splitlines()) == 1
@@ -125,5 +129,13 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     text = (tmp_path / "requests.csv").read_text().replace("prompt_tokens", "prompts", 1)
     (tmp_path / "requests.csv").write_text(text)
     done = cases("vllm", tmp_path)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "no column 'prompt_tokens'" in done.stderr
+
+
+def test_the_script_runs_on_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/cases.py"), "vidur", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "config.json" in done.stderr
+    assert "Traceback" not in done.stderr
