@@ -32,14 +32,14 @@ function logarithmic(low, high, from, to) {
   return (value) => straight(Math.log10(Math.max(value, low)));
 }
 
-// A few round numbers between low and high.
-function ticks(low, high, about) {
-  const rough = (high - low) / about || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].find((s) => s * power >= rough * 0.999) * power;
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) found.push(i * step);
-  return found;
+// About so many round numbers from 0 to high; hours, minutes and seconds have round numbers of their own.
+const ROUND = { h: [1, 2, 3, 4, 6, 12, 24], min: [1, 2, 5, 10, 15, 30], s: [1, 2, 5, 10, 20, 30, 60, 120] };
+
+function ticks(high, about, unit) {
+  const rough = high / about || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const any = [1, 2, 5, 10].map((step) => step * power);
+  const step = [...(ROUND[unit] || []), ...any].find((size) => size >= rough * 0.999);
+  return Array.from({ length: Math.floor(high / step + 1e-9) + 1 }, (_, i) => i * step);
 }
 
 function decades(low, high) {
@@ -76,7 +76,7 @@ function clock(s, end) {
 }
 
 // Draw into `box` now and whenever its width changes; text keeps its size.
-const watched = new Map();
+const watched = new WeakMap();
 const watcher = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     const entry = watched.get(target);
@@ -112,7 +112,7 @@ function rule(x1, y1, x2, y2, kind = "axis") {
 function timeAxis(root, x, end, y, top) {
   const unit = timeUnit(end), [left, right] = [x(0), x(end)];
   root.append(rule(left, y, right, y));
-  for (const tick of ticks(0, end / unit.size, (right - left) / 90)) {
+  for (const tick of ticks(end / unit.size, (right - left) / 80, unit.name)) {
     const at = x(tick * unit.size);
     root.append(rule(at, y, at, y + 4), label(at, y + 17, Number(tick.toPrecision(6)), "middle"));
   }

@@ -8,7 +8,7 @@ function residencyLegend() {
     swatch("loading or leaving", stateStyle(4, 1)),
     swatch("asleep", stateStyle(4, 2)),
     swatch("requests wait for the model", { class: "wait", y: 4, height: 4 }),
-    swatch("arrivals (darker: more)", { class: "came", y: 4, height: 5, "fill-opacity": 0.5 }),
+    swatch("arrivals (stronger: more)", { class: "came", y: 4, height: 5, "fill-opacity": 0.5 }),
   ];
 }
 

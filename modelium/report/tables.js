@@ -90,5 +90,5 @@ function logRow([at, took, kind, model, gpus, tier, error, reason], end) {
 function jump(line, at, end) {
   for (const other of line.parentNode.children) other.classList.toggle("chosen", other === line);
   showMoment(at, end);
-  byId("memory").scrollIntoView({ behavior: "smooth" });
+  byId("memory").scrollIntoView();
 }

@@ -22,7 +22,7 @@ def facts(summary: Summary) -> dict[str, str]:
     asked, parameters = summary["requests"], summary["policy_parameters"]
     facts = {
         "Trace": f"{summary['trace']}: {asked['arrived']:,} requests for "
-        f"{len(summary['per_model'])} models in {format_seconds(summary['span_s'])}",
+        f"{len(summary['per_model'])} models in {_seconds(summary['span_s'])}",
         "Cluster": _cluster(summary["gpus"]),
         "Policy": " ".join([summary["policy"], *(f"{k}={v}" for k, v in parameters.items())]),
         "Seed": str(summary["seed"]),
