@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison import Comparison, Row
 
 from modelium.core import Action, ClusterState, Event, Gpu, Load, Model, Node, Slo, Tick
 from modelium.costs import INSTANT, ConfiguredFacts
@@ -61,21 +62,21 @@ class Placed:
                     yield Load(model, (f"group{k}",), f"given: group {k}")
 
 
-def compare(folder: Path) -> list[dict[str, Any]]:
-    """Rows of policy, metric, ours, theirs for every policy of the folder that has results."""
+def run(folder: Path) -> Comparison:
+    """Replay every placement of the folder that has results. Raises RecordError for other forms."""
     case = read(folder)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for policy, theirs in case.results.items():
         if "fast_sim" not in theirs or policy not in case.placements:
             continue
         good, finish_s = replay(case, case.placements[policy])
-        rows.append(_row(policy, "good_count", int(good.sum()), theirs["fast_sim"]["good"]))
+        rows.append(Row(policy, "good_count", int(good.sum()), theirs["fast_sim"]["good"]))
         file = folder / "outcomes" / f"{policy}.csv.gz"
         if file.is_file():
             rows += _outcomes(policy, file, good, finish_s)
     if not rows:
         raise RecordError(f"{folder}: results.json has no policy with 'fast_sim' and a placement")
-    return rows
+    return Comparison("their placements, stage latencies and deadlines; nothing is fitted", rows)
 
 
 def read(folder: Path) -> Case:
@@ -182,22 +183,13 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
 
 def _outcomes(
     policy: str, file: Path, good: np.ndarray, finish_s: np.ndarray
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     theirs = list(_rows(file))
     their_good = np.array([row["good"] == "1" for row in theirs])
     their_finish = np.array([float(row["finish_s"]) for row in theirs])
     both = good & their_good
     difference = float(np.abs(finish_s - their_finish)[both].max(initial=0.0))
     return [
-        _row(policy, "outcome_disagreements", int((good != their_good).sum()), 0),
-        _row(policy, "max_finish_difference_s", difference, 0.0),
+        Row(policy, "outcome_disagreements", int((good != their_good).sum()), 0),
+        Row(policy, "max_finish_difference_s", difference, 0.0),
     ]
-
-
-def _row(policy: str, metric: str, ours: float, theirs: float) -> dict[str, Any]:
-    difference = ours - theirs
-    relative = difference / theirs if theirs else None
-    return {
-        "policy": policy, "metric": metric, "ours": ours, "theirs": theirs,
-        "difference": difference, "relative": relative,
-    }  # fmt: skip
