@@ -18,6 +18,7 @@ from modelium.config import Config, Plan, find, make_plan, read
 from modelium.config.assumed import assumptions, calibration
 from modelium.config.guess import TRIAL, guess_fleet, guess_models, parse_models
 from modelium.config.schema import Cluster, ModelEntry
+from modelium.core import Policy
 from modelium.errors import ConfigError, ModeliumError
 from modelium.parameters import parameters
 from modelium.registry import find as find_policy
@@ -46,24 +47,34 @@ class Experiment:
 class Prepared:
     """What is simulated, read and checked."""
 
+    experiment: Experiment
     trace: Trace
     plan: Plan
     config: Path | None
     assumed: tuple[str, ...]
+
+    def policy(self, text: str, seed: int) -> tuple[Policy, str, dict[str, str]]:
+        """A policy from the command line's words, with its name and parameters.
+
+        Raises PolicyError for unknown names and parameters.
+        """
+        name, given = _with_defaults(text, self.plan)
+        words = ",".join(f"{key}={value}" for key, value in given.items())
+        models = self.plan.models
+        made = make_policy(f"{name}:{words}", rng_seed=seed, trace=self.trace, models=models)
+        return made, name, given
 
 
 @dataclass(frozen=True)
 class Job:
     """One run."""
 
-    experiment: Experiment
     policy: str
     seed: int
     folder: Path
     command: str
 
 
-@lru_cache(maxsize=1)
 def prepare(experiment: Experiment) -> Prepared:
     """Read trace and configuration and fill in what they leave open. Raises ModeliumError."""
     from modelium.traces import check_models, read_trace
@@ -79,20 +90,18 @@ def prepare(experiment: Experiment) -> Prepared:
     if experiment.router:
         routed = plan.simulation.model_copy(update={"router": experiment.router})
         plan = dataclasses.replace(plan, simulation=routed)
-    return Prepared(trace, plan, path, (*assumed, *assumptions(plan)))
+    return Prepared(experiment, trace, plan, path, (*assumed, *assumptions(plan)))
 
 
-def play(job: Job) -> Summary:
+def play(prepared: Prepared, job: Job) -> Summary:
     """Simulate one run and write its folder."""
     from modelium.sim.run import simulate
 
-    prepared = prepare(job.experiment)
     plan, trace = prepared.plan, prepared.trace
-    name, given = _with_defaults(job.policy, plan)
-    text = ",".join(f"{key}={value}" for key, value in given.items())
+    policy, name, given = prepared.policy(job.policy, job.seed)
     run = simulate(
         plan.sim_input(prepared.assumed),
-        make_policy(f"{name}:{text}", rng_seed=job.seed, trace=trace, models=plan.models),
+        policy,
         trace,
         seed=job.seed,
         meta={
@@ -107,10 +116,12 @@ def play(job: Job) -> Summary:
     return run.summary
 
 
-def play_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Summary]]:
+def play_all(
+    prepared: Prepared, jobs: Sequence[Job], processes: int
+) -> Iterator[tuple[int, Summary]]:
     """Simulate several runs, in parallel, and yield each one's place and figures as it ends."""
     if processes == 1 or len(jobs) == 1:
-        yield from ((i, play(job)) for i, job in enumerate(jobs))
+        yield from ((i, play(prepared, job)) for i, job in enumerate(jobs))
         return
     # Interrupts end the workers at once and without a word; they have nothing to clean up.
     pool = ProcessPoolExecutor(
@@ -120,7 +131,9 @@ def play_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Summary
         initargs=(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        waiting = {pool.submit(play, job): i for i, job in enumerate(jobs)}
+        waiting = {
+            pool.submit(_play_elsewhere, prepared.experiment, job): i for i, job in enumerate(jobs)
+        }
         for done in as_completed(waiting):
             yield waiting[done], done.result()
     except BrokenProcessPool:
@@ -129,6 +142,14 @@ def play_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Summary
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+_prepared_once = lru_cache(maxsize=1)(prepare)
+"""Each process reads trace and configuration once, for all the runs that it is given."""
+
+
+def _play_elsewhere(experiment: Experiment, job: Job) -> Summary:
+    return play(_prepared_once(experiment), job)
 
 
 def _with_models(

@@ -17,7 +17,7 @@ import click
 from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
-    from modelium.experiment import Experiment, Job, Summary
+    from modelium.experiment import Job, Prepared, Summary
 
 DEFAULT_POLICIES = ("lru", "gdsf", "ilp")
 FILE = click.Path(path_type=Path)
@@ -65,14 +65,15 @@ def simulate(
     from modelium.experiment import Experiment, prepare
     from modelium.record import new_folder
 
-    experiment = Experiment(trace, config, models, gpus, router or "")
-    prepared = prepare(experiment)
+    prepared = prepare(Experiment(trace, config, models, gpus, router or ""))
     asked = policies or prepared.plan.policies or DEFAULT_POLICIES
+    for policy in asked:
+        prepared.policy(policy, seed=0)  # a wrong one is told before the first is played
     name = "compare" if len(asked) * len(seeds) > 1 else _plain(asked[0])
     folder = out or _unused(Path("runs") / f"{_stem(trace)}-{name}")
     with new_folder(folder, replace=force) as part:
-        plays = _jobs(experiment, asked, seeds, part)
-        summaries = _play(plays, jobs or os.cpu_count() or 1)
+        plays = _jobs(asked, seeds, part)
+        summaries = _play(prepared, plays, jobs or os.cpu_count() or 1)
         final = [folder / play.folder.relative_to(part) for play in plays]
         if not no_report:
             write_report([play.folder for play in plays], part / "report.html")
@@ -87,9 +88,7 @@ def simulate(
         show(outcome)
 
 
-def _jobs(
-    experiment: Experiment, policies: Sequence[str], seeds: Sequence[int], folder: Path
-) -> list[Job]:
+def _jobs(policies: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Job]:
     """Every policy with every seed; several get a folder each inside `folder`."""
     from modelium.experiment import Job
 
@@ -102,16 +101,16 @@ def _jobs(
     for policy, seed in pairs:
         name = _plain(policy) + (f"-seed{seed}" if len(seeds) > 1 else "")
         place = folder / name if len(pairs) > 1 else folder
-        jobs.append(Job(experiment, policy, seed, place, command))
+        jobs.append(Job(policy, seed, place, command))
     return jobs
 
 
-def _play(jobs: Sequence[Job], processes: int) -> list[Summary]:
+def _play(prepared: Prepared, jobs: Sequence[Job], processes: int) -> list[Summary]:
     """The summaries in the order of `jobs`; progress is shown on a terminal only."""
     from modelium.experiment import play_all
 
     if not sys.stderr.isatty():
-        done = dict(play_all(jobs, processes))
+        done = dict(play_all(prepared, jobs, processes))
         return [done[i] for i in range(len(jobs))]
     from rich.console import Console
     from rich.progress import Progress
@@ -119,7 +118,7 @@ def _play(jobs: Sequence[Job], processes: int) -> list[Summary]:
     done = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"{len(jobs)} simulations", total=len(jobs))
-        for i, summary in play_all(jobs, processes):
+        for i, summary in play_all(prepared, jobs, processes):
             done[i] = summary
             progress.advance(bar)
     return [done[i] for i in range(len(jobs))]
