@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from modelium.sim.books import GENERATE
+import numpy as np
+
 from modelium.sim.timeline import Row
 from modelium.state import Copy
 from modelium.units import PS_PER_S, ps
@@ -22,7 +23,8 @@ class KvUse:
         self._cluster = cluster
         self._width_s = width_s
         self._since_s = 0.0
-        self._read: dict[str, float] = {}
+        self._total = cluster.plane.w.engines.engines["kv_token_ps"]
+        self._seen = np.zeros_like(self._total)
         self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.rows: list[Row] = []
 
@@ -32,29 +34,16 @@ class KvUse:
             yield self._cluster.env.timeout(max(1, ps(self._width_s)))
             self.end_bin()
 
-    def read(self, copy: Copy) -> None:
-        """Book what this instance used since the last reading."""
-        w = self._cluster.plane.w
-        if w.kind[copy.slot] != GENERATE:
-            return
-        total = float(w.engines.engines[copy.slot]["kv_token_ps"])
-        used = total - self._read.get(copy.id, 0.0)
-        if used > 0:
-            self._read[copy.id] = total
-            spec = self._cluster.state.models[copy.model]
-            token_bytes = spec.kv_bytes_per_token / len(copy.gpus)
-            for gpu in copy.gpus:
-                self._sums[gpu, copy.model] += used / PS_PER_S * token_bytes
-
     def forget(self, copy: Copy) -> None:
-        """The instance is gone."""
-        self.read(copy)
-        self._read.pop(copy.id, None)
+        """The instance is gone: book its last use; its slot's next engine begins at zero."""
+        self._read(copy)
+        self._seen[copy.slot] = self._total[copy.slot] = 0.0
 
     def end_bin(self) -> None:
         """Write the rows of the bin that ends now."""
-        for copy in self._cluster.state.instances:
-            self.read(self._cluster.state.copy(copy))
+        for slot in np.flatnonzero(self._total != self._seen).tolist():
+            if (copy := self._cluster.plane.copy_in(slot)) is not None:
+                self._read(copy)
         start_s, end_s = self._since_s, self._cluster.state.now_s
         if end_s > start_s:
             for (gpu, model), byte_s in sorted(self._sums.items()):
@@ -62,3 +51,13 @@ class KvUse:
                 self.rows.append((gpu, start_s, end_s, "kv_used", model, "", mean))
         self._sums.clear()
         self._since_s = end_s
+
+    def _read(self, copy: Copy) -> None:
+        total = float(self._total[copy.slot])
+        used = total - float(self._seen[copy.slot])
+        if used > 0:
+            self._seen[copy.slot] = total
+            spec = self._cluster.state.models[copy.model]
+            token_bytes = spec.kv_bytes_per_token / len(copy.gpus)
+            for gpu in copy.gpus:
+                self._sums[gpu, copy.model] += used / PS_PER_S * token_bytes

@@ -88,11 +88,11 @@ class NodeLinks:
         self._timer += 1
         if self._transfers:
             wait_s = min(max(t.left_bytes, 0.0) / t.rate for t in self._transfers)
-            self.env.process(self._await(max(1, round(wait_s * PS_PER_S)), self._timer))
+            timeout = self.env.timeout(max(1, round(wait_s * PS_PER_S)), self._timer)
+            timeout.callbacks.append(self._end)
 
-    def _await(self, wait_ps: int, timer: int) -> Generator[Any, Any, None]:
-        yield self.env.timeout(wait_ps)
-        if timer != self._timer:
+    def _end(self, timeout: simpy.Event) -> None:
+        if timeout.value != self._timer:
             return  # rates have changed since
         self._settle()
         for transfer in [t for t in self._transfers if t.left_bytes <= t.rate * 1e-9]:
