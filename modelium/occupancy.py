@@ -44,7 +44,7 @@ def _integrals(timeline: pa.Table, gpus: Sequence[Gpu], span_s: float) -> dict[s
     kinds, kind_names = labels(timeline, "kind")
     place = _places(timeline, gpus)
     start, end = floats(timeline, "start_s"), floats(timeline, "end_s")
-    area = floats(timeline, "value") * np.maximum(end - start, 0.0)
+    area = floats(timeline, "value") * np.maximum(np.minimum(end, span_s) - start, 0.0)
     sums = {}
     for kind in ("loading", "weights", "kv", "overhead", "asleep", "leaving", "busy", "kv_used"):
         mine = kinds == (kind_names.index(kind) if kind in kind_names else -2)
