@@ -31,7 +31,7 @@ class Planned:
 
     Between plans `fallback` answers misses, so that nobody waits for the next plan; what it loads
     and evicts becomes part of the target, so that the plan does not undo it. Copies that are not
-    in the target leave when their room is needed; with `tidy` they leave at the plan.
+    in the target leave when their room is needed; with `tidy` they leave anyway.
     """
 
     def __init__(
@@ -51,19 +51,17 @@ class Planned:
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
         """Plan when it is time; else go on towards the target, and let `fallback` react."""
-        tidy = False
         match event:
             case Tick() if state.now_s >= self._due_s - EARLY_S:
                 self._due_s = state.now_s + (self.every_s or float("inf"))
                 plan = self._plan(state)
                 self._target = {model: list(map(tuple, sets)) for model, sets in plan.items()}
-                tidy = self._tidy
             case Done(action, error, instance) if error and not instance:
                 self._give_up(action)  # refused: asking again at once would not help
                 return ()
             case Miss():
                 return self._react(state, event)
-        return self.steps(state, self._target, tidy) or self._react(state, event)
+        return self.steps(state, self._target, self._tidy) or self._react(state, event)
 
     def steps(self, state: ClusterState, target: Target, tidy: bool) -> Sequence[Action]:
         """What to do now on the way to `target`; a policy with more to say overrides it."""

@@ -1,0 +1,296 @@
+"""Who leaves and where copies go: safety, ties, the global choice, sleep, waiting."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelium.core import Limits, Load, Miss, Remind, Sleep, Tick, Unload, Wake
+from modelium.costs import ConfiguredFacts
+from modelium.policies.adapters import OnDemand
+from modelium.policies.lru import Lru
+from modelium.policies.random_evict import RandomEvict
+from modelium.policies.room import sweep
+from modelium.units import GIB
+
+
+def names(instances: list[str]) -> list[str]:
+    return [name.split("#")[0] for name in instances]
+
+
+# Who leaves
+
+
+def test_the_least_recently_used_of_all_gpus_leaves(world: type) -> None:
+    w = world(dict.fromkeys("abcde", 40), [40, 40, 40, 40]).obey(Lru())
+    w.use(*"abcd", *"ba", "e")
+    assert names(w.did(Unload)) == ["c"]
+
+
+def test_with_equal_keys_the_lower_id_leaves(world: type) -> None:
+    w = world(dict.fromkeys("abc", 40), [40, 40])
+    w.load("b g0", "a g1")
+    w.obey(OnDemand(evict=lambda state, copy: 0.0))
+    w.use("c")
+    assert w.did(Unload) == ["a#2"]
+
+
+def test_busy_pinned_and_last_replicas_stay_whatever_their_key(world: type) -> None:
+    more = {"pin": {"pinned": True}, "min": {"min_replicas": 1}}
+    w = world({"pin": 20, "min": 20, "busy": 20, "d": 20, "e": 20}, [80], more=more)
+    w.load("pin g0", "min g0", "busy g0", "d g0")
+    w.cluster.submit("busy", service_s=1e6)
+    w.cluster.run(1.0)
+    w.use("d")
+    w.obey(Lru())
+    w.use("e")
+    assert names(w.did(Unload)) == ["d"]
+
+
+def test_a_spare_replica_may_leave(world: type) -> None:
+    w = world({"min": 40, "b": 40}, [40, 40], more={"min": {"min_replicas": 1}})
+    w.load("min g0", "min g1")
+    w.obey(Lru())
+    w.use("b")
+    assert w.did(Unload) == ["min#1"]
+    w.cluster.run(100.0)
+    assert w.residents() == ["b", "min"]
+
+
+def test_when_nobody_may_leave_nothing_is_done_until_somebody_may(world: type) -> None:
+    w = world({"a": 40, "b": 40}, [40], service_s=50.0).obey(Lru())
+    w.cluster.submit("a")
+    w.cluster.run(1.0)
+    w.cluster.submit("b")
+    w.cluster.run(48.0)
+    assert [type(action) for _, action in w.log] == [Load]
+    w.cluster.run(100.0)
+    assert w.cluster.finished == 2
+    assert [at for at, action in w.log if isinstance(action, Unload)] == [50.0]
+
+
+def test_it_evicts_until_it_fits_and_no_more(world: type) -> None:
+    w = world({"a": 10, "b": 10, "c": 10, "d": 10, "e": 25}, [40]).obey(Lru())
+    w.use(*"abcde")
+    assert names(w.did(Unload)) == ["a", "b", "c"]
+
+
+def test_a_copy_that_comes_is_waited_for(world: type) -> None:
+    w = world({"a": 40}, [40, 40]).obey(Lru())
+    w.load("a g0")
+    policy = Lru()
+    assert list(policy.decide(w.state, Miss("a"))) == []
+
+
+def test_young_copies_stay_for_their_minimum_and_then_make_way_at_once(world: type) -> None:
+    w = world({"a": 40, "b": 40}, [40], limits=Limits(min_residency_s=100.0)).obey(Lru())
+    w.use("a")
+    w.use("b", apart_s=300.0)
+    [left] = [at for at, action in w.log if isinstance(action, Unload)]
+    assert left == pytest.approx(100.0, abs=1e-4)
+    assert len([a for _, a in w.log if isinstance(a, Remind)]) == 1
+    assert w.cluster.finished == 2
+
+
+def test_a_miss_that_waited_long_enough_drains_a_busy_copy(world: type) -> None:
+    def served_at(policy: Lru) -> float:
+        w = world({"a": 40, "b": 40}, [40], service_s=10.0).obey(policy)
+        for k in range(40):  # never idle: a new request for a every 9 s, each takes 10 s
+            w.cluster.at(9.0 * k, lambda: w.cluster.submit("a"))
+        w.cluster.at(20.0, lambda: w.cluster.submit("b"))
+        w.cluster.run(2000.0)
+        assert w.cluster.finished == 41
+        return next(at for at, act in w.log if isinstance(act, Load) and act.model == "b")
+
+    assert served_at(Lru()) >= 390.0  # only after the last request for a
+    assert served_at(Lru(drain_after_s=60.0)) == pytest.approx(80.0, abs=1e-4)
+
+
+# The global choice
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=7, min_size=1),
+    st.permutations(range(7)),
+    st.integers(1, 6),
+    st.integers(1, 2),
+    st.lists(st.integers(0, 3), min_size=4, max_size=4),
+)
+def test_the_sweep_finds_the_set_whose_highest_victim_is_lowest(
+    world: type,
+    copies: list[tuple[int, int]],
+    keys: list[int],
+    need: int,
+    count: int,
+    free: list[int],
+) -> None:
+    w = world({"a": 1}, [1] * 4, nodes=[0, 0, 1, 1])
+    rooms = {f"g{k}": room for k, room in enumerate(free)}
+    victims = sorted(
+        (keys[i], f"i{i}", _Fake((f"g{gpu}",), size)) for i, (gpu, size) in enumerate(copies)
+    )
+    found = sweep(w.state, rooms, need, count, iter(victims), lambda copy: copy.size)  # type: ignore[arg-type, attr-defined]
+    if sum(room >= need for room in free[:2]) >= count:
+        return  # nobody has to leave: not its business
+    if sum(room >= need for room in free[2:]) >= count:
+        return
+
+    def highest(gpus: tuple[str, ...]) -> int | None:
+        worst = -1
+        for gpu in gpus:
+            room = rooms[gpu]
+            for key, _, copy in victims:
+                if room >= need:
+                    break
+                if copy.gpus == (gpu,):
+                    room += copy.size
+                    worst = max(worst, key)
+            if room < need:
+                return None
+        return worst
+
+    pairs = [*combinations(("g0", "g1"), count), *combinations(("g2", "g3"), count)]
+    possible = [height for pair in pairs if (height := highest(pair)) is not None]
+    if not possible:
+        assert found is None
+        return
+    assert found is not None
+    assert max(key for key, _, _ in found.victims) == min(possible) == highest(found.gpus)
+    for gpu in found.gpus:
+        gained = sum(c.size for _, _, c in found.victims if c.gpus == (gpu,))  # type: ignore[attr-defined]
+        assert rooms[gpu] + gained >= need
+
+
+class _Fake:
+    def __init__(self, gpus: tuple[str, ...], size: int) -> None:
+        self.gpus, self.size = gpus, size
+
+
+def test_a_tensor_parallel_model_takes_one_node(world: type) -> None:
+    w = world({"a": 40, "tp": 80}, [40] * 4, nodes=[0, 0, 1, 1], more={"tp": {"gpus": 2}})
+    w.load("a g0", "a g2")
+    w.obey(Lru())
+    w.use("tp")
+    [load] = [action for _, action in w.log if isinstance(action, Load)]
+    assert sorted(load.gpus) in (["g0", "g1"], ["g2", "g3"])
+    assert w.did(Unload) == ["a#1"]
+
+
+def test_who_is_not_in_the_way_stays_although_its_key_is_lower(world: type) -> None:
+    w = world({"small": 10, "a": 40, "b": 40, "new": 40}, [40, 50])
+    w.load("small g1", "b g1", "a g0")
+    w.obey(Lru())
+    w.use("small", "a", "b", "new")
+    # On g1 small (the older) alone would not make room: a, alone on g0, is the lowest that does.
+    assert names(w.did(Unload)) == ["a"]
+
+
+def test_spread_copies_are_never_on_one_node(world: type) -> None:
+    more = {"s": {"spread": True, "min_replicas": 3}}
+    w = world({"s": 10}, [40] * 4, nodes=[0, 0, 1, 1], more=more).obey(Lru())
+    w.cluster.run(100.0)
+    assert len({copy.node for copy in w.state.instances.values()}) == 2
+    assert len(w.state.instances) == 2
+
+
+# Where copies go
+
+
+@pytest.mark.parametrize(
+    ("place", "gpu"), [("most_free", "g1"), ("best_fit", "g2"), ("first_fit", "g0")]
+)
+def test_free_room_is_chosen_by_the_rule_of_placement(world: type, place: str, gpu: str) -> None:
+    w = world({"a": 20}, [40, 80, 25, 10]).obey(Lru(place=place))
+    w.use("a")
+    [load] = [action for _, action in w.log if isinstance(action, Load)]
+    assert load.gpus == (gpu,)
+
+
+def test_pinned_models_and_minimum_replicas_are_there_from_the_first_tick(world: type) -> None:
+    more = {"pin": {"pinned": True}, "min": {"min_replicas": 2}}
+    w = world({"pin": 60, "min": 10, "c": 10}, [80, 80], more=more).obey(Lru())
+    assert w.residents() == ["min", "min", "pin"]
+    w.cluster.lose("g0")
+    w.cluster.run(10.0)
+    assert w.residents() == ["min", "min", "pin"]
+
+
+def test_at_most_so_many_loads_are_begun_at_once(world: type) -> None:
+    one = Limits(loads_at_once=1)
+    w = world(dict.fromkeys("abc", 10), [40] * 3, limits=one, facts=ConfiguredFacts()).obey(Lru())
+    for name in "abc":
+        w.cluster.submit(name)
+    w.cluster.run(1.0)
+    assert w.did(Load) == ["a"]
+    w.cluster.run(1000.0)
+    assert w.cluster.finished == 3
+
+
+def test_queues_call_for_more_copies_where_they_are_allowed(world: type) -> None:
+    w = world({"a": 10}, [10] * 4, service_s=30.0)
+    w.obey(Lru(max_replicas=3, scale_waiting=4, scale_every_s=5.0))
+    for _ in range(4):
+        w.cluster.submit("a")  # one is served, three queue: not four a copy
+    w.cluster.run(20.0)
+    assert w.did(Load) == ["a"]
+    for _ in range(30):
+        w.cluster.submit("a")
+    w.cluster.run(20.0)
+    assert w.did(Load) == ["a"] * 3  # a fourth GPU is free, but three copies are the limit
+
+
+# Sleep
+
+
+def test_evicted_copies_sleep_in_host_memory_while_it_has_room(world: type) -> None:
+    more = {name: {"asleep_bytes": GIB} for name in "abcd"}
+    w = world(dict.fromkeys("abcd", 30), [35], more=more, host_gib=65)
+    w.obey(Lru(sleep_level=1))
+    w.use(*"abcd")
+    assert names(w.did(Sleep)) == ["a", "b"]
+    assert names(w.did(Unload)) == ["c"]
+    w.use("a")  # d, idle, cannot sleep: no room in host memory
+    assert names(w.did(Wake)) == ["a"]
+    assert names(w.did(Unload)) == ["c", "d"]
+
+
+def test_sleepers_are_unloaded_only_where_their_room_is_needed(world: type) -> None:
+    more = {name: {"asleep_bytes": 5 * GIB} for name in "abc"}
+    w = world({"a": 30, "b": 30, "c": 39}, [40], more=more).obey(Lru(sleep_level=2))
+    w.use(*"ab")
+    assert names(w.did(Sleep)) == ["a"]
+    w.use("c")  # 39 GiB do not fit beside any sleeper
+    assert sorted(names(w.did(Unload))) == ["a", "b"]
+    assert w.residents() == ["c"]
+
+
+# Reasons, ticks, chance
+
+
+def test_reasons_have_the_numbers_that_decided(world: type) -> None:
+    w = world({"a": 40, "b": 40}, [40]).obey(Lru())
+    w.use("a", apart_s=60.0)
+    w.use("b")
+    unload, load = [a for _, a in w.log if isinstance(a, Unload | Load)][1:]
+    assert unload.reason == "last use at 0, lowest; idle 59.0 s; makes room for b"
+    assert load.reason == "1 waiting, oldest 0 us; frees a#1"
+
+
+def test_only_policies_that_scale_ask_for_ticks(world: type) -> None:
+    assert Lru().every_s is None
+    assert Lru(max_replicas=2, scale_every_s=3.0).every_s == 3.0
+    w = world({"a": 1})
+    assert list(Lru().decide(w.state, Tick())) == []
+
+
+def test_random_eviction_is_a_function_of_its_seed(world: type) -> None:
+    def run(seed: int) -> list[str]:
+        w = world(dict.fromkeys("abcdefgh", 10), [30]).obey(RandomEvict(seed=seed))
+        return w.use(*"abcdefghabcdefghabcdefgh").did(Unload)
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)

@@ -1,0 +1,156 @@
+"""Plans in their time, reactions in between, packing by hand-made cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelium.core import ClusterState, Done, Load, Miss, Tick, Unload
+from modelium.policies.bfd import Bfd
+from modelium.policies.ffd import Ffd
+from modelium.policies.lru import Lru
+from modelium.policies.pack import pack
+from modelium.policies.place import best_fit, first_fit
+from modelium.policies.planned import Planned
+from modelium.policies.static import Static
+
+
+def test_it_plans_at_the_first_tick_and_then_every_period(world: type) -> None:
+    times: list[float] = []
+
+    def plan(state: ClusterState) -> dict[str, list[tuple[str, ...]]]:
+        times.append(state.now_s)
+        return {}
+
+    world({"a": 1}).obey(Planned(plan, 30.0)).cluster.run(100.0)
+    assert times == [0.0, 30.0, 60.0, 90.0]
+
+
+def test_a_miss_between_plans_is_answered_at_once_and_not_undone(world: type) -> None:
+    w = world({"a": 60, "b": 60}, [80])
+    w.obey(Planned(lambda state: {"a": [("g0",)]}, 1000.0, fallback=Lru()))
+    w.use("b", apart_s=50.0)
+    assert w.cluster.finished == 1
+    assert w.residents() == ["b"]
+    w.cluster.run(1000.0)
+    assert w.residents() == ["a"]  # the next plan has its way again
+
+
+def test_a_refused_load_is_not_asked_again_before_the_next_plan(world: type) -> None:
+    w = world({"a": 10}, [80])
+    policy = Planned(lambda state: {"a": [("g0",)]}, 100.0)
+    [load] = policy.decide(w.state, Tick())
+    assert list(policy.decide(w.state, Done(load, "crashed", "a#1"))) == [load]
+    assert list(policy.decide(w.state, Done(load, "refused for once"))) == []
+    assert list(policy.decide(w.state, Done(load, "crashed", "a#1"))) == []
+
+
+def test_several_loads_on_a_gpu_follow_each_other(world: type) -> None:
+    w = world(dict.fromkeys("abcd", 10), [80])
+    w.obey(Planned(lambda state: {name: [("g0",)] for name in "abcd"}, None))
+    assert w.residents() == ["a", "b", "c", "d"]
+
+
+# static
+
+
+def test_static_loads_its_placement_and_leaves_other_models_waiting(world: type) -> None:
+    w = world({"a": 60, "b": 60}, [80]).obey(Static({"a": [["g0"]]}))
+    w.use("a", "b", "a", apart_s=100.0)
+    assert w.residents() == ["a"]
+    assert (w.cluster.finished, w.cluster.submitted) == (2, 3)
+
+
+def test_static_restores_its_placement_after_a_fault(world: type) -> None:
+    w = world({"a": 60}, [80]).obey(Static())
+    w.cluster.lose("g0")
+    w.cluster.run(10.0)
+    assert w.residents() == []
+    w.cluster.regain("g0")
+    w.cluster.run(10.0)
+    assert w.residents() == ["a"]
+
+
+def test_static_without_a_placement_packs_each_model_once(world: type) -> None:
+    w = world({"a": 50, "b": 40, "c": 30, "d": 20, "e": 60}, [80, 80]).obey(Static())
+    assert {c.model: c.gpus for c in w.state.instances.values()} == {
+        "a": ("g0",), "c": ("g0",), "b": ("g1",), "d": ("g1",),
+    }  # fmt: skip
+
+
+# packing
+
+
+def packed(world: type, sizes: dict[str, float], gpus: list[float], place: object) -> object:
+    return pack(world(sizes, gpus).state, {}, place, 1.0)  # type: ignore[arg-type]
+
+
+def test_first_fit_decreasing_by_hand(world: type) -> None:
+    sizes = {"a": 20, "b": 50, "c": 30, "d": 60}
+    got = packed(world, sizes, [80, 80], first_fit)  # d, b, c, a
+    assert got == {"d": [("g0",)], "b": [("g1",)], "c": [("g1",)], "a": [("g0",)]}
+
+
+def test_best_fit_decreasing_takes_the_fullest_gpu_where_first_fit_does_not(world: type) -> None:
+    sizes = {"a": 60, "b": 50, "c": 30}
+    gpus = [100.0, 80.0, 55.0]
+    assert packed(world, sizes, gpus, first_fit) == {
+        "a": [("g0",)], "b": [("g1",)], "c": [("g0",)],
+    }  # fmt: skip
+    assert packed(world, sizes, gpus, best_fit) == {
+        "a": [("g1",)], "b": [("g2",)], "c": [("g0",)],
+    }  # fmt: skip
+
+
+def test_what_must_be_there_comes_first_and_tensor_parallel_before_single(world: type) -> None:
+    more = {"pin": {"pinned": True}, "tp": {"gpus": 2}}
+    w = world({"pin": 20, "tp": 140, "big": 75}, [80, 80], more=more)
+    assert pack(w.state, {}, first_fit, 1.0) == {"pin": [("g0",)], "big": [("g1",)]}
+    w = world({"tp": 140, "big": 75}, [80, 80], more=more)
+    assert pack(w.state, {}, first_fit, 1.0) == {"tp": [("g0", "g1")]}
+
+
+def test_load_decides_how_many_copies_and_is_never_over_the_limit(world: type) -> None:
+    w = world({"a": 10, "b": 10, "quiet": 10}, [80, 80, 80], service_s=1.0)
+    w.cluster.submit("a")
+    w.cluster.submit("b")
+    got = pack(w.state, {"a": 1.4, "b": 0.6, "quiet": 0.0}, first_fit, 0.7)
+    assert len(got["a"]) == 2  # ceil(1.4 / 0.7)
+    assert len(got["b"]) == 1
+    assert "quiet" not in got
+    assert not set(got["b"]) & set(got["a"])  # 0.7 + 0.6 is more than 0.7
+
+
+def test_copies_of_a_model_prefer_different_nodes(world: type) -> None:
+    w = world({"a": 10}, [80] * 4, nodes=[0, 0, 1, 1])
+    w.cluster.submit("a")
+    got = pack(w.state, {"a": 1.4}, first_fit, 0.7)
+    assert got == {"a": [("g0",), ("g2",)]}
+
+
+def test_what_is_asked_most_is_packed_when_not_all_fits(world: type) -> None:
+    w = world({"large": 70, "a": 40, "b": 40}, [80])
+    for name in ("large", "a", "b"):
+        w.cluster.submit(name)
+    got = pack(w.state, {"large": 0.01, "a": 0.1, "b": 0.1}, first_fit, 0.7)
+    assert sorted(got) == ["a", "b"]
+
+
+@pytest.mark.parametrize("policy", [Ffd, Bfd])
+def test_packing_follows_demand_and_serves_misses_in_between(world: type, policy: type) -> None:
+    w = world(dict.fromkeys("abcd", 40), [80], service_s=1.0).obey(policy(every_s=100.0))
+    w.use(*"ab" * 10, apart_s=8.0)
+    assert w.residents() == ["a", "b"]
+    w.use(*"cd" * 10, apart_s=8.0)
+    assert w.residents() == ["c", "d"]
+    assert w.cluster.finished == 40
+    assert len(w.did(Load)) <= 8
+    assert len(w.did(Unload)) <= 6
+
+
+def test_no_demand_no_moves(world: type) -> None:
+    w = world(dict.fromkeys("abcd", 40), [80]).obey(Ffd(every_s=10.0))
+    w.use("a", "b")
+    done = len(w.log)
+    w.cluster.run(1000.0)
+    assert len(w.log) == done
+    assert not any(isinstance(event, Miss) for event in w.heard[-10:])
