@@ -15,7 +15,7 @@ from modelium.units import PS_PER_S
 class SlotMeters:
     """The meters of one instance."""
 
-    __slots__ = ("_engines", "_idle", "_kind", "_lanes", "_out", "_served", "_slot", "_used")
+    __slots__ = ("_idle", "_kind", "_lanes", "_out", "_queued", "_served", "_slot", "_used")
 
     def __init__(self, w: World, slot: int) -> None:
         self._slot = slot
@@ -23,7 +23,8 @@ class SlotMeters:
         self._served = memoryview(w.served)
         self._used = memoryview(w.last_used_ps)
         self._idle = memoryview(w.idle_since_ps)
-        self._kind, self._engines, self._lanes = w.kind, w.engines, w.lanes
+        self._kind, self._lanes = w.kind, w.lanes
+        self._queued = w.engines.engines["waiting"]
 
     @property
     def busy(self) -> bool:
@@ -39,7 +40,7 @@ class SlotMeters:
         if self._out[slot] == 0:
             return 0
         if self._kind[slot] == GENERATE:
-            return int(self._engines.engines[slot].waiting)
+            return int(self._queued[slot])
         return int(self._lanes.length[slot])
 
     @property
