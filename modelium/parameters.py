@@ -59,7 +59,7 @@ def parameters(maker: Callable[..., Any]) -> list[Parameter]:
             if p.name == "self" or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 continue
             kinds = tuple(_kinds(hints.get(p.name, type(p.default))))
-            if kinds and p.name not in found:
+            if any(kinds) and p.name not in found:
                 found[p.name] = Parameter(p.name, kinds, p.default, told.get(p.name, ""))
     return list(found.values())
 

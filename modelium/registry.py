@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -79,18 +80,16 @@ def describe(name: str) -> dict[str, Any]:
     """Say what one policy does, with its parameters, their defaults and its source: plain data."""
     maker = find(name)
     doc = inspect.cleandoc(maker.__doc__ or "")
-    told = parameters(maker)
     text, _, source = doc.partition("\nSource: ")
-    told_lines = tuple(f"{parameter.name}: " for parameter in told)
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     return {
         "name": name,
         "where": _where(_known()[name]),
         "summary": paragraphs[0],
-        "details": [part for part in paragraphs[1:] if not part.startswith(told_lines)],
+        "details": [part for part in paragraphs[1:] if not re.match(r"[a-z]\w*: ", part)],
         "source": " ".join(source.split()),
         "told_the_trace": bool(getattr(maker, "wants_trace", False)),
-        "parameters": [_row(parameter) for parameter in told],
+        "parameters": [_row(parameter) for parameter in parameters(maker)],
     }
 
 

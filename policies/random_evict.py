@@ -12,7 +12,7 @@ from modelium.policies.on_demand import OnDemand
 class RandomEvict(OnDemand):
     """Evict a random idle copy; with equal sizes, each is as likely.
 
-    seed: of the random numbers; the same seed and events give the same decisions.
+    seed: where the random numbers begin; same seed and events, same decisions.
     Source: has the hit ratio of FIFO under independent requests (Gelenbe, IEEE ToC 22(6), 1973).
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import click
@@ -42,12 +43,20 @@ def explain(told: dict[str, Any]) -> str:
     if first:
         example = f"{told['name']}:{first['name']}={_shown(first['default'])}"
         parts.append(f"Use: modelium simulate --trace FILE --policy {example}")
-    return "\n\n".join(parts)
+    return "\n\n".join(_wrapped(part) for part in parts)
 
 
 def _parameter(row: dict[str, Any]) -> str:
     default = "required" if row["required"] else f"default {_shown(row['default'])}"
     return f"  {row['name']} ({row['type']}, {default})\n      {row['help']}".rstrip()
+
+
+def _wrapped(text: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines.append(textwrap.fill(line, 96, subsequent_indent=indent))
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
