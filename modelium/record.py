@@ -73,6 +73,15 @@ TIMELINE_COLUMNS = {
     "value": "float64",
 }
 
+SUMMARY_KEYS = (
+    "policy", "policy_parameters", "trace", "seed", "span_s", "requests", "slo_attainment", "slos",
+    "slo_alone", "goodput_per_s", "ttft_s", "tpot_s", "e2e_s", "cold_starts", "loads", "unloads",
+    "sleeps", "wakes", "moves", "failed_actions", "gpu", "gpu_seconds", "fairness", "wall_s",
+    "requests_per_wall_s", "decide_s", "versions", "command", "assumptions", "calibration", "gpus",
+    "per_model",
+)  # fmt: skip
+"""Of summary.json, besides `bounds` where there are any."""
+
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Codes: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
 Column: TypeAlias = "np.ndarray[Any, Any] | tuple[np.ndarray[Any, Any], Sequence[str]] | list[Any]"
@@ -277,6 +286,9 @@ def _read_summary(file: Path) -> dict[str, Any]:
         raise RecordError(f"{file.parent} is not the folder of a run: no {file.name}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{file}: not a summary ({error})") from None
-    if not isinstance(summary, dict) or "policy" not in summary:
-        raise RecordError(f"{file}: not a summary: it has no 'policy'")
+    if not isinstance(summary, dict):
+        raise RecordError(f"{file}: not the summary of a run: not a JSON object")
+    missing = [key for key in SUMMARY_KEYS if key not in summary]
+    if missing:
+        raise RecordError(f"{file}: not the summary of a run: it has no {missing[0]!r}")
     return summary

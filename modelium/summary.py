@@ -5,8 +5,9 @@ Pure functions on columns; percentiles by linear interpolation; null where a fig
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
@@ -85,7 +86,8 @@ def summarize(
 
     `span_s` is the observed span. `meta` tells what the tables do not: policy, trace, seed, and
     where known policy_parameters, command, assumptions, calibration, bounds, wall_s, decide_s and
-    versions. With the models' `slos`, attainment of each limit alone is given too.
+    versions. With the models' `slos`, these and the attainment of each
+    limit alone are given too.
     """
     felt, met = latencies(requests), floats(requests, "slo_met")
     models, names = labels(requests, "model")
@@ -101,6 +103,7 @@ def summarize(
         "span_s": span_s,
         "requests": {"arrived": arrived} | _tally(requests, "outcome", OUTCOMES),
         "slo_attainment": _ratio(good, arrived),
+        "slos": _limits([slos[n] for n in by_model]) if slos else None,
         "slo_alone": _alone(felt, [slos[n] for n in names], models) if slos and arrived else None,
         "goodput_per_s": _ratio(good, span_s),
         "ttft_s": statistics(felt.ttft_s),
@@ -175,6 +178,15 @@ def _by_model(
             "ttft_p99_s": ttft["p99"],
         }
     return figures
+
+
+def _limits(slos: Sequence[Slo]) -> list[dict[str, float | None]]:
+    """Each SLO with the number of models that have it, most common first; null: no such limit."""
+    return [
+        {name: limit if limit < float("inf") else None for name, limit in asdict(slo).items()}
+        | {"models": count}
+        for slo, count in Counter(slos).most_common()
+    ]
 
 
 def _alone(felt: Latencies, slos: Sequence[Slo], models: Codes) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Column:
     """Which value deserves to stand out; None: neither end is better."""
     scale: float = 1.0
     decimals: int | None = None
-    """None: three significant digits."""
+    """None: two or three significant digits."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cells:
     best: tuple[bool, ...]
 
 
-COLUMNS = (
+FIGURES = (
     Column("SLO met", "%", lambda s: s["slo_attainment"], scale=100, decimals=1),
     Column("goodput", "1/s", lambda s: s["goodput_per_s"]),
     Column("TTFT p50", "s", lambda s: s["ttft_s"]["p50"], min),
@@ -48,16 +48,49 @@ COLUMNS = (
 )
 
 
+DETAILS = (
+    Column("completed", "", lambda s: s["requests"]["completed"], None, decimals=0),
+    Column("rejected", "", lambda s: s["requests"]["rejected"], None, decimals=0),
+    Column("failed", "", lambda s: s["requests"]["failed"], None, decimals=0),
+    Column("unfinished", "", lambda s: s["requests"]["unfinished"], None, decimals=0),
+    Column("TTFT limit alone met", "%", lambda s: (s["slo_alone"] or {}).get("ttft"), max, 100, 1),
+    Column("TPOT limit alone met", "%", lambda s: (s["slo_alone"] or {}).get("tpot"), max, 100, 1),
+    Column("TTFT mean", "s", lambda s: s["ttft_s"]["mean"], min),
+    Column("TPOT p50", "ms", lambda s: s["tpot_s"]["p50"], min, 1000),
+    Column("TPOT p99", "ms", lambda s: s["tpot_s"]["p99"], min, 1000),
+    Column("E2E p50", "s", lambda s: s["e2e_s"]["p50"], min),
+    Column("E2E p99", "s", lambda s: s["e2e_s"]["p99"], min),
+    Column("cold starts from disk", "", lambda s: _from(s, "disk"), None, decimals=0),
+    Column("cold starts from RAM", "", lambda s: _from(s, "host"), None, decimals=0),
+    Column(
+        "cold starts from sleep", "", lambda s: _from(s, "sleep-1", "sleep-2"), None, decimals=0
+    ),
+    Column("triggers", "", lambda s: s["cold_starts"]["triggers"], None, decimals=0),
+    Column("unloads", "", lambda s: s["unloads"], None, decimals=0),
+    Column("sleeps", "", lambda s: s["sleeps"], None, decimals=0),
+    Column("wakes", "", lambda s: s["wakes"], None, decimals=0),
+    Column("memory: weights", "%", lambda s: s["gpu"]["memory_weights"], None, 100, 1),
+    Column("memory: KV reserved", "%", lambda s: s["gpu"]["memory_kv"], None, 100, 1),
+    Column("memory: KV used", "%", lambda s: s["gpu"]["memory_kv_used"], None, 100, 1),
+    Column("memory: free", "%", lambda s: s["gpu"]["memory_free"], None, 100, 1),
+    Column("useful", "%", lambda s: s["gpu"]["useful"], max, 100, 1),
+    Column("GPU-hours", "", lambda s: s["gpu_seconds"] / 3600, None),
+    Column("fairness (Jain)", "", lambda s: s["fairness"]["jain"]),
+    Column("worst model's SLO met", "%", lambda s: _worst(s), max, 100, 1),
+)
+"""The rest, for the report."""
+
+
 def gap_to_bound(summary: Summary) -> float | None:
     """How far SLO attainment stays below its upper bound, as a share of that; None without one."""
     bound = summary.get("bounds", {}).get("slo_attainment")
     return 1.0 - summary["slo_attainment"] / bound if bound else None
 
 
-def cells(summaries: Sequence[Summary]) -> list[Cells]:
-    """Return the columns for which any run has a figure."""
+def cells(summaries: Sequence[Summary], columns: Sequence[Column] = FIGURES) -> list[Cells]:
+    """Return those of `columns` for which any run has a figure."""
     table = []
-    for column in COLUMNS:
+    for column in columns:
         raw = [column.read(summary) for summary in summaries]
         if any(value is not None for value in raw):
             table.append(_cells(column, raw))
@@ -94,8 +127,9 @@ def _cells(column: Column, raw: Sequence[float | None]) -> Cells:
     values = [None if value is None else value * column.scale for value in raw]
     texts = _aligned([_text(value, column.decimals) for value in values])
     known = [value for value in values if value is not None]
-    best = column.best(known) if column.best and len(set(known)) > 1 else None
-    marks = tuple(best is not None and value == best for value in values)
+    best = texts[values.index(column.best(known))] if column.best and known else ""
+    # What prints alike is equally good, and where all do nobody stands out.
+    marks = tuple(text == best and len(set(texts)) > 1 for text in texts)
     return Cells(column.head, column.unit, tuple(texts), marks)
 
 
@@ -103,7 +137,7 @@ def _text(value: float | None, decimals: int | None) -> str:
     if value is None:
         return "-"
     if decimals is None:
-        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+        decimals = next((d for d, top in ((3, 0.1), (2, 10), (1, 100)) if abs(value) < top), 0)
     return f"{value:,.{decimals}f}"
 
 
@@ -113,6 +147,15 @@ def _aligned(texts: Sequence[str]) -> list[str]:
     ends = [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
     width = max(map(len, ends))
     return [text.rjust(width) for text in ends]
+
+
+def _from(summary: Summary, *tiers: str) -> int:
+    return sum(summary["cold_starts"]["by_tier"][tier] for tier in tiers)
+
+
+def _worst(summary: Summary) -> float | None:
+    worst = summary["fairness"]["worst_model"]
+    return worst["slo_attainment"] if worst else None
 
 
 def _name(summary: Summary, namesakes: Sequence[Summary]) -> str:

@@ -44,7 +44,7 @@ def collect(
         requests,
         decisions,
         timeline,
-        span_s=span_s,
+        span_s=trace.span_s or end_s,
         gpus=given.gpus,
         meta={
             "trace": trace.source,

@@ -23,7 +23,7 @@ function drawCdf(box, runs, key, title) {
     }
     range.forEach((tick, i) => {
       root.append(rule(x(tick), bottom, x(tick), bottom + 4));
-      if (i % Math.ceil(range.length / (width / 75)) === 0) root.append(label(x(tick), bottom + 17, duration(tick), "middle"));
+      if (i % Math.ceil(range.length / (width / 75)) === 0) root.append(label(x(tick), bottom + 17, duration(tick), tick === high ? "end" : "middle"));
     });
     root.append(label(right, bottom + 34, "seconds, logarithmic", "end"));
     runs.forEach((run, i) => root.append(svg("path", { d: cdfPath(run.felt[key], x, y), ...lineStyle(i) }, svg("title", {}, run.name))));

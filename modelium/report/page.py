@@ -13,7 +13,7 @@ from markupsafe import Markup
 from modelium.record import Run
 from modelium.report import bins, words
 from modelium.summary import DEFINITIONS
-from modelium.table import cells
+from modelium.table import DETAILS, cells
 
 _SCRIPTS = ("axes.js", "memory.js", "latency.js", "residency.js", "tables.js", "report.js")
 _COLUMNS, _LOG_ROWS, _GANTT_ROWS = 3000, 8000, 120
@@ -30,6 +30,7 @@ def build(runs: Sequence[tuple[str, Run]]) -> str:
         names=names,
         summaries=summaries,
         cells=cells(summaries),
+        details=cells(summaries, DETAILS),
         padded=_padded,
         facts=[words.facts(summary) for summary in summaries],
         assumptions=words.said(summaries, "assumptions"),

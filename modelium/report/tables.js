@@ -5,8 +5,8 @@ const MODEL_COLUMNS = [
   ["requests", "", (_, row) => row.requests, (n) => n.toLocaleString("en")],
   ["SLO met", "%", (_, row) => 100 * row.slo_attainment, (v) => v.toFixed(1)],
   ["cold starts", "", (_, row) => row.cold_starts, (n) => n.toLocaleString("en")],
-  ["TTFT p50", "s", (_, row) => row.ttft_p50_s, (v) => v.toFixed(2)],
-  ["TTFT p99", "s", (_, row) => row.ttft_p99_s, (v) => v.toFixed(2)],
+  ["TTFT p50", "s", (_, row) => row.ttft_p50_s, (v) => v.toFixed(3)],
+  ["TTFT p99", "s", (_, row) => row.ttft_p99_s, (v) => v.toFixed(3)],
 ];
 const ROWS_AT_ONCE = 200;
 

@@ -24,6 +24,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "Trace": f"{summary['trace']}: {asked['arrived']:,} requests for "
         f"{len(summary['per_model'])} models in {_seconds(summary['span_s'])}",
         "Cluster": _cluster(summary["gpus"]),
+        "SLO": "; ".join(_slo(slo) for slo in summary["slos"] or ()),
         "Policy": " ".join([summary["policy"], *(f"{k}={v}" for k, v in parameters.items())]),
         "Seed": str(summary["seed"]),
         "Outcome": ", ".join(f"{n:,} {how}" for how, n in asked.items() if n and how != "arrived"),
@@ -32,6 +33,13 @@ def facts(summary: Summary) -> dict[str, str]:
         "Again": summary["command"],
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _slo(slo: Summary) -> str:
+    limits = {"TTFT": slo["ttft_s"], "TPOT": slo["tpot_s"], "E2E": slo["e2e_s"]}
+    told = [f"{name} ≤ {format_seconds(s)}" for name, s in limits.items() if s is not None]
+    models = f" ({slo['models']} model{'s' * (slo['models'] != 1)})"
+    return (" and ".join(told) or "none") + models
 
 
 def _cluster(gpus: Sequence[Summary]) -> str:

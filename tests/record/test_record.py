@@ -11,6 +11,7 @@ from modelium.errors import RecordError
 from modelium.record import (
     COLD,
     OUTCOMES,
+    SUMMARY_KEYS,
     Run,
     decisions_table,
     labels,
@@ -45,7 +46,7 @@ def run():
     load = Decision(0.5, "load", "a", "a#0", ("g0", "g1"), "because", 2.0, "", "disk", {"x": 1.5})
     rows = [("g0", 0.5, 2.0, "loading", "a", "a#0", 7e9), ("g0", 0.0, 3.0, "busy", "", "", 0.5)]
     return Run(
-        {"policy": "lru", "tpot_s": None},
+        dict.fromkeys(SUMMARY_KEYS) | {"policy": "lru"},
         requests_table(columns()),
         decisions_table([load]),
         timeline_table(rows),
@@ -81,7 +82,12 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 
 
 def test_a_run_with_no_requests_and_no_actions_survives(tmp_path):
-    run = Run({"policy": "x"}, requests_table(columns(0)), decisions_table([]), timeline_table([]))
+    run = Run(
+        dict.fromkeys(SUMMARY_KEYS),
+        requests_table(columns(0)),
+        decisions_table([]),
+        timeline_table([]),
+    )
     run.write(tmp_path / "out")
     assert Run.read(tmp_path / "out").timeline.num_rows == 0
     codes, names = labels(run.decisions, "model")
@@ -169,9 +175,10 @@ def test_no_folder_and_a_summary_of_something_else_are_record_errors(run, tmp_pa
     with pytest.raises(RecordError, match="no such folder"):
         Run.read(tmp_path / "nowhere")
     run.write(tmp_path / "out")
-    (tmp_path / "out" / "summary.json").write_text("[1]")
-    with pytest.raises(RecordError, match="not a summary"):
-        Run.read(tmp_path / "out")
+    for text, why in (("[1]", "not a JSON object"), ('{"policy": 1}', "no 'policy_parameters'")):
+        (tmp_path / "out" / "summary.json").write_text(text)
+        with pytest.raises(RecordError, match=why):
+            Run.read(tmp_path / "out")
 
 
 def test_tables_refuse_missing_unknown_and_short_columns():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.core import Decision, Gpu, Slo
-from modelium.record import decisions_table, requests_table, timeline_table
+from modelium.record import SUMMARY_KEYS, decisions_table, requests_table, timeline_table
 from modelium.summary import DEFINITIONS, latencies, summarize
 
 META = {"policy": "lru", "trace": "t.csv", "seed": 7}
@@ -51,6 +51,7 @@ def decision(kind, at, model="a", error=""):
 def test_every_promised_key_is_there_and_the_text_has_no_nan():
     summary = figures([request(), request(first=1.0, finish=2.0)])
     assert [key for key in summary if key in KEYS] == KEYS
+    assert tuple(summary) == SUMMARY_KEYS
     assert "bounds" not in summary
     assert figures([], bounds={"slo_attainment": 0.9})["bounds"] == {"slo_attainment": 0.9}
     json.dumps(summary, allow_nan=False)
@@ -219,6 +220,20 @@ def test_each_limit_alone_is_over_all_arrivals():
     ]
     alone = figures(rows, slos={"a": Slo(ttft_s=2.0, tpot_s=0.05)})["slo_alone"]
     assert alone == {"ttft": 0.5, "tpot": 0.25, "e2e": 0.5}
+
+
+def test_slos_are_said_with_the_number_of_models_that_have_them():
+    rows = [request(m) for m in "abc"]
+    slos = {"a": Slo(2.0), "b": Slo(1.0, 0.1), "c": Slo(2.0), "d": Slo()}
+    assert figures(rows, slos=slos)["slos"] == [
+        {"ttft_s": 2.0, "tpot_s": None, "e2e_s": None, "models": 2},
+        {"ttft_s": 1.0, "tpot_s": 0.1, "e2e_s": None, "models": 1},
+    ]
+
+
+def test_without_slos_nothing_is_said_of_them():
+    rows = [request()]
+    assert figures(rows)["slos"] is None
     assert figures(rows)["slo_alone"] is None
 
 

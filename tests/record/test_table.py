@@ -43,6 +43,8 @@ def test_the_best_value_is_marked_in_its_own_direction():
     assert table["TTFT p50"].best == (False, True)
     assert table["loads"].best == (False, False)
     assert table["goodput"].best == (False, False)  # all equal: nobody is best
+    near = [summary("a", 0.90001), summary("b", 0.90002), summary("c", 0.8)]
+    assert cells(near)[0].best == (True, True, False)  # what prints alike is equally good
     text = printed([summary("a"), summary("b", 0.8)], force_terminal=True)
     assert re.search(r"\x1b\[1m *90\.0", text)
     assert not re.search(r"\x1b\[1m *80\.0", text)
