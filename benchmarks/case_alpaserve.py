@@ -181,9 +181,7 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(lines)
 
 
-def _outcomes(
-    policy: str, file: Path, good: np.ndarray, finish_s: np.ndarray
-) -> list[Row]:
+def _outcomes(policy: str, file: Path, good: np.ndarray, finish_s: np.ndarray) -> list[Row]:
     theirs = list(_rows(file))
     their_good = np.array([row["good"] == "1" for row in theirs])
     their_finish = np.array([float(row["finish_s"]) for row in theirs])

@@ -122,9 +122,7 @@ def _churn_world(names: tuple[str, ...]) -> SimInput:
     return SimInput(
         nodes=[Node(f"node{k}", 1024 * GIB) for k in range(8)],
         gpus=[Gpu(f"gpu{k:02d}", f"node{k // 8}", 72 * GIB, "h100-80g") for k in range(64)],
-        models=[
-            Model(name, 6 * GIB, 8 * GIB, 65536, 2 * GIB, slo=Slo(2.0, 0.1)) for name in names
-        ],
+        models=[Model(name, 6 * GIB, 8 * GIB, 65536, 2 * GIB, slo=Slo(2.0, 0.1)) for name in names],
         engines=lambda model, kind: Generate(STEP, 131072),
         work=lambda model, kind, prompt, output: 0.1,
         facts=ConfiguredFacts(default_stages=Stages()),

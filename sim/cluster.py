@@ -10,7 +10,20 @@ from typing import Any
 import simpy
 
 from modelium.core import (
-    Action, Decision, Done, Event, Fault, Load, Miss, Move, Phase, Remind, Sleep, Tick, Unload, Wake,
+    Action,
+    Decision,
+    Done,
+    Event,
+    Fault,
+    Load,
+    Miss,
+    Move,
+    Phase,
+    Remind,
+    Sleep,
+    Tick,
+    Unload,
+    Wake,
 )  # fmt: skip
 from modelium.costs import ConfiguredFacts, StagedCosts
 from modelium.errors import PolicyError
@@ -283,7 +296,7 @@ class SimCluster:
         error = ""
         try:
             yield from steps
-        except transitions.LoadFailed as failure:
+        except transitions.LoadError as failure:
             error = str(failure)
             self.forget(copy)
         except simpy.Interrupt as lost:
@@ -307,7 +320,7 @@ class SimCluster:
         """A copy takes no more requests."""
         if copy.phase is Phase.READY:
             self.plane.close(copy)
-        self.state.change(copy, phase, **holdings)  # type: ignore[arg-type]
+        self.state.change(copy, phase, **holdings)
         return copy
 
     def hold(self, copy: Copy, bytes_per_gpu: int) -> None:

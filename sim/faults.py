@@ -88,7 +88,8 @@ class FaultSource:
                 self._slow.pop(fault.target, None)
 
     def _for(self, seconds: float) -> Any:
-        yield self._cluster.env.timeout(ps(seconds)) if seconds < 1e9 else self._cluster.env.event()
+        env = self._cluster.env
+        yield env.timeout(ps(seconds)) if seconds < 1e9 else env.event()
 
     def _lose(self, gpus: list[str], for_s: float) -> Any:
         cluster = self._cluster
@@ -115,7 +116,8 @@ class FaultSource:
         """Each ready instance crashes at the same rate: thinning of one common process."""
         while True:
             ready = self._ready()
-            wait_s = float(self._crash_rng.exponential(self._spec.crash_mtbf_s / max(1, len(ready))))
+            mean_s = self._spec.crash_mtbf_s / max(1, len(ready))
+            wait_s = float(self._crash_rng.exponential(mean_s))
             yield self._cluster.env.timeout(ps(min(wait_s, 8e6)))
             ready = self._ready()
             if ready:
@@ -123,7 +125,9 @@ class FaultSource:
 
     def _ready(self) -> list[Copy]:
         state = self._cluster.state
-        return [state.copy(name) for name, copy in state.instances.items() if copy.phase is Phase.READY]
+        return [
+            state.copy(name) for name, copy in state.instances.items() if copy.phase is Phase.READY
+        ]
 
     def _busiest(self, model: str) -> Copy | None:
         copies = [c for c in self._ready() if not model or c.model == model]

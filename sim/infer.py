@@ -199,7 +199,7 @@ def _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slo
         if np.int64(np.rint(free_s * PS)) > now_ps:
             lanes.timer[lane] = np.int64(np.rint(free_s * PS))
             return
-        slot, cls, deadline = _choose(lanes, arrival_s, lane, now_ps)
+        slot, deadline = _choose(lanes, arrival_s, lane, now_ps)
         if slot < 0:
             lanes.timer[lane] = deadline
             return
@@ -225,7 +225,7 @@ def _choose(lanes, arrival_s, lane, now_ps):
                 continue
         if cls < best_cls or (cls == best_cls and oldest_s < best_s):
             best, best_cls, best_s = slot, cls, oldest_s
-    return best, best_cls, deadline
+    return best, deadline
 
 
 @inlined

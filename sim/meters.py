@@ -19,10 +19,10 @@ class SlotMeters:
 
     def __init__(self, w: World, slot: int) -> None:
         self._slot = slot
-        self._out = memoryview(w.outstanding)
-        self._served = memoryview(w.served)
-        self._used = memoryview(w.last_used_ps)
-        self._idle = memoryview(w.idle_since_ps)
+        self._out = w.outstanding.data
+        self._served = w.served.data
+        self._used = w.last_used_ps.data
+        self._idle = w.idle_since_ps.data
         self._kind, self._lanes = w.kind, w.lanes
         self._queued = w.engines.engines["waiting"]
 
@@ -62,7 +62,7 @@ class ModelMeters:
     __slots__ = ("_at", "_m", "_w")
 
     def __init__(self, w: World, m: int) -> None:
-        self._w, self._m, self._at = w, m, memoryview(w.at)
+        self._w, self._m, self._at = w, m, w.at.data
 
     @property
     def arrivals(self) -> int:

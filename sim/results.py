@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 from modelium import __version__
 from modelium.errors import ModeliumError
-from modelium.record import COLD, OUTCOMES, Column, Run
-from modelium.record import decisions_table, requests_table, timeline_table
+from modelium.record import (
+    COLD,
+    OUTCOMES,
+    Column,
+    Run,
+    decisions_table,
+    requests_table,
+    timeline_table,
+)
 from modelium.sim.books import COMPLETED, FAILED, REJECTED, UNFINISHED, World
 from modelium.sim.infer import add_busy
-from modelium.sim.timeline import busy_rows
+from modelium.sim.timeline import Row, busy_rows
 from modelium.summary import summarize
 from modelium.traces import Trace
 from modelium.units import PS_PER_S
@@ -25,7 +32,12 @@ if TYPE_CHECKING:
     from modelium.sim.cluster import SimCluster
     from modelium.sim.run import SimInput
 
-_OUTCOME = {COMPLETED: "completed", REJECTED: "rejected", FAILED: "failed", UNFINISHED: "unfinished"}
+_OUTCOME = {
+    COMPLETED: "completed",
+    REJECTED: "rejected",
+    FAILED: "failed",
+    UNFINISHED: "unfinished",
+}
 _PACKAGES = ("simpy", "numpy", "numba", "pyarrow")
 
 
@@ -121,7 +133,7 @@ def _slo_met(
     return met & ~((finish - first) / gaps > limits[:, 1])
 
 
-def _timeline(cluster: SimCluster, span_s: float) -> list[tuple[str, float, float, str, str, str, float]]:
+def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
     w, now_s = cluster.plane.w, cluster.state.now_s
     for g in np.flatnonzero(w.busy_engines):
         add_busy(w.busy, g, w.busy_since_ps[g] / PS_PER_S, now_s, 1.0)

@@ -102,7 +102,7 @@ class FaultAt:
 
     at_s: float
     kind: str
-    """gpu_lost, node_lost, crash (an instance, or the busiest of a model), load_fails, load_slow."""
+    """gpu_lost, node_lost, crash (the busiest instance, of a model), load_fails, load_slow."""
     target: str = ""
     for_s: float = float("inf")
     factor: float = 1.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Steps = Generator[Any, Any, None]
 
 
-class LoadFailed(Exception):
+class LoadError(Exception):
     """The engine did not come up."""
 
 
@@ -37,7 +37,7 @@ def load(cluster: SimCluster, copy: Copy, line: Decision) -> Steps:
     line.tier = tier.value
     yield from _weights(cluster, copy, line, tier, slow)
     if cluster.faults.load_fails(copy.model):
-        raise LoadFailed("the engine failed to start")
+        raise LoadError("the engine failed to start")
     yield from _stage(cluster, line, "compile and capture", stages.after_s(first) * slow)
     cluster.facts.seen.add((copy.model, copy.node))
     cluster.make_ready(copy, line.tier)
