@@ -15,7 +15,8 @@ class Static(Planned):
     """Load a fixed placement at the start and never change it; other models are not served.
 
     Misses wait for ever, or are rejected if admission says so. After a fault the same placement is
-    restored. Without `placement` (given in Python), one copy of each model is packed by first fit decreasing.
+    restored. Without `placement` (given in Python), one copy of each model is packed by first fit
+    decreasing.
 
     placement: the GPUs of each copy, by model.
     """
