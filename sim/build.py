@@ -29,7 +29,7 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
     """All arrays, before the first arrival."""
     n = _sizes(given, trace, specs)
     i64, i32, f64 = np.int64, np.int32, np.float64
-    arrival_s = np.ascontiguousarray(trace.arrival_s, f64)
+    arrival_s = np.array(trace.arrival_s, f64)  # writable: else kernels would compile twice
     width_s = max(trace.span_s, 1e-3) / given.settings.bins
     return World(
         at=np.zeros(6, i64),

@@ -10,11 +10,12 @@ from modelium.core import ClusterState, Demand, Gpu
 from modelium.errors import ConfigError
 from modelium.record import COLD
 from modelium.rules import never_fits
-from modelium.sim import generate, world
+from modelium.sim import world
 from modelium.sim.books import (
     FAILED, GENERATE, HUNGRY, INFER, MODEL, NEXT, NONE, NOW, OPEN, SLOT, World,
 )  # fmt: skip
 from modelium.sim.build import make_world
+from modelium.sim.handle import keep
 from modelium.sim.meters import ModelMeters, SlotMeters
 from modelium.sim.run import SimInput
 from modelium.sim.spec import Generate, Infer
@@ -34,7 +35,8 @@ class Plane:
         self._specs = _specs(given)
         self._rows = {pair: k for k, pair in enumerate(self._specs)}
         self.w: World = make_world(given, trace, self.models, self._specs)
-        self._at = memoryview(self.w.at)
+        self._handle = keep(self.w)
+        self._at = self.w.at.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
         self._copies: dict[int, Copy] = {}
         self._lanes: dict[tuple[str, ...], int] = {}
@@ -51,7 +53,7 @@ class Plane:
         if self._soonest() >= until_ps:  # nothing to do: not worth a call
             at[NOW] = max(at[NOW], until_ps)
             return world.HORIZON
-        return int(world.advance(w, until_ps))
+        return int(world.advance(self._handle, until_ps))
 
     def _soonest(self) -> int:
         w, r = self.w, self._at[NEXT]
@@ -106,17 +108,17 @@ class Plane:
 
     def expire(self, model: str, before_ps: int) -> None:
         """Reject what has waited since `before_ps`."""
-        world.expire(self.w, self.models[model], before_ps)
+        world.expire(self._handle, self.models[model], before_ps)
 
     def set_coming(self, model: str, change: int) -> None:
         """An instance of `model` is on its way (+1), or no longer (-1)."""
-        world.set_coming(self.w, self.models[model], change)
+        world.set_coming(self._handle, self.models[model], change)
 
     def release(self, model: str, cold: str) -> None:
         """Send all that waits for `model` to its ready instances."""
         m = self.models[model]
         if self.w.n_waiting[m]:
-            world.release(self.w, m, self.now_ps, COLD.index(cold))
+            world.release(self._handle, m, self.now_ps, COLD.index(cold))
 
     # Instances
 
@@ -153,7 +155,7 @@ class Plane:
         if per_token > 0 and kv_bytes != self._kv[copy.model][0]:
             tokens = kv_bytes // per_token
         w.kind[copy.slot], w.capacity[copy.slot] = GENERATE, spec.max_num_seqs
-        generate.start(w.engines, copy.slot, self._rows[copy.model, kind], tokens)
+        world.begin(self._handle, copy.slot, self._rows[copy.model, kind], tokens)
 
     def _admit_lane(self, copy: Copy, spec: Infer) -> None:
         lanes, slot = self.w.lanes, copy.slot
@@ -217,7 +219,7 @@ class Plane:
     def crash(self, copy: Copy, retries: int) -> None:
         """The instance is lost, and what it was working on is retried or fails."""
         if self.w.outstanding[copy.slot]:
-            world.crash(self.w, copy.slot, self.now_ps, retries, FAILED)
+            world.crash(self._handle, copy.slot, self.now_ps, retries, FAILED)
 
     def dismiss(self, copy: Copy) -> None:
         """The instance is gone; its slot is free."""

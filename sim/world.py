@@ -11,9 +11,24 @@ import numpy as np
 
 from modelium.sim import generate, infer
 from modelium.sim.books import (
-    ABSENT, COMPLETED, DEADLINE, GENERATE, HUNGRY, MODEL, NEXT, NOW, OPEN,
-    QUEUE_LIMIT, REJECTED, ROUND_ROBIN, ROUTER, SESSION_AFFINITY, SHORTEST_QUEUE, SLOT,
+    ABSENT,
+    COMPLETED,
+    DEADLINE,
+    GENERATE,
+    HUNGRY,
+    MODEL,
+    NEXT,
+    NOW,
+    OPEN,
+    QUEUE_LIMIT,
+    REJECTED,
+    ROUND_ROBIN,
+    ROUTER,
+    SESSION_AFFINITY,
+    SHORTEST_QUEUE,
+    SLOT,
 )  # fmt: skip
+from modelium.sim.handle import world_at
 from modelium.sim.heap import NEVER, set_due
 from modelium.sim.infer import FULL_SPEED, PS, add_busy
 from modelium.sim.jit import inlined, kernel
@@ -23,8 +38,9 @@ HORIZON, MISS, IDLE = 0, 1, 2
 
 
 @kernel
-def advance(w, until):
+def advance(handle, until):
     """Run up to, not including, `until` (ps) and say why it stopped; `w.at[NOW]` is the time."""
+    w = world_at(handle)
     arrivals = w.arrival_ps
     n = arrivals.shape[0]
     while True:
@@ -154,10 +170,7 @@ def _route(w, r):
     best, best_key = w.ready[m, 0], np.inf
     for k in range(n):
         slot = w.ready[m, k]
-        if router == SHORTEST_QUEUE:
-            key = _queue_key(w, slot)
-        else:
-            key = float(w.outstanding[slot])
+        key = _queue_key(w, slot) if router == SHORTEST_QUEUE else float(w.outstanding[slot])
         if key < best_key:
             best, best_key = slot, key
     return best
@@ -289,8 +302,15 @@ def _work(w, unit, now):
 
 
 @kernel
-def release(w, m, now, cold):
+def begin(handle, slot, row, kv_tokens):
+    """Begin a new life of an engine (see `generate.start`)."""
+    generate.start(world_at(handle).engines, slot, row, kv_tokens)
+
+
+@kernel
+def release(handle, m, now, cold):
     """An instance of model `m` is ready: send it all that waits, in order of arrival."""
+    w = world_at(handle)
     r = w.first_waiting[m]
     count = w.n_waiting[m]
     w.n_waiting[m] = 0
@@ -306,8 +326,9 @@ def release(w, m, now, cold):
 
 
 @kernel
-def expire(w, m, before_ps):
+def expire(handle, m, before_ps):
     """Reject requests of model `m` that wait since `before_ps` or longer; return how many."""
+    w = world_at(handle)
     n = 0
     while w.n_waiting[m] > 0 and w.arrival_ps[w.first_waiting[m]] <= before_ps:
         r = w.first_waiting[m]
@@ -322,8 +343,9 @@ def expire(w, m, before_ps):
 
 
 @kernel
-def set_coming(w, m, change):
+def set_coming(handle, m, change):
     """An instance of `m` is on its way (+1) or no longer (-1); True if `m` is hungry now."""
+    w = world_at(handle)
     w.coming[m] += change
     if w.coming[m] > 0 and w.hungry[m]:
         w.hungry[m] = False
@@ -345,8 +367,9 @@ def _sort(values, n):
 
 
 @kernel
-def crash(w, slot, now, retries, failed):
+def crash(handle, slot, now, retries, failed):
     """An instance is lost: send its requests elsewhere, or fail those tried too often."""
+    w = world_at(handle)
     if w.kind[slot] == GENERATE:
         n = generate.drop(w.engines, w.requests, slot, w.done)
         set_due(w.heap, slot, NEVER)
