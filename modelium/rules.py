@@ -106,18 +106,13 @@ def _room(state: ClusterState, gpus: tuple[str, ...], need: int) -> str:
 
 
 def _slots(state: ClusterState, gpus: tuple[str, ...], limits: Limits) -> str:
-    if limits.loads_at_once <= len(state.instances):  # else no need to count
-        under_way = sum(_coming(copy) for copy in state.instances.values())
-        if under_way >= limits.loads_at_once:
-            return f"{under_way} loads are under way, {limits.loads_at_once} allowed"
+    coming = [copy.gpus for copy in state.coming()]
+    if len(coming) >= limits.loads_at_once:
+        return f"{len(coming)} loads are under way, {limits.loads_at_once} allowed"
     for gpu in gpus:
-        if sum(_coming(copy) for copy in state.instances_on(gpu)) >= limits.loads_at_once_per_gpu:
+        if sum(gpu in theirs for theirs in coming) >= limits.loads_at_once_per_gpu:
             return f"{gpu} is loading already, {limits.loads_at_once_per_gpu} allowed at a time"
     return ""
-
-
-def _coming(copy: Instance) -> bool:
-    return copy.phase is Phase.LOADING or copy.phase is Phase.WAKING
 
 
 def _staying(state: ClusterState, model: str) -> list[Instance]:

@@ -16,6 +16,7 @@ from modelium.core import Costs, Demand, Gpu, Instance, Limits, Model, Node, Pha
 from modelium.hostram import HostRam
 
 T = TypeVar("T")
+COMING = (Phase.LOADING, Phase.WAKING)
 GOING = (Phase.LEAVING, Phase.SUSPENDING)
 
 
@@ -133,6 +134,7 @@ class State:
 
     def __post_init__(self) -> None:
         self._copies: dict[str, Copy] = {}
+        self._coming: dict[str, Copy] = {}
         self._working = dict(self.all_gpus)
         self._of: dict[str, dict[str, Copy]] = {name: {} for name in self.models}
         self._on: dict[str, dict[str, Copy]] = {gpu: {} for gpu in self.all_gpus}
@@ -153,6 +155,9 @@ class State:
 
     def instances_on(self, gpu: str) -> Iterable[Instance]:
         return self._on[gpu].values()
+
+    def coming(self) -> Iterable[Instance]:
+        return self._coming.values()
 
     def free_bytes(self, gpu: str) -> int:
         return self._free[gpu]
@@ -205,12 +210,15 @@ class State:
         self._of[copy.model][copy.id] = copy
         for gpu in copy.gpus:
             self._on[gpu][copy.id] = copy
+        if copy.phase in COMING:
+            self._coming[copy.id] = copy
         self._charge(copy, 1)
 
     def remove(self, copy: Copy) -> None:
         """Strike a copy out and give back what it held."""
         self._charge(copy, -1)
         del self._copies[copy.id], self._of[copy.model][copy.id]
+        self._coming.pop(copy.id, None)
         for gpu in copy.gpus:
             del self._on[gpu][copy.id]
 
@@ -226,6 +234,10 @@ class State:
         """Put a copy into `phase`, with new holdings where given."""
         self._charge(copy, -1)
         copy.phase = phase
+        if phase in COMING:
+            self._coming[copy.id] = copy
+        else:
+            self._coming.pop(copy.id, None)
         if bytes_per_gpu is not None:
             copy.bytes_per_gpu = bytes_per_gpu
         if host_bytes is not None:
