@@ -209,7 +209,7 @@ class OnDemand:
             heap = [
                 (evict(state, copy), copy.id, copy)
                 for copy in copies
-                if (copy.gpus[0] in rooms or any(gpu in rooms for gpu in copy.gpus))
+                if not rooms.keys().isdisjoint(copy.gpus)
                 and (drain or not copy.busy)
                 and copy is not waking
             ]

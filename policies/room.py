@@ -1,8 +1,9 @@
-"""Who has to leave so that a copy fits: one pass over the cluster, then one sweep over victims."""
+"""Who has to leave so that a copy fits: a survey of the cluster, then one sweep over victims."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from heapq import heapify, heappop
 from typing import Any, NamedTuple
 
@@ -27,22 +28,15 @@ class Option(NamedTuple):
 
 
 class Survey:
-    """One pass over a state: room on each GPU that may start a load, and the copies by phase."""
+    """Room on each GPU that may start a load; the copies by phase, looked up only when asked."""
 
     def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
-        self.ready: list[Instance] = []
-        self.asleep: list[Instance] = []
+        self._instances = state.instances
         coming: dict[str, int] = {}
-        for copy in state.instances.values():
-            phase = copy.phase
-            if phase is READY:
-                self.ready.append(copy)
-            elif phase is LOADING or phase is WAKING:
-                started += 1
-                for gpu in copy.gpus:
-                    coming[gpu] = coming.get(gpu, 0) + 1
-            elif phase is ASLEEP:
-                self.asleep.append(copy)
+        for copy in state.coming():
+            started += 1
+            for gpu in copy.gpus:
+                coming[gpu] = coming.get(gpu, 0) + 1
         limits, free, freeing = state.limits, state.free_bytes, state.freeing_bytes
         self.starts = limits.loads_at_once - started
         """Loads and wakes that may still begin."""
@@ -51,6 +45,16 @@ class Survey:
         )
         self.rooms = {gpu: free(gpu) + freeing(gpu) for gpu in state.gpus if gpu not in closed}
         """Bytes that a load started now could get there, by GPU."""
+
+    @cached_property
+    def ready(self) -> list[Instance]:
+        """The copies that take requests."""
+        return [copy for copy in self._instances.values() if copy.phase is READY]
+
+    @cached_property
+    def asleep(self) -> list[Instance]:
+        """The copies that could be woken."""
+        return [copy for copy in self._instances.values() if copy.phase is ASLEEP]
 
 
 def least_copies(model: Model) -> int:
