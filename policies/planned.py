@@ -78,8 +78,10 @@ class Planned:
     def _amend(self, state: ClusterState, action: Action) -> None:
         """Make what `fallback` does part of the target."""
         match action:
-            case Load(model, gpus):
-                self._target.setdefault(model, []).append(gpus)
+            case Load(model, gpus):  # instead of copies that the plan wanted but that are not there
+                there = {frozenset(copy.gpus) for copy in state.instances_of(model)}
+                kept = [sets for sets in self._target.get(model, []) if frozenset(sets) in there]
+                self._target[model] = [*kept, gpus]
             case Wake(instance):
                 copy = state.instances[instance]
                 self._target.setdefault(copy.model, []).append(copy.gpus)

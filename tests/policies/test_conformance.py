@@ -25,8 +25,6 @@ from modelium.policies.lru import Lru
 from modelium.registry import make_policy, names
 from modelium.testing import check_policy
 
-SLOW = {"ilp"}
-"""Tested where it lives."""
 TOLD = {"belady_cost"}
 """Needs a trace; tested below."""
 VARIANTS = [
@@ -46,7 +44,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("text", [n for n in names() if n not in SLOW | TOLD] + VARIANTS)
+@pytest.mark.parametrize("text", [n for n in names() if n not in TOLD] + VARIANTS)
 def test_built_in_policies_conform(text: str) -> None:
     check_policy(lambda: make_policy(text, rng_seed=1))
 

@@ -154,3 +154,16 @@ def test_no_demand_no_moves(world: type) -> None:
     w.cluster.run(1000.0)
     assert len(w.log) == done
     assert not any(isinstance(event, Miss) for event in w.heard[-10:])
+
+
+def test_what_was_loaded_instead_of_a_lost_copy_is_not_doubled_when_its_gpu_is_back(
+    world: type,
+) -> None:
+    w = world({"pin": 10}, [80, 80], more={"pin": {"pinned": True}})
+    w.obey(Planned(lambda state: {"pin": [("g1",)]}, None, fallback=Lru()))
+    w.cluster.lose("g1")
+    w.cluster.run(10.0)
+    assert [copy.gpus for copy in w.state.instances.values()] == [("g0",)]
+    w.cluster.regain("g1")
+    w.cluster.run(10.0)
+    assert [copy.gpus for copy in w.state.instances.values()] == [("g0",)]
