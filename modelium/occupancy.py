@@ -58,10 +58,9 @@ def _good_tokens(requests: pa.Table, timeline: pa.Table, gpus: Sequence[Gpu]) ->
     tokens = floats(requests, "prompt_tokens") + floats(requests, "output_tokens")
     tokens = (tokens - floats(requests, "cached_tokens")) * (served >= 0)
     good = tokens * floats(requests, "slo_met")
-    # Its last bin stands for "none" and for instances that served nothing.
-    by_instance = [
-        np.bincount(served % (len(names) + 1), t, len(names) + 1) for t in (good, tokens)
-    ]
+    # The last bin stands for "none" and for instances that served nothing.
+    bins = np.where(served < 0, len(names), served)
+    by_instance = [np.bincount(bins, t, len(names) + 1) for t in (good, tokens)]
     number = {name: i for i, name in enumerate(names)}
     holders, holder_names = labels(timeline, "instance")
     numbers = np.array([number.get(name, len(names)) for name in holder_names] + [len(names)])

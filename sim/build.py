@@ -30,7 +30,7 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
     n = _sizes(given, trace, specs)
     i64, i32, f64 = np.int64, np.int32, np.float64
     arrival_s = np.array(trace.arrival_s, f64)  # writable: else kernels would compile twice
-    width_s = max(trace.span_s, 1e-3) / given.settings.bins
+    width_s = _bin_s(given, trace)
     return World(
         at=np.zeros(6, i64),
         option=_options(given),
@@ -88,7 +88,7 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
 def _sizes(given: SimInput, trace: Trace, specs: Specs) -> Sizes:
     infer = [spec for spec in specs.values() if isinstance(spec, Infer)]
     slots = _slots(given)
-    bins = math.ceil(given.settings.bins * (1 + given.settings.drain_s / max(trace.span_s, 1e-3)))
+    bins = math.ceil((trace.span_s + given.settings.drain_s) / _bin_s(given, trace))
     return Sizes(
         requests=len(trace),
         models=len(given.models),
@@ -101,8 +101,14 @@ def _sizes(given: SimInput, trace: Trace, specs: Specs) -> Sizes:
         servers=max((spec.servers for spec in infer), default=1),
         batch=max((len(row) for spec in infer for row in spec.latency_s), default=1),
         members=slots if infer else 1,
-        bins=min(bins + 1, 50 * given.settings.bins),
+        bins=bins + 1,
     )
+
+
+def _bin_s(given: SimInput, trace: Trace) -> float:
+    """Width of the timeline's bins; those of a very short trace are not finer than a minute's."""
+    shortest_s = max(60.0, given.settings.drain_s / 50) if trace.span_s < 60.0 else 60.0
+    return max(trace.span_s, shortest_s) / given.settings.bins
 
 
 def _slots(given: SimInput) -> int:
@@ -145,11 +151,11 @@ def _requests(trace: Trace, models: Mapping[str, int]) -> generate.Requests:
             f"{trace.source or 'trace'}, row {row + 1:,}: nothing is known of model {name!r}."
             f"{did_you_mean(name, models)}"
         )
-    prefix = _codes(trace.prefix_id, len(trace)).astype(np.int32)
+    asked = trace.prompt_tokens, trace.output_tokens, model
+    if trace.prefix_id is None:
+        return generate.make_requests(*asked)
     shared = trace.prompt_tokens if trace.prefix_tokens is None else trace.prefix_tokens
-    return generate.make_requests(
-        trace.prompt_tokens, trace.output_tokens, model, prefix, shared
-    )
+    return generate.make_requests(*asked, trace.prefix_id.codes, shared)
 
 
 def _codes(labels: Labels | None, n: int) -> NDArray[np.int64]:

@@ -129,6 +129,8 @@ def make_requests(
     n = len(prompt)
 
     def column(given: NDArray[Any] | None, default: int) -> NDArray[np.int32]:
+        if given is None and default == 0:
+            return np.zeros(n, np.int32)  # costs no memory until it is written
         if given is None:
             return np.full(n, default, np.int32)
         return np.array(given, np.int32)

@@ -115,22 +115,22 @@ def _times(w: World) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """First and last token, in seconds; NaN where there was none."""
     completed = w.outcome == COMPLETED
     whole = ~np.isnan(w.answer_s)
-    first = np.where(w.requests.first_ps >= 0, w.requests.first_ps / PS_PER_S, np.nan)
-    finish = np.where(completed, w.requests.finish_ps / PS_PER_S, np.nan)
-    if whole.any():
-        answer = np.where(completed, w.answer_s, np.nan)
-        first, finish = np.where(whole, answer, first), np.where(whole, answer, finish)
+    first, finish = w.requests.first_ps / PS_PER_S, w.requests.finish_ps / PS_PER_S
+    np.copyto(first, w.answer_s, where=whole)
+    np.copyto(finish, w.answer_s, where=whole)
+    first[~np.where(whole, completed, w.requests.first_ps >= 0)] = np.nan
+    finish[~completed] = np.nan
     return first, finish
 
 
 def _slo_met(
     w: World, first: NDArray[np.float64], finish: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    limits = w.slo[w.requests.model, w.slo_class]
-    ttft, e2e = first - w.arrival_s, finish - w.arrival_s
-    met: NDArray[np.bool_] = (ttft <= limits[:, 0]) & (e2e <= limits[:, 2])
+    which = w.requests.model * np.int32(w.slo.shape[1]) + w.slo_class.astype(np.int32)
+    ttft, tpot, e2e = (np.take(limit, which) for limit in w.slo.reshape(-1, 3).T)
+    met: NDArray[np.bool_] = (first - w.arrival_s <= ttft) & (finish - w.arrival_s <= e2e)
     gaps = np.maximum(w.requests.output - 1, 1)
-    return met & ~((finish - first) / gaps > limits[:, 1])
+    return met & ~((finish - first) / gaps > tpot)
 
 
 def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
