@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from modelium.sim.books import GENERATE, NOW, World
+from modelium.state import Copy
 from modelium.units import PS_PER_S
 
 
@@ -54,6 +55,26 @@ class SlotMeters:
     @property
     def idle_since_s(self) -> float:
         return self._idle[self._slot] / PS_PER_S
+
+
+class SlotCopy(Copy):
+    """A `Copy` that shortens the way to what eviction asks of every copy at every miss."""
+
+    __slots__ = ("_out", "_used")
+
+    def __init__(
+        self, w: World, slot: int, name: str, model: str, gpus: tuple[str, ...], node: str
+    ) -> None:
+        super().__init__(name, model, gpus, node, SlotMeters(w, slot), slot=slot)
+        self._out, self._used = w.outstanding.data, w.last_used_ps.data
+
+    @property
+    def busy(self) -> bool:
+        return self._out[self.slot] > 0
+
+    @property
+    def last_used_s(self) -> float:
+        return self._used[self.slot] / PS_PER_S
 
 
 class ModelMeters:

@@ -16,7 +16,7 @@ from modelium.sim.books import (
 )  # fmt: skip
 from modelium.sim.build import make_world
 from modelium.sim.handle import keep
-from modelium.sim.meters import ModelMeters, SlotMeters
+from modelium.sim.meters import ModelMeters, SlotCopy
 from modelium.sim.run import SimInput
 from modelium.sim.spec import Generate, Infer
 from modelium.state import Copy
@@ -49,7 +49,7 @@ class Plane:
 
     def advance(self, until_ps: int) -> int:
         """Run up to `until_ps` or the first thing that the control side must hear."""
-        w, at = self.w, self._at
+        at = self._at
         if self._soonest() >= until_ps:  # nothing to do: not worth a call
             at[NOW] = max(at[NOW], until_ps)
             return world.HORIZON
@@ -136,8 +136,7 @@ class Plane:
         w.interference[slot] = _interference(spec)
         for k, name in enumerate(gpus):
             w.slot_gpus[slot, k] = self._gpus[name]
-        meters = SlotMeters(w, slot)
-        copy = Copy(f"{model}#{number}", model, gpus, gpu.node, meters, slot=slot)
+        copy = SlotCopy(w, slot, f"{model}#{number}", model, gpus, gpu.node)
         if isinstance(spec, Generate):
             self._admit_engine(copy, spec, gpu.kind, kv_bytes)
         else:
@@ -242,7 +241,9 @@ class Plane:
 
     def check_fits(self, state: ClusterState) -> None:
         """Refuse at once a model of the trace that can never run here."""
-        for m in np.flatnonzero(np.bincount(self.w.requests.model, minlength=len(self.models))):
+        asked = np.zeros(len(self.models), np.bool_)
+        asked[self.w.requests.model] = True
+        for m in np.flatnonzero(asked):
             if why := never_fits(state, self._names[m]):
                 raise ConfigError(why)
 
