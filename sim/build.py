@@ -106,9 +106,8 @@ def _sizes(given: SimInput, trace: Trace, specs: Specs) -> Sizes:
 
 
 def _bin_s(given: SimInput, trace: Trace) -> float:
-    """Width of the timeline's bins; those of a very short trace are not finer than a minute's."""
-    shortest_s = max(60.0, given.settings.drain_s / 50) if trace.span_s < 60.0 else 60.0
-    return max(trace.span_s, shortest_s) / given.settings.bins
+    """Width of the timeline's bins; as fine as those of a minute at most."""
+    return max(trace.span_s, 60.0) / given.settings.bins
 
 
 def _slots(given: SimInput) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import simpy
@@ -80,6 +81,8 @@ class SimCluster:
         self._answers_misses = True
         self._talking = False
         self._stirred = False
+        self._unasked = False
+        self._asked_s = 0.0
         self._turn = 0
         self._hasty = (0, -1)
         self._expiring: set[str] = set()
@@ -93,6 +96,17 @@ class SimCluster:
 
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
+        if self.settings.charge_decide and self._talking:
+            self.env.process(self._thought(action, time.perf_counter() - self._asked_s))
+        else:
+            self._begin(action)
+
+    def _thought(self, action: Action, decide_s: float) -> transitions.Steps:
+        """Begin an action as late as the policy took to decide it."""
+        yield self.env.timeout(ps(decide_s))
+        self._begin(action)
+
+    def _begin(self, action: Action) -> None:
         if isinstance(action, Remind):
             wait_ps = max(0, ps(action.at_s) - int(self.env.now))
             self.env.process(self._later(wait_ps, Tick()))
@@ -126,7 +140,12 @@ class SimCluster:
             self.env.process(self._ticks(ps(tick_s)))
         self.faults.begin()
         self.env.process(self.kv_use.watch())
-        while not self.plane.finished():
+        self.play(end_ps)
+        self.timeline.close()
+
+    def play(self, end_ps: int, *, on: bool = False) -> None:
+        """Let time pass until `end_ps`, or until all requests are settled unless `on`."""
+        while on or not self.plane.finished():
             soonest = self.env.peek()
             horizon = end_ps if soonest > end_ps else int(soonest)
             why = self.plane.advance(horizon)
@@ -141,16 +160,20 @@ class SimCluster:
             else:
                 while self.env.peek() <= horizon:
                     self.env.step()
-        self.timeline.close()
+                if self._unasked and not self._under_way and self.plane.quiet():
+                    self._talk(partial(self._offer, None, declines=len(self.plane.models)))
 
     def tell(self, event: Event) -> None:
         """Let the policy hear `event`, then what follows from it at this instant."""
         self._outbox.append(event)
-        if self._talking:
-            return
+        if not self._talking:
+            self._talk(self._empty_outbox)
+
+    def _talk(self, say: Callable[[], None]) -> None:
+        """Say something to the policy, then offer misses again if that changed anything."""
         self._talking = True
-        self._empty_outbox()
-        if self._stirred:
+        say()
+        while self._stirred:
             self._offer(None)
         self._talking = False
 
@@ -175,9 +198,9 @@ class SimCluster:
                 f"the policy was asked {PATIENCE:,} times at {self.state.now_s:.6f} s and always "
                 f"wanted more; the last event was {event!r}"
             )
-        begin = time.perf_counter()
+        self._asked_s = time.perf_counter()
         self._hear(event)
-        self.decide_s += time.perf_counter() - begin
+        self.decide_s += time.perf_counter() - self._asked_s
         refused = isinstance(event, Done) and event.error and not event.instance
         self._stirred |= isinstance(event, Done | Fault) and not refused
 
@@ -187,7 +210,7 @@ class SimCluster:
         The longest wait goes first. After some have been declined in a row the rest is likely to
         be declined too; a turning start makes sure that each is asked before long.
         """
-        self._stirred = False
+        self._stirred = self._unasked = False
         hungry = self.plane.hungry_models() if self._answers_misses else []
         self._turn = (self._turn + 1) % max(1, len(hungry))
         in_vain = 0
@@ -197,6 +220,7 @@ class SimCluster:
             self._empty_outbox()
             in_vain = in_vain + 1 if len(self.decisions) == begun else 0
             if in_vain >= declines or (idle is not None and idle.phase is not Phase.READY):
+                self._unasked = True
                 return
 
     def _missed(self, model: str) -> None:
@@ -212,9 +236,7 @@ class SimCluster:
                 idle.succeed()
         copy_in = self.plane.copy_in(slot)
         if copy_in is not None and copy_in.phase is Phase.READY:
-            self._talking = True
-            self._offer(copy_in)
-            self._talking = False
+            self._talk(partial(self._offer, copy_in))
 
     def _expire(self, model: str) -> Any:
         wait_ps = ps(self.settings.admission.max_wait_s)
