@@ -80,11 +80,14 @@ def test_a_moving_copy_is_not_dropped_before_its_successor_is_ready(world: type)
     assert unload == Unload("a#1", unload.reason)
 
 
-def test_pinned_and_young_copies_do_not_leave(world: type) -> None:
+def test_pinned_needed_and_young_copies_do_not_leave(world: type) -> None:
     w = world({"pin": 20, "b": 20, "c": 70}, [80], more={"pin": {"pinned": True}})
     w.load("pin g0")
     assert diff(w.state, {}) == []
     assert diff(w.state, {"c": [("g0",)]}) == []
+    w = world({"min": 20}, [80], more={"min": {"min_replicas": 1}})
+    w.load("min g0")
+    assert diff(w.state, {}) == []
     w = world({"b": 20, "c": 70}, [80], limits=Limits(min_residency_s=1000.0))
     w.load("b g0")
     assert diff(w.state, {"c": [("g0",)]}) == []

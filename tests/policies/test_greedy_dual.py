@@ -19,7 +19,7 @@ MODELS = "abcdef"
 SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=6, max_size=6)
 COSTS = st.lists(st.sampled_from([1, 2, 3, 4, 8]), min_size=6, max_size=6)
 ASKED = st.lists(
-    st.tuples(st.sampled_from(MODELS), st.sampled_from([0.0, 1.0, 7.0])), min_size=1, max_size=60
+    st.tuples(st.sampled_from(MODELS), st.sampled_from([0.0, 1.0, 7.0])), min_size=25, max_size=60
 )
 INF = float("inf")
 
@@ -50,7 +50,7 @@ def victims(
     return [(at, a.instance) for at, a in w.log if isinstance(a, Unload)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(
     sizes=SIZES, costs=COSTS, gpus=st.sampled_from([(16,), (31,), (16, 16), (20, 33)]), asked=ASKED
 )

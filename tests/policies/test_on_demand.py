@@ -170,6 +170,13 @@ class _Fake:
         self.gpus, self.size = gpus, size
 
 
+def test_equal_places_go_to_the_first_in_the_configuration(world: type) -> None:
+    w = world({"a": 10, "tp": 80}, [80] * 4, nodes=[0, 0, 1, 1], more={"tp": {"gpus": 2}})
+    w.obey(Lru()).use("tp", "a")
+    loads = [action.gpus for _, action in w.log if isinstance(action, Load)]
+    assert loads == [("g0", "g1"), ("g2",)]
+
+
 def test_a_tensor_parallel_model_takes_one_node(world: type) -> None:
     w = world({"a": 40, "tp": 80}, [40] * 4, nodes=[0, 0, 1, 1], more={"tp": {"gpus": 2}})
     w.load("a g0", "a g2")
@@ -187,6 +194,14 @@ def test_who_is_not_in_the_way_stays_although_its_key_is_lower(world: type) -> N
     w.use("small", "a", "b", "new")
     # On g1 small (the older) alone would not make room: a, alone on g0, is the lowest that does.
     assert names(w.did(Unload)) == ["a"]
+
+
+def test_of_a_group_of_gpus_only_those_in_the_way_leave(world: type) -> None:
+    w = world({"x": 40, "y": 40, "z": 80, "tp": 80}, [80, 80], more={"tp": {"gpus": 2}})
+    w.load("x g0", "y g0", "z g1")
+    w.obey(Lru())
+    w.use("x", "y", "z", "tp")  # x makes room on g0; y, older than z, need not leave
+    assert names(w.did(Unload)) == ["x", "z"]
 
 
 def test_spread_copies_are_never_on_one_node(world: type) -> None:
