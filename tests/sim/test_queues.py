@@ -145,8 +145,8 @@ def test_many_servers_wait_as_erlang_c(
     engine, n = replace(lab.SERVER, servers=servers), 4 * N
     served = lab.play(lab.trace(lab.poisson(rate, n), service_s=lab.exponential(n)), engine=engine)
     assert lab.near(served.wait_s, wait) == ""
-    t = log(share / 0.01) / (servers - rate)  # 99th percentile of the wait
-    assert lab.near(served.wait_s > t, 0.01) == ""
+    t = log(share / 0.05) / (servers - rate)  # 95th percentile of the wait
+    assert lab.near(served.wait_s > t, 0.05) == ""
     assert lab.near(served.wait_s > 1e-5, share * exp(-1e-5 * (servers - rate))) == ""
 
 
