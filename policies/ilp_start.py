@@ -17,7 +17,7 @@ def filled(problem: Problem) -> Placement:
 
 def possible_gain(problem: Problem) -> float:
     """What no plan can gain over changing nothing, in micro-requests; `inf` if hard to say."""
-    now = {copy.model: copy.now for copy in problem.held if copy.now is Fate.ASLEEP}
+    now: dict[str, Fate] = {c.model: c.now for c in problem.held if c.now is Fate.ASLEEP}
     now |= {copy.model: copy.now for copy in problem.held if copy.now is Fate.AWAKE}
     busy = dict.fromkeys(problem.room, 0)
     gain = 0

@@ -22,11 +22,15 @@ from modelium.traces.trace import Labels
 MOST_SLOTS = 4096
 """Instances at a time; far beyond what the memory of a few hundred GPUs holds."""
 
+LONGEST_S = 9.0e6
+"""What the engines' clocks can count."""
+
 Specs = Mapping[tuple[str, str], Engine]
 
 
 def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: Specs) -> World:
     """All arrays, before the first arrival."""
+    _check_span(given, trace)
     n = _sizes(given, trace, specs)
     i64, i32, f64 = np.int64, np.int32, np.float64
     arrival_s = np.array(trace.arrival_s, f64)  # writable: else kernels would compile twice
@@ -83,6 +87,15 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
         on=np.zeros((n.gpus, n.slots), i64),
         n_on=np.zeros(n.gpus, i64),
     )
+
+
+def _check_span(given: SimInput, trace: Trace) -> None:
+    """Picoseconds in 64 bits last 106 days."""
+    if trace.span_s + given.settings.drain_s > LONGEST_S:
+        raise TraceError(
+            f"{trace.source or 'trace'}: lasts {trace.span_s:,.0f} s; the simulator's clock ends at "
+            f"{LONGEST_S:,.0f} s, draining included. Cut it (modelium trace transform) or speed it up"
+        )
 
 
 def _sizes(given: SimInput, trace: Trace, specs: Specs) -> Sizes:
