@@ -93,8 +93,9 @@ def _check_span(given: SimInput, trace: Trace) -> None:
     """Picoseconds in 64 bits last 106 days."""
     if trace.span_s + given.settings.drain_s > LONGEST_S:
         raise TraceError(
-            f"{trace.source or 'trace'}: lasts {trace.span_s:,.0f} s; the simulator's clock ends at "
-            f"{LONGEST_S:,.0f} s, draining included. Cut it (modelium trace transform) or speed it up"
+            f"{trace.source or 'trace'}: lasts {trace.span_s:,.0f} s; the simulator's clock ends "
+            f"at {LONGEST_S:,.0f} s, draining included. Cut it, or speed it up "
+            "(modelium trace transform)"
         )
 
 
