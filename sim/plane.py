@@ -12,10 +12,21 @@ from modelium.record import COLD
 from modelium.rules import never_fits
 from modelium.sim import world
 from modelium.sim.books import (
-    FAILED, GENERATE, HUNGRY, INFER, MODEL, NEXT, NONE, NOW, OPEN, SLOT, World,
+    FAILED,
+    GENERATE,
+    HUNGRY,
+    INFER,
+    MODEL,
+    NEXT,
+    NONE,
+    NOW,
+    OPEN,
+    SLOT,
+    World,
 )  # fmt: skip
 from modelium.sim.build import make_world
 from modelium.sim.handle import keep
+from modelium.sim.heap import NEVER
 from modelium.sim.meters import ModelMeters, SlotCopy
 from modelium.sim.run import SimInput
 from modelium.sim.spec import Generate, Infer
@@ -68,6 +79,10 @@ class Plane:
     def finished(self) -> bool:
         """All requests have arrived and are settled."""
         return self._at[NEXT] == len(self.w.arrival_ps) and self._at[OPEN] == 0
+
+    def quiet(self) -> bool:
+        """No engine works, and some model waits in vain: nothing will happen by itself."""
+        return self._at[HUNGRY] > 0 and int(self.w.heap.due[self.w.heap.order[0]]) == NEVER
 
     # Who waits
 
@@ -122,7 +137,9 @@ class Plane:
 
     # Instances
 
-    def admit(self, model: str, gpu: Gpu, gpus: tuple[str, ...], kv_bytes: int, number: int) -> Copy:
+    def admit(
+        self, model: str, gpu: Gpu, gpus: tuple[str, ...], kv_bytes: int, number: int
+    ) -> Copy:
         """Give a new instance a slot; it takes no requests until `open`."""
         w = self.w
         if not self._free:
