@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "modelium needs Python 3.11 or later; none found" >&2; exit 2; }
 	@test -x $(VENV)/bin/python || { echo "Setting up $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing what pyproject.toml names (once)" >&2
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 demo: $(READY)

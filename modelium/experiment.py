@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -25,6 +26,8 @@ from modelium.registry import find as find_policy
 from modelium.registry import make_policy
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event, Lock
+
     from modelium.traces import Trace
 
 Summary = dict[str, Any]
@@ -123,12 +126,12 @@ def play_all(
     if processes == 1 or len(jobs) == 1:
         yield from ((i, play(prepared, job)) for i, job in enumerate(jobs))
         return
-    # Interrupts end the workers at once and without a word; they have nothing to clean up.
+    context = get_context("spawn")
     pool = ProcessPoolExecutor(
         min(processes, len(jobs)),
-        mp_context=get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_DFL),
+        mp_context=context,
+        initializer=_start,
+        initargs=(prepared.experiment, context.Lock(), context.Event()),
     )
     try:
         waiting = {
@@ -146,6 +149,29 @@ def play_all(
 
 _prepared_once = lru_cache(maxsize=1)(prepare)
 """Each process reads trace and configuration once, for all the runs that it is given."""
+
+
+def _start(experiment: Experiment, first: Lock, compiled: Event) -> None:
+    """Begin a worker: the first one compiles the kernels, the others wait for it."""
+    # An interrupt ends a worker at once and without a word; it has nothing to clean up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not first.acquire(block=False):
+        compiled.wait()
+        return
+    try:
+        with suppress(ModeliumError):  # which the runs themselves will tell
+            _compile(_prepared_once(experiment))
+    finally:
+        compiled.set()
+
+
+def _compile(prepared: Prepared) -> None:
+    """Play one request: that loads every kernel, or compiles it if this machine never did."""
+    import numpy as np
+
+    from modelium.sim.run import simulate
+
+    simulate(prepared.plan.sim_input(), make_policy("lru"), prepared.trace.take(np.arange(1)))
 
 
 def _play_elsewhere(experiment: Experiment, job: Job) -> Summary:

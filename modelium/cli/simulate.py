@@ -117,7 +117,8 @@ def _play(prepared: Prepared, jobs: Sequence[Job], processes: int) -> list[Summa
 
     done = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"{len(jobs)} simulations", total=len(jobs))
+        words = "Simulating (the very first time, a minute goes to compiling)"
+        bar = progress.add_task(words, total=len(jobs))
         for i, summary in play_all(prepared, jobs, processes):
             done[i] = summary
             progress.advance(bar)
