@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from modelium.core import Action, ClusterState, Instance, Load, Move, Phase, Unload, Wake
 from modelium.policies.room import AWAKE, Survey, least_copies
@@ -19,6 +19,7 @@ def diff(
     tidy: bool = True,
     reasons: Mapping[str, str] | None = None,
     kv_bytes: Mapping[str, int] | None = None,
+    keep: Collection[str] = (),
 ) -> list[Action]:
     """Say what to do now to get from `state` to `target`, in order: unloads first.
 
@@ -28,9 +29,10 @@ def diff(
     copies always stay while their room is not needed. What cannot begin yet (a GPU that is
     loading, a copy in its minimum residency) is left out: ask again after the next `Done`.
     `reasons` says by model what the plan gains, `kv_bytes` the KV pool of a new copy, over all its
-    GPUs, where that is not the model's own.
+    GPUs, where that is not the model's own; `keep` names copies that stay as they are, though the
+    target does not have them (asleep, say).
     """
-    steps = _Steps(state, target, reasons or {}, kv_bytes or {})
+    steps = _Steps(state, target, reasons or {}, kv_bytes or {}, keep)
     if tidy:
         steps.tidy()
     arrivals = list(steps.arrivals())
@@ -46,10 +48,11 @@ class _Steps:
         target: Target,
         reasons: Mapping[str, str],
         kv_bytes: Mapping[str, int],
+        keep: Collection[str],
     ) -> None:
         survey = Survey(state)
         self.state, self.reasons, self.rooms = state, reasons, survey.rooms
-        self.kv_bytes = kv_bytes
+        self.kv_bytes, self.keep = kv_bytes, keep
         self.starts = survey.starts
         self.leaving: list[Action] = []
         self.missing: list[tuple[str, tuple[str, ...]]] = []
@@ -67,7 +70,8 @@ class _Steps:
         for copy in copies:
             right = next((gpus for gpus in wanted if set(gpus) == set(copy.gpus)), None)
             if right is None:
-                self.surplus.append(copy)
+                if copy.id not in self.keep:
+                    self.surplus.append(copy)
                 continue
             wanted.remove(right)
             if copy.phase is Phase.ASLEEP:

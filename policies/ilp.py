@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from modelium.core import Action, ClusterState, Instance, Phase, Sleep
+from modelium.core import Action, ClusterState, Phase, Sleep
 from modelium.policies.diff import Target, diff
 from modelium.policies.forecast import EwmaForecast, Forecast
 from modelium.policies.ilp_problem import MICRO, Effort, Fate, Plan, Problem
 from modelium.policies.ilp_start import possible_gain
 from modelium.policies.ilp_view import Aims, View
-from modelium.policies.on_demand import OnDemand
+from modelium.policies.least_loss import least_loss
+from modelium.policies.on_demand import Need, OnDemand
 from modelium.policies.planned import Planned
-from modelium.policies.room import AWAKE
+from modelium.policies.room import AWAKE, Option, Survey, may_leave
 from modelium.units import MIB, format_bytes
 
 
@@ -74,6 +75,7 @@ class Ilp(Planned):
         self._to_sleep: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._kv_bytes: dict[str, int] = {}
+        self._keep: set[str] = set()
 
     def _place(self, state: ClusterState) -> Target:
         """The plan: what is there now, unless changing it gains enough."""
@@ -81,6 +83,7 @@ class Ilp(Planned):
         problem, last = view.problem(), self._problem
         self._planned_s, self._problem = state.now_s, problem
         self._to_sleep, self._reasons, self._kv_bytes = {}, {}, {}
+        self._keep = set()
         if problem == last or possible_gain(problem) < self._min_gain * MICRO:
             return _as_it_is(state)
         from modelium.policies.ilp_model import solve  # OR-Tools takes a second to import
@@ -94,6 +97,7 @@ class Ilp(Planned):
 
     def _explain(self, view: View, plan: Plan, gain: float) -> None:
         state = view.state
+        self._keep = {copy for copy, fate in plan.fates.items() if fate is not Fate.GONE}
         for new in plan.new:
             self._kv_bytes[new.model] = new.kv_mib * MIB * len(new.gpus)
         comes = [new.model for new in plan.new]
@@ -124,25 +128,40 @@ class Ilp(Planned):
         sleeps = [Sleep(copy, 1, self._to_sleep[copy]) for copy in idle]
         self._to_sleep = {}
         return sleeps or diff(
-            state, target, tidy=False, reasons=self._reasons, kv_bytes=self._kv_bytes
+            state,
+            target,
+            tidy=False,
+            reasons=self._reasons,
+            kv_bytes=self._kv_bytes,
+            keep=self._keep,
         )
 
 
 class _Reaction(OnDemand):
-    """Serve a miss at once; the copy whose absence makes the fewest requests late leaves."""
+    """Serve a miss at once; make room where that makes the fewest requests late."""
 
-    label = "late requests per byte"
+    label = "plan loses"
 
     def __init__(self, aims: Aims, forecast: Forecast) -> None:
-        super().__init__(evict=self._loss, sleep_level=1 if aims.sleep else 0)
+        super().__init__(sleep_level=1 if aims.sleep else 0)
         self._aims, self._forecast = aims, forecast
+
+    def make_room(
+        self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
+    ) -> Option | None:
+        """Put to sleep or unload what the plan values least, where that loses least."""
+        view = View(state, self._aims, self._forecast)
+        leavers = [
+            view.leaver(copy)
+            for copy in survey.ready + survey.asleep
+            if not copy.busy and copy is not need.waking and may_leave(state, copy, self._least)
+        ]
+        found = least_loss(state, rooms, need.bytes_per_gpu, need.gpus, leavers)
+        return found or super().make_room(state, survey, rooms, need)
 
     def kv_bytes(self, state: ClusterState, model: str) -> int | None:
         """As large as the forecast needs."""
         return View(state, self._aims, self._forecast).kv_bytes(model)
-
-    def _loss(self, state: ClusterState, copy: Instance) -> float:
-        return View(state, self._aims, self._forecast).leaving_costs(copy)
 
 
 def _as_it_is(state: ClusterState) -> Target:

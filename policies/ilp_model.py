@@ -16,13 +16,23 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ortools.sat.python import cp_model
 from ortools.sat.python.cp_model import IntVar
 
 from modelium.policies.ilp_problem import (
-    PARTS, Effort, Fate, Held, New, Placement, Plan, Problem, Want, free_gpus, groups,
+    PARTS,
+    Effort,
+    Fate,
+    Held,
+    New,
+    Placement,
+    Plan,
+    Problem,
+    Want,
+    free_gpus,
+    groups,
 )  # fmt: skip
 from modelium.policies.ilp_start import filled, staying
 
@@ -255,6 +265,7 @@ class Programme:
 
     def _run(self, effort: Effort, fixed: bool = False) -> Found | None:
         solver = cp_model.CpSolver()
+        solver.parameters.catch_sigint_signal = False  # Ctrl-C ends the programme, not the solve
         solver.parameters.num_workers = effort.workers
         solver.parameters.linearization_level = 2  # the bound comes from the linear relaxation
         solver.parameters.random_seed = effort.seed
@@ -290,5 +301,5 @@ def _most(var: IntVar) -> int:
     return int(var.proto.domain[1])  # all domains here are one interval
 
 
-def _sum(terms: Terms) -> cp_model.LinearExprT:
+def _sum(terms: Terms) -> Any:  # ortools' own union has no arithmetic
     return cp_model.LinearExpr.weighted_sum([var for var, _ in terms], [c for _, c in terms])

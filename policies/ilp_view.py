@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from modelium.core import ClusterState, Instance, Model, Phase
 from modelium.policies.forecast import Forecast
 from modelium.policies.ilp_problem import MICRO, PARTS, Fate, Held, Problem, Room, Want
-from modelium.policies.room import least_copies
+from modelium.policies.least_loss import Leaver
+from modelium.policies.room import AWAKE, least_copies
 from modelium.units import MIB
 
 TPOT_S = 0.05
@@ -67,20 +68,21 @@ class View:
         followers_s = start_s - short_s + short_s * short_s / (2 * limit_s)
         return -math.expm1(-rate * self.aims.horizon_s) * (short_s / limit_s + rate * followers_s)
 
-    def leaving_costs(self, copy: Instance) -> float:
-        """Late requests per byte on a GPU if this copy makes room: the lowest should leave."""
-        bytes_back = max(copy.bytes_per_gpu, 1) * len(copy.gpus)
-        return self.late(copy.model, self._return_s(copy)) / bytes_back
-
-    def _return_s(self, copy: Instance) -> float:
-        """How long this copy would take to come back, if it left now."""
-        costs, spec = self.state.costs, self.state.models[copy.model]
-        node = self.state.gpus[copy.gpus[0]].node
+    def leaver(self, copy: Instance) -> Leaver:
+        """What each way of making room with this idle copy would lose, in late requests."""
+        state, costs = self.state, self.state.costs
+        others = [c for c in state.instances_of(copy.model) if c.id != copy.id]
+        if any(other.phase in AWAKE for other in others):
+            return Leaver(copy, 0.0)
+        spec, node = state.models[copy.model], state.gpus[copy.gpus[0]].node
+        unload_loss = self.late(copy.model, costs.load_s(copy.model, copy.gpus))
         if copy.phase is Phase.ASLEEP:
-            return costs.wake_s(copy.id)
-        if self.aims.sleep and self.state.host_free_bytes(node) >= spec.weights_bytes:
-            return costs.sleep_s(copy.id, 1)  # weights come back by the way they went
-        return costs.load_s(copy.model, copy.gpus)
+            return Leaver(copy, unload_loss - self.late(copy.model, costs.wake_s(copy.id)))
+        if not self.aims.sleep or state.host_free_bytes(node) < spec.weights_bytes:
+            return Leaver(copy, unload_loss)
+        # Weights come back by the way they went.
+        sleep_loss = self.late(copy.model, costs.sleep_s(copy.id, 1))
+        return Leaver(copy, unload_loss, sleep_loss, copy.bytes_per_gpu - spec.asleep_bytes)
 
     def kv_bytes(self, model: str) -> int:
         """KV pool that a new copy should have, over all its GPUs."""

@@ -204,6 +204,12 @@ class OnDemand:
             return None
         if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
             return Option(gpus)
+        return self.make_room(state, survey, rooms, need)
+
+    def make_room(
+        self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
+    ) -> Option | None:
+        """Choose GPUs for a copy that fits nowhere yet, and who leaves them; None: nobody may."""
         evict, waking = self._evict, need.waking
         for level, copies, drain in self._ways(survey, need.overdue):
             heap = [
@@ -250,9 +256,10 @@ class OnDemand:
             doing = f"drains {requests} requests" if requests else f"idle {idle}"
             why = f"{self.label} {number(key)}, lowest; {doing}; makes room for {model}"
             node = state.gpus[copy.gpus[0]].node
-            weights = state.models[copy.model].weights_bytes if option.sleep_level == 1 else 0
+            sleeps = option.sleep_level if name not in option.unloads else 0
+            weights = state.models[copy.model].weights_bytes if sleeps == 1 else 0
             slept[node] = slept.get(node, 0) + weights
-            if option.sleep_level and slept[node] <= state.host_free_bytes(node):
+            if sleeps and slept[node] <= state.host_free_bytes(node):
                 yield Sleep(name, option.sleep_level, why)
             else:
                 yield Unload(name, why, drain=copy.busy)

@@ -25,6 +25,8 @@ class Option(NamedTuple):
     victims: tuple[Victim, ...] = ()
     sleep_level: int = 0
     """They leave by going to sleep at this level where they can; 0: they are unloaded."""
+    unloads: frozenset[str] = frozenset()
+    """Those that are unloaded all the same."""
 
 
 class Survey:

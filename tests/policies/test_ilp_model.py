@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from modelium.policies.ilp_model import Programme, solve
 from modelium.policies.ilp_problem import (
-    PARTS, Effort, Fate, Held, Placement, Problem, Room, Want,
+    PARTS,
+    Effort,
+    Fate,
+    Held,
+    Problem,
+    Room,
+    Want,
 )  # fmt: skip
-from modelium.policies.ilp_start import filled, possible_gain, staying
+from modelium.policies.ilp_start import filled, possible_gain
 
 FULL = Effort(work=1000.0)
 AWAKE, ASLEEP, GONE = Fate.AWAKE, Fate.ASLEEP, Fate.GONE
@@ -176,9 +180,7 @@ def _loads(problem: Problem, fates: dict[str, Fate], want: Want) -> list[Loads]:
                 len(used) == len(set(used))
                 and len(there) + n <= max(want.most, len(held))
                 and not (problem.light(want) and awake + n > 1)
-                and not (
-                    want.spread and any(k > max(1, before[at]) for at, k in per_node.items())
-                )
+                and not (want.spread and any(k > max(1, before[at]) for at, k in per_node.items()))
             )
             if legal:
                 found.append(loads)
@@ -212,7 +214,7 @@ def _judge(
             most -= want.part_value * PARTS
             if want.ready_value < want.asleep_value:
                 raise AssertionError("not a case that these tests make")
-            for gpu in (awake[0].gpus if awake else new[0]):
+            for gpu in awake[0].gpus if awake else new[0]:
                 busy[gpu] += PARTS * want.work.get(problem.room[gpu].kind, 0)
         else:
             heavy.append((want, awake, new))
@@ -262,7 +264,9 @@ def _serve(problem, heavy, busy, fates, placed) -> int:  # type: ignore[no-untyp
             matrix[i, j] = coefficient
     found = milp(
         -np.array([value for value, _ in columns], float),
-        constraints=LinearConstraint(matrix, -np.inf, np.array([limit for _, limit in rows], float)),
+        constraints=LinearConstraint(
+            matrix, -np.inf, np.array([limit for _, limit in rows], float)
+        ),
         bounds=Bounds(0, np.array([most for _, most in columns], float)),
         integrality=np.ones(len(columns)),
         options={"mip_rel_gap": 0.0},
