@@ -25,7 +25,6 @@ from modelium.policies.room import may_leave
 from modelium.units import format_seconds
 
 CHECK_S = 60.0
-"""How often to look again at a copy that is idle but asked too often to leave."""
 BUSY_S = 1e-3
 """How often at most to look whether a busy copy is still busy (matters for timeouts near 0)."""
 
@@ -41,6 +40,7 @@ class IdleTtl(Lru):
     window_s: over which those are counted; none: 4 * idle_s. With idle_s or less, every idle copy
         has rate 0 and qps_min would have no effect.
     sleep_s: put to sleep after this long (level 1, or sleep_level if that is 2).
+    check_s: how often to look again at a copy that is idle but asked too often to leave.
     Source: keep-alive as in FaaS platforms; defaults of Modelium's first configuration.
     """
 
@@ -51,11 +51,13 @@ class IdleTtl(Lru):
         qps_min: float = 0.1,
         window_s: float | None = None,
         sleep_s: float = float("inf"),
+        check_s: float = CHECK_S,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self._idle_s, self._sleep_s, self._qps_min = idle_s, sleep_s, qps_min
         self._window_s = 4 * idle_s if window_s is None else window_s
+        self._check_s = check_s
         self._tier = 2 if options.get("sleep_level") == 2 else 1
         self._due_s: dict[str, float] = {}
         self._counts: dict[str, deque[tuple[float, int]]] = {}
@@ -91,14 +93,14 @@ class IdleTtl(Lru):
         elif idle_s < first_s - HAIR_S:
             yield from self._again(copy, copy.idle_since_s + first_s)
         elif not may_leave(state, copy, self._least):
-            yield from self._again(copy, now_s + CHECK_S)
+            yield from self._again(copy, now_s + self._check_s)
         elif idle_s < self._idle_s - HAIR_S:
             yield from self._again(copy, copy.idle_since_s + self._idle_s)
             weights = state.models[copy.model].weights_bytes
             if self._tier == 2 or weights <= host_free_bytes(state, copy):
                 yield Sleep(copy.id, self._tier, f"idle {format_seconds(idle_s)}, asleep first")
         elif rate >= self._qps_min:
-            yield from self._again(copy, now_s + CHECK_S)
+            yield from self._again(copy, now_s + self._check_s)
         else:
             limit = f"limits {format_seconds(self._idle_s)} and {self._qps_min:g}/s"
             yield Unload(copy.id, f"idle {format_seconds(idle_s)}, {rate:.3g} requests/s; {limit}")

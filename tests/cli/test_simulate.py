@@ -178,7 +178,8 @@ def test_the_configuration_decides_what_the_command_line_leaves_open(
         """
         cluster: {gpus: 2xh100-80g}
         policy: idle_ttl
-        orchestration: {auto_unload_after_seconds: 90, always_loaded: [phi-4]}
+        orchestration: {auto_unload_after_seconds: 90, min_qps_threshold: 0.2,
+                        decision_interval_seconds: 5, always_loaded: [phi-4]}
         models: {qwen2.5-14b: , qwen3-14b: , phi-4: {slo: {ttft: 1s}}}
         simulation: {router: round_robin}
         """
@@ -186,7 +187,7 @@ def test_the_configuration_decides_what_the_command_line_leaves_open(
     told = json.loads(modelium("simulate", "--trace", trace, "--no-report", "--json").out)
     (run,) = told["runs"]
     assert run["policy"] == "idle_ttl"
-    assert run["policy_parameters"]["idle_s"] == "90.0"
+    assert run["policy_parameters"] == {"idle_s": "90.0", "qps_min": "0.2", "check_s": "5.0"}
     assert len(run["gpus"]) == 2
     assert told["cluster"]["config"] == "modelium.yaml"
     assert run["per_model"]["phi-4"]["cold_starts"] == 0
