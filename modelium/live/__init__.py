@@ -1,0 +1,1 @@
+"""The live cluster: the same policies on real engines."""

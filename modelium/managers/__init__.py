@@ -1,0 +1,1 @@
+"""Managers of engines, one a runtime; each is usable alone and imports its client when made."""
