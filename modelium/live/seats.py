@@ -57,7 +57,7 @@ class Waiting:
     """Seconds until an engine is expected to be ready; None if nothing is under way."""
 
 
-class Refused(ModeliumError):
+class RefusedError(ModeliumError):
     """A request that gets no engine; the gateway answers with `status` and `Retry-After`."""
 
     def __init__(self, status: int, why: str, retry_after_s: float | None = None) -> None:
@@ -94,5 +94,5 @@ class Seats(Protocol):
         """Wait for a place at a ready engine of `request.model`.
 
         `told` hears at once, and about once a second, where a request stands that has to wait.
-        Cancelling the task takes the request out of the queue. Raises Refused.
+        Cancelling the task takes the request out of the queue. Raises RefusedError.
         """
