@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import simpy
 
+from modelium.conversation import Conversation
 from modelium.core import (
     Action,
     Decision,
     Done,
     Event,
-    Fault,
     Load,
     Miss,
     Move,
@@ -27,23 +25,17 @@ from modelium.core import (
     Wake,
 )  # fmt: skip
 from modelium.costs import ConfiguredFacts, StagedCosts
-from modelium.errors import PolicyError
+from modelium.room import Room
 from modelium.rules import refusal
 from modelium.sim import transitions
 from modelium.sim.faults import FaultSource
 from modelium.sim.kvuse import KvUse
 from modelium.sim.links import NodeLinks
 from modelium.sim.plane import Plane
-from modelium.sim.room import Room
 from modelium.sim.run import SimInput
-from modelium.sim.timeline import Timeline
 from modelium.state import Copy, State
+from modelium.timeline import Timeline
 from modelium.units import PS_PER_S, ps
-
-PATIENCE = 100_000
-"""Decisions at one instant after which a policy is said to make no progress."""
-DECLINES = 4
-"""Offers in a row that a policy may decline before the rest must wait for the next change."""
 
 
 class SimCluster:
@@ -64,27 +56,18 @@ class SimCluster:
             given.settings.limits,
         )
         self.state.costs = StagedCosts(self.state, self.facts, given.work)
-        self.room = Room(self.env, self.state.all_gpus)
+        self.room = Room(self.state.all_gpus)
         self.links = {node.id: self._links(given, node.id) for node in given.nodes}
-        self.timeline = Timeline(self)
         self.kv_use = KvUse(self, float(plane.w.busy.width_s[0]))
         self.faults = FaultSource(self, given.settings.faults, seed)
         self.decisions: list[Decision] = []
         self.held: dict[str, int] = {}
         """Bytes that each copy really holds on each of its GPUs."""
-        self.decide_s = 0.0
-        self._hear: Callable[[Event], None] = lambda event: None
-        self._outbox: deque[Event] = deque()
+        self.timeline = Timeline(self.state, self.held)
+        self.talk = Conversation(plane, lambda: int(self.env.now), self._soon)
         self._under_way: dict[str, simpy.Process] = {}
         self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
         self.instance_ids: list[str] = []
-        self._answers_misses = True
-        self._talking = False
-        self._stirred = False
-        self._unasked = False
-        self._asked_s = 0.0
-        self._turn = 0
-        self._hasty = (0, -1)
         self._expiring: set[str] = set()
         self._full_bytes: dict[str, int] = {}
 
@@ -92,12 +75,12 @@ class SimCluster:
 
     def listen(self, hear: Callable[[Event], None]) -> None:
         """Tell `hear` of every event from now on."""
-        self._hear = hear
+        self.talk.listen(hear)
 
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
-        if self.settings.charge_decide and self._talking:
-            self.env.process(self._thought(action, time.perf_counter() - self._asked_s))
+        if self.settings.charge_decide and self.talk.talking:
+            self.env.process(self._thought(action, time.perf_counter() - self.talk.asked_s))
         else:
             self._begin(action)
 
@@ -114,7 +97,7 @@ class SimCluster:
         why = refusal(self.state, action, self.settings.limits)
         line = self._write(action, why)
         if why:
-            self._answer(Done(action, why))
+            self.talk.answer(Done(action, why))
             return
         match action:
             case Load(model, gpus):
@@ -133,7 +116,7 @@ class SimCluster:
 
     def run(self, *, tick_s: float | None, end_s: float, answers_misses: bool = True) -> None:
         """Play the whole trace; at the latest until `end_s`."""
-        self._answers_misses = answers_misses
+        self.talk.answers_misses = answers_misses
         end_ps = ps(end_s)
         self.tell(Tick())
         if tick_s is not None:
@@ -160,68 +143,15 @@ class SimCluster:
             else:
                 while self.env.peek() <= horizon:
                     self.env.step()
-                if self._unasked and not self._under_way and self.plane.quiet():
-                    self._talk(partial(self._offer, None, declines=len(self.plane.models)))
+                if self.talk.unasked and not self._under_way and self.plane.quiet():
+                    self.talk.offer_to_all()
 
     def tell(self, event: Event) -> None:
         """Let the policy hear `event`, then what follows from it at this instant."""
-        self._outbox.append(event)
-        if not self._talking:
-            self._talk(self._empty_outbox)
+        self.talk.tell(event)
 
-    def _talk(self, say: Callable[[], None]) -> None:
-        """Say something to the policy, then offer misses again if that changed anything."""
-        self._talking = True
-        say()
-        while self._stirred:
-            self._offer(None)
-        self._talking = False
-
-    def _empty_outbox(self) -> None:
-        while self._outbox:
-            self._say(self._outbox.popleft())
-
-    def _answer(self, done: Done) -> None:
-        """Report an action that ended at once, but not before `start` has returned."""
-        if self._talking:
-            self._outbox.append(done)
-        else:
-            self.env.process(self._later(0, done))
-
-    def _say(self, event: Event) -> None:
-        if isinstance(event, Miss) and not self.plane.is_hungry(event.model):
-            return
-        now, count = int(self.env.now), self._hasty[0]
-        self._hasty = (count + 1, now) if self._hasty[1] == now else (0, now)
-        if count > PATIENCE:
-            raise PolicyError(
-                f"the policy was asked {PATIENCE:,} times at {self.state.now_s:.6f} s and always "
-                f"wanted more; the last event was {event!r}"
-            )
-        self._asked_s = time.perf_counter()
-        self._hear(event)
-        self.decide_s += time.perf_counter() - self._asked_s
-        refused = isinstance(event, Done) and event.error and not event.instance
-        self._stirred |= isinstance(event, Done | Fault) and not refused
-
-    def _offer(self, idle: Copy | None, declines: int = DECLINES) -> None:
-        """Offer `Miss` again to models that wait in vain, since something changed.
-
-        The longest wait goes first. After some have been declined in a row the rest is likely to
-        be declined too; a turning start makes sure that each is asked before long.
-        """
-        self._stirred = self._unasked = False
-        hungry = self.plane.hungry_models() if self._answers_misses else []
-        self._turn = (self._turn + 1) % max(1, len(hungry))
-        in_vain = 0
-        for model in hungry[:1] + hungry[self._turn :] + hungry[1 : self._turn]:
-            begun = len(self.decisions)
-            self._outbox.append(Miss(model))
-            self._empty_outbox()
-            in_vain = in_vain + 1 if len(self.decisions) == begun else 0
-            if in_vain >= declines or (idle is not None and idle.phase is not Phase.READY):
-                self._unasked = True
-                return
+    def _soon(self, say: Callable[[], None]) -> None:
+        self.env.timeout(0).callbacks.append(lambda _: say())
 
     def _missed(self, model: str) -> None:
         if self.settings.admission.max_wait_s < float("inf") and model not in self._expiring:
@@ -236,7 +166,7 @@ class SimCluster:
                 idle.succeed()
         copy_in = self.plane.copy_in(slot)
         if copy_in is not None and copy_in.phase is Phase.READY:
-            self._talk(partial(self._offer, copy_in))
+            self.talk.offer(lambda: copy_in.phase is not Phase.READY)
 
     def _expire(self, model: str) -> Any:
         wait_ps = ps(self.settings.admission.max_wait_s)
@@ -268,9 +198,8 @@ class SimCluster:
 
     def _prepare(self, action: Load, line: Decision, copy: Copy) -> None:
         """What is loaded before the trace begins costs its users nothing."""
-        granted = self.room.take(copy.gpus, copy.bytes_per_gpu)
-        if not granted.triggered:
-            self.room.withdraw(granted)
+        wanted = self.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
+        if self.room.withdraw(wanted):
             self._go(action, line, copy, transitions.load(self, copy, line))
             return
         self.held[copy.id] = copy.bytes_per_gpu
@@ -280,7 +209,7 @@ class SimCluster:
             self.state.ram[copy.node].cache(copy.model, size)
         self.make_ready(copy, "")
         line.end_s = self.state.now_s
-        self._answer(Done(action, "", copy.id))
+        self.talk.answer(Done(action, "", copy.id))
 
     def _new_copy(self, model: str, gpus: tuple[str, ...], kv_bytes: int | None) -> Copy:
         number = len(self.instance_ids) + 1
@@ -390,6 +319,7 @@ class SimCluster:
         if why:
             line.end_s, line.error, line.instance = now_s, why, ""
         self.decisions.append(line)
+        self.talk.acted()
         return line
 
     def _links(self, given: SimInput, node: str) -> NodeLinks:

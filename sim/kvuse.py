@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelium.sim.timeline import Row
 from modelium.state import Copy
+from modelium.timeline import Row
 from modelium.units import PS_PER_S, ps
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from modelium.record import (
 )
 from modelium.sim.books import COMPLETED, FAILED, REJECTED, UNFINISHED, World
 from modelium.sim.infer import add_busy
-from modelium.sim.timeline import Row, busy_rows
 from modelium.summary import summarize
+from modelium.timeline import Row, busy_rows
 from modelium.traces import Trace
 from modelium.units import PS_PER_S
 
@@ -62,7 +62,7 @@ def collect(
             "trace": trace.source,
             "assumptions": [*trace.notes, *given.notes],
             "wall_s": time.perf_counter() - begin_s,
-            "decide_s": cluster.decide_s,
+            "decide_s": cluster.talk.decide_s,
             "versions": _versions(),
             **meta,
         },

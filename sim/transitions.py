@@ -95,11 +95,12 @@ def move(cluster: SimCluster, old: Copy, new: Copy, line: Decision) -> Steps:
 
 
 def _take(cluster: SimCluster, copy: Copy, more_bytes: int) -> Steps:
-    granted = cluster.room.take(copy.gpus, more_bytes)
+    granted = cluster.env.event()
+    wanted = cluster.room.take(copy.gpus, more_bytes, granted.succeed)
     try:
         yield granted
     except simpy.Interrupt:
-        if not cluster.room.withdraw(granted):
+        if not cluster.room.withdraw(wanted):
             cluster.room.give(copy.gpus, more_bytes)
         raise
     cluster.held[copy.id] = cluster.held.get(copy.id, 0) + more_bytes

@@ -25,6 +25,9 @@ MAY_IMPORT = {
     "modelium.state": ("core", "hostram"),
     "modelium.rules": ("core", "errors", "units"),
     "modelium.costs": ("core",),
+    "modelium.conversation": ("core", "errors"),
+    "modelium.room": ("core", "errors"),
+    "modelium.timeline": ("core", "state"),
     "modelium.record": ("core", "errors"),
     "modelium.summary": ("core", "errors", "units", "record", "occupancy"),
     "modelium.table": ("units", "errors"),
@@ -35,9 +38,12 @@ MAY_IMPORT = {
     "modelium.traces": ("errors", "units"),
     "modelium.sim": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
-        "summary", "catalog",
+        "summary", "catalog", "conversation", "room", "timeline",
     ),
-    "modelium.live": ("core", "rules", "state", "hostram", "costs", "units", "errors", "record"),
+    "modelium.live": (
+        "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
+        "conversation", "room", "timeline", "managers", "metrics", "catalog",
+    ),
 }  # fmt: skip
 """Part of the package to the other parts that it may use; those not named here may use all."""
 

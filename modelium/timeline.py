@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
-from modelium.state import Copy
-
-if TYPE_CHECKING:
-    from modelium.sim.cluster import SimCluster
+from modelium.state import Copy, State
 
 Row = tuple[str, float, float, str, str, str, float]
 """gpu, start_s, end_s, kind, model, instance, value"""
@@ -18,19 +15,21 @@ Row = tuple[str, float, float, str, str, str, float]
 class Timeline:
     """Intervals of residency; `mark` ends the last one of a copy and begins the next."""
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self._cluster = cluster
+    def __init__(self, state: State, held: Mapping[str, int]) -> None:
+        """`held`: bytes that each copy really holds on each of its GPUs."""
+        self._state = state
+        self._held = held
         self._open: dict[str, tuple[Copy, str, float, int]] = {}
         self.rows: list[Row] = []
 
     def mark(self, copy: Copy, kind: str) -> None:
         """From now on `copy` is `kind` (loading, ready, leaving, asleep), or gone if empty."""
-        now_s = self._cluster.state.now_s
+        now_s = self._state.now_s
         before = self._open.pop(copy.id, None)
         if before is not None and before[2] < now_s:
             self._write(*before, now_s)
         if kind:
-            held = self._cluster.held.get(copy.id, 0) if kind != "asleep" else copy.bytes_per_gpu
+            held = self._held.get(copy.id, 0) if kind != "asleep" else copy.bytes_per_gpu
             self._open[copy.id] = (copy, kind, now_s, held)
 
     def close(self) -> None:
@@ -49,7 +48,7 @@ class Timeline:
     def _parts(self, copy: Copy, kind: str, held: int) -> list[tuple[str, int]]:
         if kind != "ready":
             return [(kind, held)]
-        spec = self._cluster.state.models[copy.model]
+        spec = self._state.models[copy.model]
         weights = -(-spec.weights_bytes // spec.gpus)
         kv = held - weights - spec.overhead_bytes
         return [("weights", weights), ("kv", kv), ("overhead", spec.overhead_bytes)]

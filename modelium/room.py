@@ -6,37 +6,38 @@ this ledger counts bytes that are there. It never lets a GPU hold more than it h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import simpy
 
 from modelium.core import Gpu
 from modelium.errors import ModeliumError
 
 
-@dataclass(slots=True)
-class _Wanted:
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """One wish for memory; `granted` is called when it is taken."""
+
     gpus: tuple[str, ...]
     bytes_per_gpu: int
-    granted: simpy.Event
+    granted: Callable[[], object]
 
 
 class Room:
     """Bytes held per GPU, and the loads that wait for some, first come first served per GPU."""
 
-    def __init__(self, env: simpy.Environment, gpus: Mapping[str, Gpu]) -> None:
-        self._env = env
+    def __init__(self, gpus: Mapping[str, Gpu]) -> None:
         self._capacity = {name: gpu.memory_bytes for name, gpu in gpus.items()}
         self.held = dict.fromkeys(gpus, 0)
-        self._queue: list[_Wanted] = []
+        self._queue: list[Wanted] = []
 
-    def take(self, gpus: tuple[str, ...], bytes_per_gpu: int) -> simpy.Event:
-        """An event that happens when `bytes_per_gpu` are there, and taken, on each of `gpus`."""
-        wanted = _Wanted(gpus, bytes_per_gpu, self._env.event())
+    def take(
+        self, gpus: tuple[str, ...], bytes_per_gpu: int, granted: Callable[[], object]
+    ) -> Wanted:
+        """Call `granted` as soon as `bytes_per_gpu` are there, and taken, on each of `gpus`."""
+        wanted = Wanted(gpus, bytes_per_gpu, granted)
         self._queue.append(wanted)
         self._grant()
-        return wanted.granted
+        return wanted
 
     def give(self, gpus: tuple[str, ...], bytes_per_gpu: int) -> None:
         """Give back `bytes_per_gpu` on each of `gpus`."""
@@ -46,26 +47,28 @@ class Room:
                 raise ModeliumError(f"{gpu} gave back more memory than it held")
         self._grant()
 
-    def withdraw(self, granted: simpy.Event) -> bool:
-        """Stop waiting for `granted`; True if it was still waited for."""
+    def withdraw(self, wanted: Wanted) -> bool:
+        """Stop waiting; True if it was still waited for, False if it has been taken."""
         before = len(self._queue)
-        self._queue = [wanted for wanted in self._queue if wanted.granted is not granted]
+        self._queue = [other for other in self._queue if other is not wanted]
         return len(self._queue) < before
 
     def _grant(self) -> None:
         blocked: set[str] = set()
-        still = []
+        still, granted = [], []
         for wanted in self._queue:
             if blocked.isdisjoint(wanted.gpus) and self._fits(wanted):
                 for gpu in wanted.gpus:
                     self.held[gpu] += wanted.bytes_per_gpu
-                wanted.granted.succeed()
+                granted.append(wanted)
             else:
                 blocked.update(wanted.gpus)
                 still.append(wanted)
         self._queue = still
+        for wanted in granted:
+            wanted.granted()
 
-    def _fits(self, wanted: _Wanted) -> bool:
+    def _fits(self, wanted: Wanted) -> bool:
         return all(
             self.held[gpu] + wanted.bytes_per_gpu <= self._capacity[gpu] for gpu in wanted.gpus
         )

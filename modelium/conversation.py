@@ -1,0 +1,139 @@
+"""What a cluster tells its policy, and when; the same in simulation and live.
+
+Events are heard one at a time, in order, and never before `Cluster.start` has returned. After every
+change `Miss` is offered again to each model that waits in vain: no request waits for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from modelium.core import Done, Event, Fault, Miss
+from modelium.errors import PolicyError
+
+PATIENCE = 100_000
+"""Decisions at one instant after which a policy is said to make no progress."""
+DECLINES = 4
+"""Offers in a row that a policy may decline before the rest must wait for the next change."""
+
+
+class Hungry(Protocol):
+    """Knows which models wait with no instance ready or on its way."""
+
+    def hungry_models(self) -> list[str]:
+        """All such models, the longest wait first."""
+
+    def is_hungry(self, model: str) -> bool: ...
+
+
+class Conversation:
+    """One cluster's talk with one policy."""
+
+    def __init__(
+        self,
+        hungry: Hungry,
+        clock: Callable[[], float],
+        soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`clock` stands still within one instant; `soon` calls back when the caller is done."""
+        self._hungry = hungry
+        self._clock = clock
+        self._soon = soon
+        self._hear: Callable[[Event], None] = lambda event: None
+        self._outbox: deque[Event] = deque()
+        self._stirred = False
+        self._actions = 0
+        self._turn = 0
+        self._hasty = (0, -1.0)
+        self.talking = False
+        """The policy is being told something."""
+        self.unasked = False
+        """The last round of offers ended before all were asked."""
+        self.answers_misses = True
+        """False for policies that want no `Miss` at all."""
+        self.asked_s = 0.0
+        """`time.perf_counter()` when the policy was last asked."""
+        self.decide_s = 0.0
+        """Seconds that the policy took in all."""
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` of every event from now on."""
+        self._hear = hear
+
+    def acted(self) -> None:
+        """The policy has done something: the offer was not in vain."""
+        self._actions += 1
+
+    def tell(self, event: Event) -> None:
+        """Let the policy hear `event`, then what follows from it at this instant."""
+        self._outbox.append(event)
+        if not self.talking:
+            self._talk(self._empty_outbox)
+
+    def answer(self, done: Done) -> None:
+        """Report an action that ended at once, but not before `start` has returned."""
+        if self.talking:
+            self._outbox.append(done)
+        else:
+            self._soon(partial(self.tell, done))
+
+    def offer(self, until: Callable[[], bool] | None = None) -> None:
+        """Offer misses again; stop when `until` says that what was free is taken."""
+        self._talk(partial(self._offer, until, DECLINES))
+
+    def offer_to_all(self) -> None:
+        """Offer misses again to every model, however many decline."""
+        self._talk(partial(self._offer, None, len(self._hungry.hungry_models()) + 1))
+
+    def _talk(self, say: Callable[[], None]) -> None:
+        """Say something to the policy, then offer misses again if that changed anything."""
+        self.talking = True
+        try:
+            say()
+            while self._stirred:
+                self._offer(None, DECLINES)
+        finally:
+            self.talking = False
+
+    def _empty_outbox(self) -> None:
+        while self._outbox:
+            self._say(self._outbox.popleft())
+
+    def _say(self, event: Event) -> None:
+        if isinstance(event, Miss) and not self._hungry.is_hungry(event.model):
+            return
+        now, (count, before) = self._clock(), self._hasty
+        self._hasty = (count + 1 if before == now else 0, now)
+        if count > PATIENCE:
+            raise PolicyError(
+                f"the policy was asked {PATIENCE:,} times at one instant and always wanted more; "
+                f"the last event was {event!r}"
+            )
+        self.asked_s = time.perf_counter()
+        self._hear(event)
+        self.decide_s += time.perf_counter() - self.asked_s
+        refused = isinstance(event, Done) and event.error and not event.instance
+        self._stirred |= isinstance(event, Done | Fault) and not refused
+
+    def _offer(self, until: Callable[[], bool] | None, declines: int) -> None:
+        """Offer `Miss` again to models that wait in vain, since something changed.
+
+        The longest wait goes first. After some have been declined in a row the rest is likely to
+        be declined too; a turning start makes sure that each is asked before long.
+        """
+        self._stirred = self.unasked = False
+        hungry = self._hungry.hungry_models() if self.answers_misses else []
+        self._turn = (self._turn + 1) % max(1, len(hungry))
+        in_vain = 0
+        for model in hungry[:1] + hungry[self._turn :] + hungry[1 : self._turn]:
+            begun = self._actions
+            self._outbox.append(Miss(model))
+            self._empty_outbox()
+            in_vain = in_vain + 1 if self._actions == begun else 0
+            if in_vain >= declines or (until is not None and until()):
+                self.unasked = True
+                return
