@@ -47,6 +47,11 @@ class Room:
                 raise ModeliumError(f"{gpu} gave back more memory than it held")
         self._grant()
 
+    def resize(self, gpu: str, memory_bytes: int) -> None:
+        """Others took memory of a GPU, or gave some back."""
+        self._capacity[gpu] = memory_bytes
+        self._grant()
+
     def withdraw(self, wanted: Wanted) -> bool:
         """Stop waiting; True if it was still waited for, False if it has been taken."""
         before = len(self._queue)

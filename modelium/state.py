@@ -8,7 +8,7 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -247,6 +247,27 @@ class State:
         self._charge(copy, 1)
         if phase is Phase.READY:
             copy.ready_since_s = self.now_s
+
+    def put_model(self, model: Model, demand: Demand) -> None:
+        """A model is there from now on, or is another one from now on."""
+        # New mappings: whoever keeps the old ones sees that something changed.
+        self.models = {**self.models, model.name: model}
+        self.demand = {**self.demand, model.name: demand}
+        self._of.setdefault(model.name, {})
+
+    def drop_model(self, name: str) -> None:
+        """A model that has no copies is there no more."""
+        self.models = {key: model for key, model in self.models.items() if key != name}
+        self.demand = {key: demand for key, demand in self.demand.items() if key != name}
+        del self._of[name]
+
+    def resize(self, gpu: str, memory_bytes: int) -> None:
+        """Others took memory of a GPU, or gave some back."""
+        new = replace(self.all_gpus[gpu], memory_bytes=memory_bytes)
+        self._free[gpu] += memory_bytes - self.all_gpus[gpu].memory_bytes
+        self.all_gpus = {name: new if name == gpu else g for name, g in self.all_gpus.items()}
+        if gpu in self._working:
+            self._working[gpu] = new
 
     def lose(self, gpu: str) -> None:
         """A GPU stopped working."""

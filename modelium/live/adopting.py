@@ -1,0 +1,91 @@
+"""After a restart: take over the engines that still run, end those that nobody can account for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from modelium.core import Phase
+from modelium.live.journal import Record
+from modelium.managers.engine import Engine, EngineError
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+
+async def adopt(cluster: LiveCluster) -> list[str]:
+    """Adopt what the journal says is alive and is; end the rest. Returns the adopted instances.
+
+    An engine that was still starting is ended: nobody waits for it any more, and its start may
+    hang for the same reason as before.
+    """
+    records = cluster.journal.alive()
+    taken = await asyncio.gather(*(_adoptable(cluster, record) for record in records))
+    adopted: list[str] = []
+    for record, ours in zip(records, taken, strict=True):
+        if ours and _fits(cluster, record):
+            _enter(cluster, record)
+            adopted.append(record.instance)
+        else:
+            await _end(cluster, record)
+    known = list(cluster.engines.values())
+    for manager in cluster.managers.values():
+        for swept in await cluster.call(manager.sweep, known):
+            cluster.tell_news("swept", why=swept)
+    return adopted
+
+
+async def _adoptable(cluster: LiveCluster, record: Record) -> bool:
+    manager = cluster.managers.get(record.runtime)
+    served = cluster.roster.served.get(record.model)
+    if record.engine is None or manager is None or served is None:
+        return False
+    if served.runtime != record.runtime:
+        return False
+    return await cluster.call(manager.adopt, record.engine)
+
+
+def _fits(cluster: LiveCluster, record: Record) -> bool:
+    """The GPUs are there still, with enough memory that nobody else was promised."""
+    state = cluster.state
+    return all(
+        gpu in state.gpus and state.free_bytes(gpu) >= record.bytes_per_gpu for gpu in record.gpus
+    )
+
+
+def _enter(cluster: LiveCluster, record: Record) -> None:
+    engine: Engine | None = record.engine
+    assert engine is not None, "only engines that ran are adopted"
+    state, asleep = cluster.state, record.sleep_level > 0
+    node = state.gpus[record.gpus[0]].node
+    meters = cluster.reception.open_meters(record.instance, record.model)
+    copy = Copy(record.instance, record.model, record.gpus, node, meters)
+    model = state.models[record.model]
+    copy.bytes_per_gpu = record.bytes_per_gpu
+    copy.awake_bytes_per_gpu = record.bytes_per_gpu
+    if asleep:
+        copy.phase, copy.sleep_level = Phase.ASLEEP, record.sleep_level
+        copy.bytes_per_gpu = min(model.asleep_bytes, record.bytes_per_gpu)
+        copy.host_bytes = model.weights_bytes if record.sleep_level == 1 else 0
+    state.add(copy)
+    cluster.engines[copy.id] = engine
+    cluster.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
+    cluster.held[copy.id] = copy.bytes_per_gpu
+    cluster.memory.took(copy, engine)
+    if asleep:
+        cluster.timeline.mark(copy, "asleep")
+    else:
+        cluster.make_ready(copy, "")
+    cluster.tell_news("adopted", instance=copy.id, model=copy.model, gpus=copy.gpus)
+
+
+async def _end(cluster: LiveCluster, record: Record) -> None:
+    why = "left by an earlier run"
+    if record.engine is not None and record.runtime in cluster.managers:
+        manager, grace_s = cluster.managers[record.runtime], cluster.deadlines.stop_grace_s
+        with contextlib.suppress(EngineError):  # the sweep tries once more
+            await cluster.call(manager.stop, record.engine, grace_s)
+    cluster.journal.ended(record.instance, why)
+    cluster.tell_news("ended", instance=record.instance, model=record.model, why=why)

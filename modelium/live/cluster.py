@@ -1,0 +1,406 @@
+"""The live cluster: real engines, on the same books and rules as the simulated one.
+
+One event loop owns the state, so there are no locks; managers block in worker threads; everything
+is in the journal before it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from modelium.conversation import Conversation
+from modelium.core import (
+    Action,
+    Decision,
+    Done,
+    Event,
+    Fault,
+    Load,
+    Miss,
+    Move,
+    Phase,
+    Remind,
+    Sleep,
+    Tick,
+    Unload,
+    Wake,
+)  # fmt: skip
+from modelium.live import transitions
+from modelium.live.coming import Arrivals
+from modelium.live.failures import Failures
+from modelium.live.given import LiveInput
+from modelium.live.inventory import Inventory
+from modelium.live.journal import Journal, JournalError
+from modelium.live.learning import Learnt, LearntCosts
+from modelium.live.memory import Memory
+from modelium.live.reception import LiveSeat, Reception
+from modelium.live.roster import Roster
+from modelium.live.seats import RefusedError, Request
+from modelium.managers.engine import Engine, EngineError, Manager, StartError
+from modelium.room import Room
+from modelium.rules import refusal
+from modelium.state import Copy, State
+from modelium.timeline import Timeline
+
+T = TypeVar("T")
+THREADS = 64
+"""Managers that block at the same time: one per transition, and the probes."""
+KEPT_DECISIONS = 10_000
+News = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass
+class Watchers:
+    """Who hears what happens: metrics, the event stream, the terminal."""
+
+    news: list[News] = field(default_factory=list)
+    over: list[Callable[[LiveSeat, str, str], None]] = field(default_factory=list)
+    refused: list[Callable[[Request, RefusedError], None]] = field(default_factory=list)
+
+
+class LiveCluster:
+    """A `Cluster` of real engines. Policies act through `start`, requests through `reception`."""
+
+    def __init__(
+        self,
+        given: LiveInput,
+        managers: Mapping[str, Manager],
+        inventory: Inventory,
+        journal: Journal,
+    ) -> None:
+        """Must be made inside the running event loop."""
+        self.loop = asyncio.get_running_loop()
+        self.managers = managers
+        self.journal = journal
+        self.deadlines = given.deadlines
+        self.devices = dict(given.devices)
+        self.facts = given.facts
+        self.engines: dict[str, Engine] = {}
+        self.held: dict[str, int] = {}
+        """Bytes that each copy really holds on each of its GPUs."""
+        self.lost: dict[str, str] = {}
+        """Copies that were lost during a transition, and why."""
+        self.waits_for_room: dict[str, asyncio.Future[None]] = {}
+        self.decisions: deque[tuple[int, Decision]] = deque(maxlen=KEPT_DECISIONS)
+        self.watchers = Watchers()
+        self._origin = time.monotonic()
+        self._instant = 0.0
+        self._number = journal.last_number()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._draining: dict[str, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="manager")
+        self.state = State(
+            {},
+            {node.id: node for node in given.nodes},
+            {gpu.id: gpu for gpu in given.gpus},
+            {},
+            self.now_s,
+            lambda: self.reception.waiting_models(),
+            given.limits,
+        )
+        self.learnt = Learnt.read(journal)
+        self.state.costs = LearntCosts(self.state, self.facts, given.work, self.learnt)
+        self.room = Room(self.state.all_gpus)
+        self.timeline = Timeline(self.state, self.held)
+        self.failures = Failures(self.now_s, given.patience)
+        self.reception = Reception(self.state, self.engines, self.failures, given.house, self)
+        self.memory = Memory(self, inventory)
+        self.arrivals = Arrivals(self)
+        self.roster = Roster(self)
+        self.talk = Conversation(self.reception, lambda: self._instant, self._soon)
+        for served in given.served:
+            self.roster.put(served)
+
+    def now_s(self) -> float:
+        """Seconds since the cluster began."""
+        return time.monotonic() - self._origin
+
+    # The interface of `modelium.core.Cluster`
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` of every event from now on."""
+        self.talk.listen(hear)
+
+    def start(self, action: Action) -> None:
+        """Begin `action` and return at once; `Done` follows, also when it is refused."""
+        if isinstance(action, Remind):
+            self.loop.call_later(max(0.0, action.at_s - self.now_s()), self.tell, Tick())
+            return
+        why = refusal(self.state, action, self.state.limits)
+        try:
+            row, line = self._write(action, why)
+        except JournalError as error:  # what cannot be accounted for is not done
+            why, (row, line) = str(error), (0, self._line(action, str(error)))
+        if why:
+            self.tell_news("decision", **as_news(line))
+            self.talk.answer(Done(action, why))
+            return
+        copy, steps = self._begin(action, line)
+        self.tell_news("decision", **as_news(line))
+        self._under_way[copy.id] = self.spawn(self._watch(action, row, line, copy, steps))
+
+    def _begin(self, action: Action, line: Decision) -> tuple[Copy, Coroutine[Any, Any, None]]:
+        match action:
+            case Load(model, gpus):
+                copy = self._new_copy(model, self._elsewhere(action, line), action.kv_bytes)
+                line.instance, line.gpus = copy.id, copy.gpus
+                return copy, transitions.load(self, copy, line)
+            case Move(instance, gpus):
+                old = self.state.copy(instance)
+                copy = self._new_copy(old.model, gpus, None)
+                line.instance = copy.id
+                return copy, transitions.move(self, old, copy, line)
+            case Unload(instance):
+                copy = self.close(self.state.copy(instance), Phase.LEAVING)
+                return copy, transitions.unload(self, copy, line)
+            case Sleep(instance, level):
+                copy = self.state.copy(instance)
+                size = self.state.models[copy.model].weights_bytes if level == 1 else 0
+                self.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+                return copy, transitions.sleep(self, copy, line, level)
+            case Wake(instance):
+                copy = self.state.copy(instance)
+                self.state.change(copy, Phase.WAKING, bytes_per_gpu=copy.awake_bytes_per_gpu)
+                return copy, transitions.wake(self, copy, line)
+        raise TypeError(f"{action!r} is not an action")
+
+    async def _watch(
+        self,
+        action: Action,
+        row: int,
+        line: Decision,
+        copy: Copy,
+        steps: Coroutine[Any, Any, None],
+    ) -> None:
+        """Run one transition to its end, good or bad, and say so."""
+        error = ""
+        try:
+            await steps
+        except (StartError, EngineError, JournalError) as failure:
+            error = self.lost.get(copy.id, "") or str(failure)
+            await self._failed(action, copy, failure, error)
+        self._under_way.pop(copy.id, None)
+        self.arrivals.over(copy)
+        line.end_s, line.error = self.now_s(), error
+        with contextlib.suppress(JournalError):  # counted there; done is done
+            self.journal.carried_out(row, line)
+        self.tell_news("done", **as_news(line))
+        self.tell(Done(action, error, copy.id))
+
+    async def _failed(self, action: Action, copy: Copy, failure: Exception, why: str) -> None:
+        """Strike out what did not come up, sleep or wake, and remember the failure of loads."""
+        loads = isinstance(action, Load | Move | Wake)
+        if loads and copy.id not in self.lost:
+            oom = getattr(failure, "out_of_memory", False)
+            log = getattr(failure, "log", "")
+            trouble = self.failures.note(copy.model, copy.gpus, why, log=log, oom=oom)
+            if oom:
+                self.roster.needs_more(copy)
+            if trouble.failed:
+                tail = f"; it wrote: {trouble.log.strip()[-300:]}" if trouble.log.strip() else ""
+                words = f"{copy.model} cannot be loaded: {why}{tail}"
+                self.reception.refuse_all(copy.model, 503, words, self.failures.left_s(copy.model))
+            wait_s = self.failures.left_s(copy.model)
+            self.loop.call_later(wait_s + 0.01, self._offer)
+        if copy.id in self.state.instances:
+            self.close(copy, Phase.LEAVING)
+            try:
+                await transitions.bury(self, copy, why)
+            except EngineError as error:
+                self.tell_news("survivor", instance=copy.id, why=str(error))
+        self.lost.pop(copy.id, None)
+
+    # What is told to whom
+
+    def tell(self, event: Event) -> None:
+        """Let the policy hear `event`, then what follows from it at this instant."""
+        self._instant = self.now_s()
+        self.talk.tell(event)
+
+    def tell_news(self, kind: str, **about: Any) -> None:
+        """Let all watchers know."""
+        for hear in self.watchers.news:
+            hear(kind, about)
+
+    def missed(self, model: str) -> None:
+        """Requests wait and no instance is ready or on its way."""
+        self.tell(Miss(model))
+
+    def fell_idle(self, copy: Copy) -> None:
+        """An instance has answered its last request."""
+        if idle := self._draining.pop(copy.id, None):
+            idle.set()
+        elif copy.phase is Phase.READY and self.reception.waiting_models():
+            self._instant = self.now_s()
+            self.talk.offer(lambda: copy.phase is not Phase.READY)
+
+    def suspect(self, copy: Copy, why: str) -> None:
+        """A request found an engine broken: look at it now."""
+        self.spawn(self.probe(copy, why))
+
+    def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
+        """A request that had a seat is over."""
+        for hear in self.watchers.over:
+            hear(seat, outcome, why)
+
+    def refused(self, request: Request, error: RefusedError) -> None:
+        """A request got no seat."""
+        for hear in self.watchers.refused:
+            hear(request, error)
+
+    def left_s(self, model: str) -> float | None:
+        """Seconds until an instance is expected to be ready; None if nobody can tell."""
+        return self.arrivals.left_s(model)
+
+    def stage_of(self, model: str) -> tuple[str, float]:
+        """The stage of a model's load and the share of the load that is done."""
+        return self.arrivals.stage_of(model)
+
+    def _offer(self) -> None:
+        self._instant = self.now_s()
+        self.talk.offer()
+
+    def _soon(self, say: Callable[[], None]) -> None:
+        self.loop.call_soon(say)
+
+    # What transitions and faults change
+
+    def make_ready(self, copy: Copy, cold: str) -> None:
+        """A copy takes requests from now on, first those that waited for it."""
+        self.state.change(copy, Phase.READY)
+        self.timeline.mark(copy, "ready")
+        meters = self.reception.meters[copy.id]
+        meters.idle_since_s = meters.last_used_s = self.now_s()
+        self.facts.seen.add((copy.model, copy.node))
+        self.failures.forget(copy.model)
+        self.reception.wanted.pop(copy.model, None)
+        self.arrivals.over(copy)
+        self.reception.release(copy.model, cold)
+
+    def close(self, copy: Copy, phase: Phase, **holdings: int) -> Copy:
+        """A copy takes no more requests."""
+        self.state.change(copy, phase, **holdings)
+        return copy
+
+    def hold(self, copy: Copy, bytes_per_gpu: int) -> None:
+        """A copy holds only `bytes_per_gpu` from now on."""
+        self.room.give(copy.gpus, self.held[copy.id] - bytes_per_gpu)
+        self.held[copy.id] = bytes_per_gpu
+
+    def forget(self, copy: Copy) -> None:
+        """A copy is gone: give back all that it held."""
+        self.timeline.mark(copy, "")
+        self.state.remove(copy)
+        self.engines.pop(copy.id, None)
+        self.room.give(copy.gpus, self.held.pop(copy.id, 0))
+        self.lost.pop(copy.id, None)
+
+    def idle_event(self, copy: Copy) -> asyncio.Event:
+        """Happens when a copy that takes no more requests has answered its last."""
+        return self._draining.setdefault(copy.id, asyncio.Event())
+
+    def kill(self, copy: Copy, why: str) -> None:
+        """A copy is lost at once, in whatever phase; what it worked on is sent again or fails."""
+        if copy.id in self.lost:
+            return
+        self.lost[copy.id] = why
+        if copy.id in self._under_way:  # its transition finds out, and strikes it out
+            if granted := self.waits_for_room.get(copy.id):
+                granted.cancel()
+            self.arrivals.cancel(copy)
+        else:
+            self.close(copy, Phase.LEAVING)
+            self.spawn(transitions.bury(self, copy, why))
+        self.tell_news("lost", instance=copy.id, model=copy.model, why=why)
+
+    async def probe(self, copy: Copy, why: str = "") -> None:
+        """Look at an engine; if it cannot serve, it is lost."""
+        engine = self.engines.get(copy.id)
+        if engine is None or copy.phase not in (Phase.READY, Phase.ASLEEP):
+            return
+        trouble = await self.call(self.managers[engine.runtime].trouble, engine)
+        if trouble and copy.phase in (Phase.READY, Phase.ASLEEP):
+            self.kill(copy, f"{trouble}; {why}" if why else trouble)
+            self.tell(Fault(copy.id, trouble))
+
+    # Threads and tasks
+
+    async def call(self, do: Callable[..., T], *args: Any) -> T:
+        """Let something block in a worker thread."""
+        return await self.loop.run_in_executor(self._pool, do, *args)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something beside; whoever closes the cluster waits for it."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def settle(self) -> None:
+        """Wait until no transition is under way."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def shut(self) -> None:
+        """The threads are no more needed."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # Beginnings
+
+    def _new_copy(self, model: str, gpus: tuple[str, ...], kv_bytes: int | None) -> Copy:
+        self._number += 1
+        name = f"{model}#{self._number}"
+        node = self.state.gpus[gpus[0]].node
+        copy = Copy(name, model, gpus, node, self.reception.open_meters(name, model))
+        copy.bytes_per_gpu = self.state.models[model].bytes_per_gpu(kv_bytes)
+        self.state.add(copy)
+        return copy
+
+    def _elsewhere(self, action: Load, line: Decision) -> tuple[str, ...]:
+        """The policy's GPUs; after a failure there another one, if it has room."""
+        trouble, gpus = self.failures.of(action.model), action.gpus
+        if trouble is None or trouble.out_of_memory or trouble.gpus.isdisjoint(gpus):
+            return gpus
+        if len(gpus) > 1:
+            return gpus
+        for other in self.state.gpus:
+            instead = replace(action, gpus=(other,))
+            if other in trouble.gpus or refusal(self.state, instead, self.state.limits):
+                continue
+            line.reason += f"; {gpus[0]} failed it before, {other} instead"
+            return instead.gpus
+        return gpus
+
+    def _write(self, action: Action, why: str) -> tuple[int, Decision]:
+        """Log a decision before it is carried out. Raises JournalError."""
+        line = self._line(action, why)
+        self.talk.acted()
+        row = self.journal.decided(line)
+        self.decisions.append((row, line))
+        return row, line
+
+    def _line(self, action: Action, why: str) -> Decision:
+        instance = getattr(action, "instance", "")
+        known = self.state.instances.get(instance)
+        model = getattr(action, "model", known.model if known else "")
+        gpus = getattr(action, "gpus", known.gpus if known else ())
+        kind, now_s = type(action).__name__.lower(), self.now_s()
+        line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
+        if why:
+            line.end_s, line.error, line.instance = now_s, why, ""
+        return line
+
+
+def as_news(line: Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    about = asdict(line)
+    about["end_s"] = None if line.end_s != line.end_s else line.end_s
+    return about

@@ -1,0 +1,88 @@
+"""The control loop, live: `modelium.core.drive`, with plans searched in a thread.
+
+A policy that plans (`modelium.core.Planner`) answers misses while its next plan is being searched.
+A policy that breaks is told of and skipped: engines and requests go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from modelium.core import Action, Event, Policy, Tick
+from modelium.live.cluster import LiveCluster
+
+
+class Driver:
+    """Lets one policy run one live cluster; `policy` may be exchanged at any time."""
+
+    def __init__(self, cluster: LiveCluster, policy: Policy) -> None:
+        self.cluster = cluster
+        self.policy = policy
+        self.faults = 0
+        """Decisions that ended in an exception."""
+        self._search: asyncio.Task[Any] | None = None
+        cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
+        cluster.listen(self._hear)
+
+    async def tick(self) -> None:
+        """Send the first tick, and then one each period of the policy, for ever."""
+        while True:
+            self.cluster.tell(Tick())
+            every_s = getattr(self.policy, "every_s", None)
+            if every_s is None:
+                return
+            await asyncio.sleep(every_s)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Tick) and hasattr(self.policy, "pose"):
+            self._plan(event)
+        else:
+            self._do(event, lambda: self.policy.decide(self.cluster.state, event))
+
+    def _plan(self, event: Tick) -> None:
+        """Begin to search the next plan, if one is due and none is being searched."""
+        policy: Any = self.policy
+        if self._search is not None:
+            return
+        search = self._guarded(event, lambda: policy.pose(self.cluster.state))
+        if search is None:
+            self._do(event, lambda: policy.decide(self.cluster.state, event))
+        else:
+            self._search = self.cluster.spawn(self._find(event, policy, search))
+
+    async def _find(self, event: Tick, policy: Any, search: Callable[[], Any]) -> None:
+        begun_s = time.perf_counter()
+        try:
+            thought = await self.cluster.call(search)
+        except Exception as error:
+            self._broke(event, error)
+            return
+        finally:
+            self._search = None
+        self.cluster.tell_news("plan", seconds=time.perf_counter() - begun_s)
+        self._do(event, lambda: policy.adopt(self.cluster.state, thought))
+
+    def _do(self, event: Event, decide: Callable[[], Iterable[Action]]) -> None:
+        begun_s = time.perf_counter()
+        # Materialised first: a generator would see the state change under its feet.
+        actions = self._guarded(event, lambda: tuple(decide()))
+        self.cluster.tell_news(
+            "decide", event=type(event).__name__.lower(), seconds=time.perf_counter() - begun_s
+        )
+        for action in actions or ():
+            self.cluster.start(action)
+
+    def _guarded(self, event: Event, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:
+            self._broke(event, error)
+            return None
+
+    def _broke(self, event: Event, error: Exception) -> None:
+        self.faults += 1
+        why = f"{type(error).__name__}: {error}"
+        self.cluster.tell_news("policy-fault", event=repr(event), why=why)

@@ -1,0 +1,61 @@
+"""What a live cluster is told, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelium.core import Gpu, Limits, Model, Node
+from modelium.costs import ConfiguredFacts, Work
+from modelium.live.failures import Patience
+from modelium.live.reception import House
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model, and what its runtime has to know of it."""
+
+    model: Model
+    runtime: str
+    path: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The runtime's own settings, under its own names."""
+    can_sleep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long things may take before they count as failed."""
+
+    load_s: float = 900.0
+    sleep_s: float = 120.0
+    wake_s: float = 300.0
+    stop_grace_s: float = 10.0
+    """An engine that was told to end has this long before it is killed."""
+    memory_back_s: float = 10.0
+    """After an engine has gone, its memory must be seen free within this time."""
+    probe_every_s: float = 10.0
+    """How often each ready engine is looked at."""
+    stall_s: float = 120.0
+    """An engine whose requests all got nothing for this long is looked at closely."""
+    shutdown_s: float = 30.0
+    """Requests in flight may take this long to end at shutdown."""
+
+
+@dataclass(frozen=True)
+class LiveInput:
+    """What is served on what, but for the policy."""
+
+    nodes: list[Node]
+    gpus: list[Gpu]
+    devices: Mapping[str, int]
+    """Index, for the driver, of each GPU."""
+    served: list[Served]
+    work: Work
+    facts: ConfiguredFacts = field(default_factory=ConfiguredFacts)
+    limits: Limits = field(default_factory=Limits)
+    house: House = field(default_factory=House)
+    patience: Patience = field(default_factory=Patience)
+    deadlines: Deadlines = field(default_factory=Deadlines)

@@ -1,0 +1,251 @@
+"""The journal: what was decided and what runs, on disk before it happens (SQLite, WAL).
+
+A later executor reads it to adopt the engines that still run. Rare writes (decisions, engines) are
+made at once, on the loop's thread; rows of requests come by the thousand and are written in bundles
+from a thread. The schema, with the meaning of each column, is `journal.sql`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from modelium.core import Decision
+from modelium.errors import ModeliumError
+from modelium.managers.engine import Engine
+
+REQUEST_COLUMNS = (
+    "id", "arrival_s", "model", "organization", "slo_class", "prompt_tokens", "output_tokens",
+    "outcome", "why", "instance", "first_token_s", "finish_s", "cold", "retries", "slo_met",
+    "gpu_seconds",
+)  # fmt: skip
+KEPT_ROWS = 100_000
+"""Rows of requests that are kept in memory while the disk refuses them; then the oldest go."""
+
+
+class JournalError(ModeliumError):
+    """The journal cannot be read or written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the journal knows of an engine that has not ended."""
+
+    instance: str
+    model: str
+    runtime: str
+    gpus: tuple[str, ...]
+    bytes_per_gpu: int
+    phase: str
+    sleep_level: int
+    engine: Engine | None
+    """None: it was being started when the executor ended."""
+
+
+class Journal:
+    """One file. All methods but `write_requests` belong to one thread."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Open the journal and begin a run. Raises JournalError."""
+        self.path = path
+        self.failures = 0
+        """Writes that the disk refused so far."""
+        self.began = time.time()
+        self._rows: list[Sequence[Any]] = []
+        self._rows_lock = threading.Lock()
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = _connect(path)
+            schema = resources.files(__package__).joinpath("journal.sql").read_text("utf-8")
+            self._db.executescript(schema)
+            text = json.dumps(dict(about or {}))
+            begun = self._db.execute(
+                "INSERT INTO runs (began, about) VALUES (?, ?)", (self.began, text)
+            )
+            self.run = int(begun.lastrowid or 0)
+
+    def close(self, how: str) -> None:
+        """The run is over: `how` it ended."""
+        self.write_requests()
+        with self._told():
+            self._do("UPDATE runs SET ended = ?, how = ? WHERE id = ?", time.time(), how, self.run)
+            self._db.close()
+
+    # Engines
+
+    def starting(self, record: Record) -> None:
+        """An engine is about to be started."""
+        with self._told():
+            self._do(
+                "INSERT INTO engines (instance, run, model, runtime, gpus, bytes_per_gpu, phase,"
+                " began) VALUES (?, ?, ?, ?, ?, ?, 'starting', ?)",
+                record.instance, self.run, record.model, record.runtime,
+                json.dumps(record.gpus), record.bytes_per_gpu, time.time(),
+            )  # fmt: skip
+
+    def running(self, engine: Engine, sleep_level: int = 0) -> None:
+        """An engine is ready, or asleep."""
+        phase, text = "asleep" if sleep_level else "ready", json.dumps(engine.as_dict())
+        with self._told():
+            self._do(
+                "UPDATE engines SET phase = ?, sleep_level = ?, engine = ? WHERE instance = ?",
+                phase, sleep_level, text, engine.instance,
+            )  # fmt: skip
+
+    def ended(self, instance: str, why: str) -> None:
+        """An engine is gone."""
+        with self._told():
+            self._do(
+                "UPDATE engines SET phase = 'ended', ended = ?, why = ? WHERE instance = ?",
+                time.time(), why, instance,
+            )  # fmt: skip
+
+    def alive(self) -> list[Record]:
+        """The engines that have not ended, as far as the journal knows."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT instance, model, runtime, gpus, bytes_per_gpu, phase, sleep_level, engine"
+                " FROM engines WHERE phase != 'ended' ORDER BY rowid"
+            ).fetchall()
+        return [
+            Record(
+                instance, model, runtime, tuple(json.loads(gpus)), size, phase, level,
+                Engine.from_dict(json.loads(engine)) if engine else None,
+            )
+            for instance, model, runtime, gpus, size, phase, level, engine in rows
+        ]  # fmt: skip
+
+    def last_number(self) -> int:
+        """The highest number that an instance ever had."""
+        with self._told():
+            names = self._db.execute("SELECT instance FROM engines").fetchall()
+        return max((int(name.rpartition("#")[2]) for (name,) in names), default=0)
+
+    # Decisions
+
+    def decided(self, line: Decision) -> int:
+        """Write a decision before it is carried out; returns its row."""
+        with self._told():
+            end_s = None if line.end_s != line.end_s else line.end_s
+            done = self._do(
+                "INSERT INTO decisions (run, at_s, kind, model, instance, gpus, reason, end_s,"
+                " error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self.run, line.at_s, line.kind, line.model, line.instance, " ".join(line.gpus),
+                line.reason, end_s, line.error,
+            )  # fmt: skip
+        return int(done.lastrowid or 0)
+
+    def carried_out(self, row: int, line: Decision) -> None:
+        """How a decision ended."""
+        with self._told():
+            self._do(
+                "UPDATE decisions SET instance = ?, gpus = ?, end_s = ?, error = ?, tier = ?,"
+                " stages = ? WHERE id = ?",
+                line.instance, " ".join(line.gpus), line.end_s, line.error, line.tier,
+                json.dumps(line.stages), row,
+            )  # fmt: skip
+
+    # Requests and the timeline
+
+    def request(self, row: Sequence[Any]) -> None:
+        """Remember a finished request, in the order of `REQUEST_COLUMNS`, for the next bundle."""
+        with self._rows_lock:
+            self._rows.append(row)
+            del self._rows[:-KEPT_ROWS]
+
+    def write_requests(self) -> bool:
+        """Write the bundle, with a connection of its own; False if the disk refused it."""
+        with self._rows_lock:
+            rows, self._rows = self._rows, []
+        if not rows:
+            return True
+        marks = ", ".join("?" * (len(REQUEST_COLUMNS) + 1))
+        names = ", ".join(REQUEST_COLUMNS)
+        try:
+            with self._told():
+                db = _connect(self.path)
+                try:
+                    with db:
+                        db.execute("BEGIN")
+                        db.executemany(
+                            f"INSERT INTO requests (run, {names}) VALUES ({marks})",
+                            [(self.run, *row) for row in rows],
+                        )
+                finally:
+                    db.close()
+        except JournalError:
+            with self._rows_lock:
+                self._rows[:0] = rows
+            return False
+        return True
+
+    def timeline(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Write intervals of residency."""
+        with self._told():
+            self._db.executemany(
+                "INSERT INTO timeline VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(self.run, *row) for row in rows],
+            )
+
+    # What was learnt, and settings that outlive a run
+
+    def learnt_need(self, model: str, gpu_kind: str, bytes_per_gpu: int) -> None:
+        """What a copy was seen to take."""
+        with self._told():
+            self._do(
+                "INSERT OR REPLACE INTO needs VALUES (?, ?, ?)", model, gpu_kind, bytes_per_gpu
+            )
+
+    def needs(self) -> dict[tuple[str, str], int]:
+        """Bytes per GPU by model and kind of GPU, as measured."""
+        with self._told():
+            rows = self._db.execute("SELECT model, gpu_kind, bytes_per_gpu FROM needs").fetchall()
+        return {(model, kind): size for model, kind, size in rows}
+
+    def learnt_duration(self, model: str, what: str, seconds: float) -> None:
+        """The running mean of a load or wake."""
+        with self._told():
+            self._do("INSERT OR REPLACE INTO durations VALUES (?, ?, ?)", model, what, seconds)
+
+    def durations(self) -> dict[tuple[str, str], float]:
+        """Seconds by model and tier, as measured."""
+        with self._told():
+            rows = self._db.execute("SELECT model, what, seconds FROM durations").fetchall()
+        return {(model, what): seconds for model, what, seconds in rows}
+
+    def keep(self, name: str, value: Any) -> None:
+        """Set a setting that the next run finds again."""
+        with self._told():
+            self._do("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, json.dumps(value))
+
+    def kept(self, name: str, default: Any = None) -> Any:
+        """Read such a setting."""
+        with self._told():
+            row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return json.loads(row[0]) if row else default
+
+    def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self._db.execute(statement, values)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            self.failures += 1
+            raise JournalError(f"{self.path}: the journal cannot be used: {error}") from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db

@@ -1,0 +1,93 @@
+"""What was measured corrects what was predicted: memory that copies take, seconds that loads take.
+
+Both are kept in the journal, by model (and kind of GPU), so that the next run begins with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+from modelium.core import ClusterState, Costs, Model, Tier
+from modelium.costs import LoadFacts, StagedCosts, Work
+from modelium.live.journal import Journal, JournalError
+
+LATEST = 1 / 3
+"""Weight of the latest measurement in the running mean."""
+
+
+@dataclass
+class Learnt:
+    """Measured needs and durations."""
+
+    journal: Journal
+    needs: dict[tuple[str, str], int]
+    durations: dict[tuple[str, str], float]
+
+    @classmethod
+    def read(cls, journal: Journal) -> Learnt:
+        """What earlier runs have learnt."""
+        return cls(journal, journal.needs(), journal.durations())
+
+    def took(self, model: str, what: str, seconds: float) -> None:
+        """A load from `what` (host, disk) or a wake (sleep-1, sleep-2) took this long."""
+        before = self.durations.get((model, what), seconds)
+        mean = before + LATEST * (seconds - before)
+        self.durations[model, what] = mean
+        with contextlib.suppress(JournalError):  # counted there; learnt again next time
+            self.journal.learnt_duration(model, what, mean)
+
+    def needs_bytes(self, model: str, gpu_kind: str, bytes_per_gpu: int) -> None:
+        """A copy was seen to take this much of each of its GPUs."""
+        self.needs[model, gpu_kind] = bytes_per_gpu
+        with contextlib.suppress(JournalError):
+            self.journal.learnt_need(model, gpu_kind, bytes_per_gpu)
+
+    def corrected(self, model: Model, gpu_kinds: set[str]) -> Model:
+        """The model with the overhead that makes it as large as it was seen to be.
+
+        With several kinds of GPU the largest figure counts: a model has one size for a policy.
+        """
+        seen = [self.needs[model.name, k] for k in gpu_kinds if (model.name, k) in self.needs]
+        if not seen:
+            return model
+        rest = model.bytes_per_gpu() - model.overhead_bytes
+        return replace(model, overhead_bytes=max(0, max(seen) - rest))
+
+
+class LearntCosts:
+    """`Costs` as measured where they were, else by stages."""
+
+    def __init__(self, state: ClusterState, facts: LoadFacts, work: Work, learnt: Learnt) -> None:
+        self._state, self._facts, self._work, self._learnt = state, facts, work, learnt
+        self._staged = StagedCosts(state, facts, work)
+
+    def for_state(self, state: ClusterState) -> Costs:
+        """The same figures read against another state (a snapshot)."""
+        return LearntCosts(state, self._facts, self._work, self._learnt)
+
+    def load_s(self, model: str, gpus: tuple[str, ...]) -> float:
+        """Seconds to load `model` on `gpus` from its present tier."""
+        tier = self._state.source_tier(model, self._state.gpus[gpus[0]].node)
+        seen = self._learnt.durations.get((model, tier.value))
+        if seen is None and tier is Tier.HOST:
+            seen = self._learnt.durations.get((model, Tier.DISK.value))
+        return self._staged.load_s(model, gpus) if seen is None else seen
+
+    def wake_s(self, instance: str) -> float:
+        """Seconds until a sleeping instance is ready."""
+        copy = self._state.instances[instance]
+        seen = self._learnt.durations.get((copy.model, f"sleep-{copy.sleep_level}"))
+        return self._staged.wake_s(instance) if seen is None else seen
+
+    def sleep_s(self, instance: str, level: int) -> float:
+        """Seconds until a sleeping instance's memory is free."""
+        return self._staged.sleep_s(instance, level)
+
+    def unload_s(self, instance: str) -> float:
+        """Seconds until an unloaded instance's memory is free."""
+        return self._staged.unload_s(instance)
+
+    def work_s(self, model: str, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
+        """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""
+        return self._staged.work_s(model, gpu, prompt_tokens, output_tokens)

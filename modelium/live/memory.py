@@ -1,0 +1,118 @@
+"""GPU memory as it is, not as it was planned: what the driver says decides.
+
+Learns what copies take, sees that it comes back when they go, and counts what other people's
+processes hold against what Modelium may use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from modelium.live.inventory import Inventory, Reading
+from modelium.managers.engine import Engine
+from modelium.state import Copy
+from modelium.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+LOOK_EVERY_S = 0.2
+SLACK_BYTES = 256 * MIB
+"""What a driver may keep or round: contexts of other processes come and go by less."""
+
+
+class Memory:
+    """The cluster's eyes on the memory of its GPUs."""
+
+    def __init__(self, cluster: LiveCluster, inventory: Inventory) -> None:
+        self._cluster = cluster
+        self.inventory = inventory
+        self.readings: dict[int, Reading] = {}
+        """The last look, by device."""
+        self._whole = {name: gpu.memory_bytes for name, gpu in cluster.state.all_gpus.items()}
+
+    def total_bytes(self, device: int) -> int:
+        """What a GPU has in all, as last seen; 0 before the first look."""
+        reading = self.readings.get(device)
+        return reading.total_bytes if reading else 0
+
+    async def look(self) -> dict[int, Reading]:
+        """Read all GPUs now."""
+        self.readings = await self._cluster.call(self.inventory.read)
+        return self.readings
+
+    def took(self, copy: Copy, engine: Engine) -> None:
+        """An engine has come up: learn what it really took; pretend GPUs believe the books."""
+        if engine.process is not None:
+            process = engine.process
+            for device in engine.devices:
+                self.inventory.hold(process.pid, process.started_s, device, copy.bytes_per_gpu)
+        if not self.inventory.pretend:
+            asyncio.get_running_loop().create_task(self._learn(copy, engine))
+
+    async def back(self, copy: Copy, engine: Engine, keeps: int) -> str:
+        """Wait until a copy that left or sleeps has given its memory back; say what is missing."""
+        if engine.process is not None:
+            process = engine.process
+            for device in engine.devices:
+                self.inventory.hold(process.pid, process.started_s, device, keeps)
+        until_s = self._cluster.state.now_s + self._cluster.deadlines.memory_back_s
+        while True:
+            readings = await self.look()
+            missing = [
+                (device, held - keeps)
+                for device in engine.devices
+                if (held := _held(readings[device], engine)) > keeps + SLACK_BYTES
+            ]
+            if not missing:
+                return ""
+            if self._cluster.state.now_s > until_s:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        device, size = missing[0]
+        why = f"{format_bytes(size)} on GPU {device} did not come back"
+        self._cluster.tell_news("memory", instance=copy.id, why=why)
+        return why
+
+    def charge_others(self) -> None:
+        """What others hold is not ours: GPUs are as large as what is left of them."""
+        cluster = self._cluster
+        ours = {group(engine) for engine in cluster.engines.values()}
+        for name, device in cluster.devices.items():
+            reading = self.readings.get(device)
+            if reading is None or reading.lost:
+                continue
+            foreign = sum(n for pid, n in reading.processes.items() if _group_of(pid) not in ours)
+            left = max(0, min(self._whole[name], reading.total_bytes - foreign))
+            if abs(left - cluster.state.all_gpus[name].memory_bytes) > SLACK_BYTES:
+                cluster.state.resize(name, left)
+                cluster.room.resize(name, left)
+                cluster.tell_news("memory", gpu=name, why=f"{format_bytes(foreign)} held by others")
+
+    async def _learn(self, copy: Copy, engine: Engine) -> None:
+        readings = await self.look()
+        seen = max((_held(readings[d], engine) for d in engine.devices), default=0)
+        if seen:
+            gpu = self._cluster.state.all_gpus[copy.gpus[0]]
+            self._cluster.learnt.needs_bytes(copy.model, gpu.kind, seen)
+            self._cluster.correct(copy.model)
+
+
+def group(engine: Engine) -> int:
+    """The process group whose memory is the engine's; 0 if it is not known."""
+    return engine.process.pid if engine.process else int(engine.extra.get("server_pid", 0))
+
+
+def _held(reading: Reading, engine: Engine) -> int:
+    """What an engine holds of a GPU: its workers hold it, not the leader of its group."""
+    mine = group(engine)
+    return sum(size for pid, size in reading.processes.items() if _group_of(pid) == mine)
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1

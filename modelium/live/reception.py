@@ -1,0 +1,311 @@
+"""Where requests arrive: at once to a ready engine, else into the waiting room until there is one.
+
+Owns what requests change (meters, demand, the waiting room) and nothing that policies change.
+Everything here runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelium.core import Demand, Phase
+from modelium.errors import did_you_mean
+from modelium.live.failures import Failures
+from modelium.live.meters import LiveDemand, LiveMeters
+from modelium.live.routing import router
+from modelium.live.seats import Outcome, RefusedError, Request, Seat, Waiting
+from modelium.live.waiting import Entry, WaitingRoom
+from modelium.managers.engine import Engine
+from modelium.state import Copy, State
+
+HERE = (Phase.LOADING, Phase.WAKING, Phase.READY)
+TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Rules for requests."""
+
+    router: str = "least_outstanding"
+    queue_limit: int = 1000
+    """Requests that may wait, per model."""
+    max_wait_s: float = 600.0
+    """How long one may wait for an engine, unless it says otherwise."""
+    places: int = 256
+    """Requests at one engine at a time; the rest waits in fair order."""
+    rate_window_s: float = 60.0
+
+
+class Control(Protocol):
+    """The control side: hears of what requests change."""
+
+    def missed(self, model: str) -> None:
+        """Requests wait and no instance is ready or on its way."""
+
+    def fell_idle(self, copy: Copy) -> None:
+        """An instance has answered its last request."""
+
+    def suspect(self, copy: Copy, why: str) -> None:
+        """A request found an engine broken."""
+
+    def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
+        """A request that had a seat is over."""
+
+    def refused(self, request: Request, error: RefusedError) -> None:
+        """A request got no seat."""
+
+    def left_s(self, model: str) -> float | None:
+        """Seconds until an instance is expected to be ready; None if none is on its way."""
+
+    def stage_of(self, model: str) -> tuple[str, float]:
+        """The stage of a model's load and the share of the load that is done."""
+
+
+class LiveSeat:
+    """A request's place at a ready engine."""
+
+    __slots__ = (
+        "_open", "_reception", "_share_s", "begun_s", "cold", "copy", "engine", "first_s",
+        "gpu_seconds", "moved_s", "request",
+    )  # fmt: skip
+
+    def __init__(
+        self, reception: Reception, request: Request, copy: Copy, engine: Engine, cold: str
+    ) -> None:
+        self.request, self.copy, self.engine, self.cold = request, copy, engine, cold
+        self.begun_s = self.moved_s = reception.clock()
+        self.first_s: float | None = None
+        self.gpu_seconds = 0.0
+        self._reception = reception
+        self._share_s = reception.meters[copy.id].begin()
+        self._open = True
+
+    def first_token(self) -> None:
+        """The answer has begun."""
+        if self.first_s is None:
+            self.first_s = self.moved_s = self._reception.clock()
+
+    def progress(self) -> None:
+        """More of the answer has come."""
+        self.moved_s = self._reception.clock()
+
+    def finish(self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
+        """It is over. Token counts as the engine told them; 0 if it did not."""
+        self.request.prompt_tokens = prompt_tokens or self.request.prompt_tokens
+        self.request.output_tokens = output_tokens
+        self._leave(outcome, "")
+
+    def lost(self, why: str) -> None:
+        """The engine broke; the cluster looks after it."""
+        if self._open:
+            self._reception.control.suspect(self.copy, why)
+        self._leave("lost", why)
+
+    def _leave(self, outcome: str, why: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._reception.leave(self, self._share_s, outcome, why)
+
+
+class Reception:
+    """Implements `Seats`, and `Hungry` for the conversation with the policy."""
+
+    def __init__(
+        self,
+        state: State,
+        engines: Mapping[str, Engine],
+        failures: Failures,
+        house: House,
+        control: Control,
+    ) -> None:
+        self.clock = state.clock
+        self.house = house
+        self.control = control
+        self.failures = failures
+        self.room = WaitingRoom(self.clock, house.queue_limit)
+        self.meters: dict[str, LiveMeters] = {}
+        self.seats: set[LiveSeat] = set()
+        self.closed = ""
+        """Why nobody is admitted any more."""
+        self.wanted: dict[str, str] = {}
+        """Models that an operator wants loaded, and why; as good as a request that waits."""
+        self._state = state
+        self._engines = engines
+        self._demands: dict[str, LiveDemand] = {}
+        self._route = router(house.router)
+        self._waker: asyncio.TimerHandle | None = None
+
+    # Books
+
+    def demand(self, model: str) -> Demand:
+        """The demand of a model; it is made at the first look."""
+        if model not in self._demands:
+            self._demands[model] = LiveDemand(
+                model, self.clock, self.room, self._n_ready, self.house.rate_window_s
+            )
+        return self._demands[model]
+
+    def forget(self, model: str) -> None:
+        """A model is served no more."""
+        self._demands.pop(model, None)
+
+    def open_meters(self, copy_id: str, model: str) -> LiveMeters:
+        """The meters of a new instance."""
+        meters = LiveMeters(self.clock, lambda: self._queued(model))
+        self.meters[copy_id] = meters
+        return meters
+
+    def waiting_models(self) -> list[str]:
+        """Models with requests that no ready instance can take."""
+        return [model for model in self.room.models() if not self._n_ready(model)]
+
+    def is_hungry(self, model: str) -> bool:
+        """Somebody waits, and no instance is ready or on its way, and a load may be tried."""
+        if model not in self._state.models or self.failures.rests(model):
+            return False
+        if not (self.room.waiting(model) or model in self.wanted):
+            return False
+        return not any(copy.phase in HERE for copy in self._state.instances_of(model))
+
+    def hungry_models(self) -> list[str]:
+        """All such models, the longest wait first."""
+        asked = dict.fromkeys([*self.room.models(), *self.wanted])
+        hungry = [model for model in asked if self.is_hungry(model)]
+        return sorted(hungry, key=lambda model: -self.room.oldest_wait_s(model))
+
+    # Requests
+
+    async def seat(self, request: Request, told: Callable[[Waiting], None] | None = None) -> Seat:
+        """Wait for a place at a ready engine. Raises RefusedError."""
+        if not request.retries:
+            request.arrival_s = self.clock()
+        try:
+            self._admit(request)
+            copy = None if self.room.waiting(request.model) else self._free_copy(request)
+            if copy is not None:
+                return self._sit(request, copy, "")
+            return await self._wait(request, told)
+        except RefusedError as error:
+            self.control.refused(request, error)
+            raise
+
+    def release(self, model: str, cold: str = "") -> None:
+        """Seat what waits for `model`, as far as there is room at its ready engines."""
+        while (entry := self.room.first(model)) is not None:
+            copy = self._free_copy(entry.request)
+            if copy is None:
+                return
+            self.room.next(model)
+            if not entry.future.done():
+                entry.future.set_result(self._sit(entry.request, copy, cold))
+
+    def leave(self, seat: LiveSeat, share_s: float, outcome: str, why: str) -> None:
+        """A request is over; the next one may sit down."""
+        self.seats.discard(seat)
+        copy, meters = seat.copy, self.meters[seat.copy.id]
+        idle, share = meters.end(share_s)
+        seat.gpu_seconds = share * len(copy.gpus)
+        if outcome != "lost":
+            demand = self._demands.get(copy.model)
+            if demand is not None:
+                demand.prompt_tokens += seat.request.prompt_tokens
+                demand.output_tokens += seat.request.output_tokens
+        self.control.over(seat, outcome, why)
+        self.release(copy.model)
+        if idle and not meters.busy:
+            self.control.fell_idle(copy)
+
+    def refuse_all(self, model: str, status: int, why: str, retry_s: float | None = None) -> None:
+        """Nobody who waits for `model` will be served."""
+        self.wanted.pop(model, None)
+        while (entry := self.room.next(model)) is not None:
+            if not entry.future.done():
+                entry.future.set_exception(RefusedError(status, why, retry_s))
+
+    def close(self, why: str) -> None:
+        """Admit nobody any more, and send home who waits."""
+        self.closed = why
+        for model in list(self.room.models()):
+            self.refuse_all(model, 503, why)
+
+    def _admit(self, request: Request) -> None:
+        name, models = request.model, self._state.models
+        if self.closed:
+            raise RefusedError(503, self.closed)
+        if name not in models:
+            raise RefusedError(404, f"no model called {name!r}.{did_you_mean(name, models)}")
+        trouble = self.failures.of(name)
+        if trouble is not None and trouble.failed:
+            left_s = self.failures.left_s(name)
+            raise RefusedError(503, f"{name} cannot be loaded: {trouble.why}", left_s)
+        if not request.retries:
+            self.demand(name)
+            self._demands[name].arrive()
+
+    async def _wait(self, request: Request, told: Callable[[Waiting], None] | None) -> Seat:
+        wait_s = self.house.max_wait_s if request.deadline_s is None else request.deadline_s
+        left_s = self.control.left_s(request.model)
+        entry = self.room.enter(request, request.arrival_s + wait_s, retry_after_s=left_s)
+        self._expire_in_time()
+        if self.is_hungry(request.model):
+            self.control.missed(request.model)
+        try:
+            if told is None:
+                return await entry.future
+            while not entry.future.done():
+                told(self._standing(entry))
+                await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
+            return entry.future.result()
+        except asyncio.CancelledError:
+            self.room.leave(entry)
+            if entry.future.done() and not entry.future.cancelled():
+                entry.future.result().finish("cancelled")
+            raise
+
+    def _standing(self, entry: Entry) -> Waiting:
+        model = entry.request.model
+        stage, share = self.control.stage_of(model)
+        return Waiting(self.room.position(entry), stage, share, self.control.left_s(model))
+
+    def _sit(self, request: Request, copy: Copy, cold: str) -> LiveSeat:
+        seat = LiveSeat(self, request, copy, self._engines[copy.id], cold)
+        self.seats.add(seat)
+        return seat
+
+    def _free_copy(self, request: Request) -> Copy | None:
+        free = [
+            self._state.copy(copy.id)
+            for copy in self._state.instances_of(request.model)
+            if copy.phase is Phase.READY and copy.running < self.house.places
+        ]
+        return self._route(request, free) if free else None
+
+    def _n_ready(self, model: str) -> int:
+        return sum(copy.phase is Phase.READY for copy in self._state.instances_of(model))
+
+    def _queued(self, model: str) -> int:
+        """Requests that wait though the model is ready, shared out among its ready instances."""
+        ready = self._n_ready(model)
+        return -(-self.room.waiting(model) // ready) if ready else 0
+
+    def _expire_in_time(self) -> None:
+        """Refuse each request that waits too long, when its time has come."""
+        due_s = self.room.next_deadline_s()
+        if self._waker is not None:
+            self._waker.cancel()
+        if due_s < float("inf"):
+            loop = asyncio.get_running_loop()
+            self._waker = loop.call_later(max(0.0, due_s - self.clock()), self._expire)
+
+    def _expire(self) -> None:
+        for entry in self.room.expire(self.clock()):
+            model = entry.request.model
+            left_s, wait_s = self.control.left_s(model), self.clock() - entry.request.arrival_s
+            why = f"no engine of {model} was ready within {wait_s:.0f} s"
+            if not entry.future.done():
+                entry.future.set_exception(RefusedError(503, why, left_s))
+        self._expire_in_time()

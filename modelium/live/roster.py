@@ -1,0 +1,62 @@
+"""The models that are served now; they come, change and go while the cluster runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from modelium.core import Model
+from modelium.live.given import Served
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+PINS = "pins"
+"""The journal's setting with the models that an operator has pinned (true) or unpinned (false)."""
+
+
+class Roster:
+    """Models by name, with their sizes as measured and their pins as operators want them."""
+
+    def __init__(self, cluster: LiveCluster) -> None:
+        self._cluster = cluster
+        self.served: dict[str, Served] = {}
+        self._pins: dict[str, bool] = cluster.journal.kept(PINS, {})
+
+    def put(self, served: Served) -> None:
+        """Serve a model from now on, or serve it otherwise from its next load on."""
+        name = served.model.name
+        self.served[name] = served
+        self._cluster.failures.forget(name)
+        self.correct(name)
+
+    def drop(self, name: str) -> None:
+        """Serve a model no more; all its copies must have gone."""
+        self._cluster.reception.refuse_all(name, 404, f"{name} was removed")
+        self._cluster.state.drop_model(name)
+        self._cluster.reception.forget(name)
+        del self.served[name]
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """Keep a model loaded whatever the policy thinks, or no longer; outlives a restart."""
+        self._pins = {**self._pins, name: pinned}
+        self._cluster.journal.keep(PINS, self._pins)
+        self.correct(name)
+
+    def correct(self, name: str) -> None:
+        """Use what was measured, and what operators want, in the next decision."""
+        if name in self.served:
+            given = self.served[name].model
+            pinned = self._pins.get(name, given.pinned)
+            kinds = {gpu.kind for gpu in self._cluster.state.all_gpus.values()}
+            self._set(replace(self._cluster.learnt.corrected(given, kinds), pinned=pinned))
+
+    def needs_more(self, copy: Copy) -> None:
+        """It ran out of memory: ask for a tenth more, so that the policy makes more room."""
+        model = self._cluster.state.models[copy.model]
+        more = copy.bytes_per_gpu // 10
+        self._set(replace(model, overhead_bytes=model.overhead_bytes + more))
+
+    def _set(self, model: Model) -> None:
+        self._cluster.state.put_model(model, self._cluster.reception.demand(model.name))

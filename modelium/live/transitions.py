@@ -1,0 +1,145 @@
+"""What an instance goes through: load, unload, sleep, wake, move, as tasks of the event loop.
+
+The same steps as in simulation (`modelium.sim.transitions`), done by managers in threads. Memory is
+taken from `Room` before the first step and given back when it was seen free after the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from modelium.core import Decision, Phase, Unload
+from modelium.live.coming import order
+from modelium.live.journal import JournalError, Record
+from modelium.managers.engine import EngineError, StartError
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+STOP_TRIES = 5
+"""How often an engine that survives SIGKILL is told again to go."""
+STOP_AGAIN_S = 5.0
+
+
+async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
+    """Bring up a new copy: wait for room, start its engine, see it answer."""
+    await _take(cluster, copy, copy.bytes_per_gpu, line)
+    served = cluster.roster.served[copy.model]
+    line.tier = cluster.state.source_tier(copy.model, copy.node).value
+    cluster.timeline.mark(copy, "loading")
+    gpus, size = copy.gpus, copy.bytes_per_gpu
+    cluster.journal.starting(
+        Record(copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None)
+    )
+    coming = cluster.arrivals.expect(copy, cluster.state.costs.load_s(copy.model, gpus))
+    manager = cluster.managers[served.runtime]
+    engine = await cluster.call(manager.start, order(cluster, copy, coming), coming.progress)
+    cluster.engines[copy.id] = engine
+    cluster.journal.running(engine)
+    line.stages.update(engine.stages)
+    cluster.learnt.took(copy.model, line.tier, cluster.state.now_s - coming.begun_s)
+    cluster.memory.took(copy, engine)
+    cluster.state.ram[copy.node].cache(copy.model, cluster.state.models[copy.model].weights_bytes)
+    cluster.make_ready(copy, line.tier)
+
+
+async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
+    """Bring back a sleeping copy."""
+    await _take(cluster, copy, copy.bytes_per_gpu - cluster.held[copy.id], line)
+    line.tier = f"sleep-{copy.sleep_level}"
+    cluster.timeline.mark(copy, "loading")
+    engine = cluster.engines[copy.id]
+    coming = cluster.arrivals.expect(copy, cluster.state.costs.wake_s(copy.id))
+    coming.progress("wake", 0.0)
+    wake_s = cluster.deadlines.wake_s
+    await cluster.call(cluster.managers[engine.runtime].wake, engine, wake_s)
+    line.stages["wake"] = took_s = cluster.state.now_s - coming.begun_s
+    cluster.journal.running(engine)
+    cluster.learnt.took(copy.model, line.tier, took_s)
+    cluster.memory.took(copy, engine)
+    cluster.state.change(copy, Phase.WAKING, host_bytes=0, sleep_level=0)
+    cluster.make_ready(copy, line.tier)
+
+
+async def sleep(cluster: LiveCluster, copy: Copy, line: Decision, level: int) -> None:
+    """Free a copy's GPU memory, keep its process; level 1 keeps the weights in RAM."""
+    await _drain(cluster, copy, line)
+    cluster.timeline.mark(copy, "leaving")
+    engine, begun_s = cluster.engines[copy.id], cluster.state.now_s
+    sleep_s = cluster.deadlines.sleep_s
+    await cluster.call(cluster.managers[engine.runtime].sleep, engine, level, sleep_s)
+    line.stages["sleep"] = cluster.state.now_s - begun_s
+    kept = min(cluster.state.models[copy.model].asleep_bytes, copy.bytes_per_gpu)
+    if missing := await cluster.memory.back(copy, engine, keeps=kept):
+        raise EngineError(f"{copy.id} says that it sleeps, but {missing}")
+    cluster.journal.running(engine, level)
+    cluster.state.change(copy, Phase.ASLEEP, bytes_per_gpu=kept)
+    cluster.timeline.mark(copy, "asleep")
+    cluster.hold(copy, kept)
+
+
+async def unload(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
+    """Drop a copy once it is idle; its memory is free when it was seen free."""
+    await _drain(cluster, copy, line)
+    begun_s = cluster.state.now_s
+    await bury(cluster, copy, line.reason)
+    line.stages["exit"] = cluster.state.now_s - begun_s
+
+
+async def move(cluster: LiveCluster, old: Copy, new: Copy, line: Decision) -> None:
+    """Load `new` elsewhere; `old` serves until then, drains and goes."""
+    await load(cluster, new, line)
+    if old.id in cluster.state.instances and old.phase is Phase.READY:
+        cluster.start(Unload(old.id, f"moved to {', '.join(new.gpus)}", drain=True))
+
+
+async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
+    """End a copy's engine, if it has one, and strike the copy out when its memory is back.
+
+    Raises EngineError if it cannot be ended: then it stays in the books, with what it holds.
+    """
+    cluster.timeline.mark(copy, "leaving")
+    engine = cluster.engines.get(copy.id)
+    if engine is not None:
+        manager, grace_s = cluster.managers[engine.runtime], cluster.deadlines.stop_grace_s
+        for left in reversed(range(STOP_TRIES)):
+            try:
+                await cluster.call(manager.stop, engine, grace_s)
+                break
+            except EngineError:
+                if not left:
+                    raise
+                await asyncio.sleep(STOP_AGAIN_S)
+        await cluster.memory.back(copy, engine, keeps=0)
+    with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
+        cluster.journal.ended(copy.id, why)
+    cluster.forget(copy)
+
+
+async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decision) -> None:
+    """Wait until this much is free on each of the copy's GPUs, and take it."""
+    begun_s = cluster.state.now_s
+    granted = asyncio.get_running_loop().create_future()
+    wanted = cluster.room.take(copy.gpus, more_bytes, lambda: granted.set_result(None))
+    cluster.waits_for_room[copy.id] = granted
+    try:
+        await granted
+    except asyncio.CancelledError:
+        if not cluster.room.withdraw(wanted):
+            cluster.room.give(copy.gpus, more_bytes)
+        raise StartError(cluster.lost.get(copy.id, "given up")) from None
+    finally:
+        del cluster.waits_for_room[copy.id]
+    cluster.held[copy.id] = cluster.held.get(copy.id, 0) + more_bytes
+    if (waited_s := cluster.state.now_s - begun_s) > 1e-3:
+        line.stages["room"] = waited_s
+
+
+async def _drain(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
+    if copy.busy:
+        begun_s = cluster.state.now_s
+        await cluster.idle_event(copy).wait()
+        line.stages["drain"] = cluster.state.now_s - begun_s

@@ -1,0 +1,91 @@
+"""What is looked at again and again: engines, GPUs, the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+
+from modelium.core import Fault, Phase
+from modelium.managers.engine import Process
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+FLUSH_EVERY_S = 0.25
+GPUS_EVERY_S = 1.0
+ALIVE_EVERY_S = 0.5
+
+
+async def engines(cluster: LiveCluster) -> None:
+    """Find engines whose process has gone, at once; probe the others now and then."""
+    probed_s: dict[str, float] = {}
+    while True:
+        await asyncio.sleep(ALIVE_EVERY_S)
+        for copy_id, engine in list(cluster.engines.items()):
+            copy = cluster.state.copy(copy_id)
+            if copy.phase not in (Phase.READY, Phase.ASLEEP):
+                continue
+            if engine.process is not None and not runs(engine.process):
+                cluster.kill(copy, "its process has ended")
+                cluster.tell(Fault(copy.id, "its process has ended"))
+            elif cluster.now_s() >= probed_s.get(copy_id, 0.0) + _pause_s(cluster, copy):
+                probed_s[copy_id] = cluster.now_s()
+                cluster.spawn(cluster.probe(copy))
+        probed_s = {name: at for name, at in probed_s.items() if name in cluster.engines}
+
+
+def runs(process: Process) -> bool:
+    """Whether it is still the same process, and not a zombie."""
+    try:
+        found = psutil.Process(process.pid)
+        same = abs(found.create_time() - process.started_s) < 1.0
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _pause_s(cluster: LiveCluster, copy: Copy) -> float:
+    """Stalled engines are looked at more closely."""
+    moved = [s.moved_s for s in cluster.reception.seats if s.copy is copy]
+    stalled = moved and cluster.now_s() - max(moved) > cluster.deadlines.stall_s
+    return ALIVE_EVERY_S if stalled else cluster.deadlines.probe_every_s
+
+
+async def gpus(cluster: LiveCluster) -> None:
+    """Read the GPUs: what is held, what is lost and what is back."""
+    while True:
+        await cluster.memory.look()
+        cluster.memory.charge_others()
+        for name, device in cluster.devices.items():
+            reading = cluster.memory.readings.get(device)
+            lost, working = (reading.lost if reading else ""), name in cluster.state.gpus
+            if lost and working:
+                lose(cluster, name, lost)
+            elif reading and not lost and not working:
+                cluster.state.regain(name)
+                cluster.tell(Fault(name, "back"))
+        cluster.tell_news("gpus")
+        await asyncio.sleep(GPUS_EVERY_S)
+
+
+def lose(cluster: LiveCluster, gpu: str, why: str) -> None:
+    """A GPU is lost, with all that is on it."""
+    cluster.state.lose(gpu)
+    for copy in list(cluster.state.instances_on(gpu)):
+        cluster.kill(cluster.state.copy(copy.id), f"{gpu} was lost: {why}")
+    cluster.tell(Fault(gpu, f"lost: {why}"))
+
+
+async def journal(cluster: LiveCluster) -> None:
+    """Write finished requests in bundles; say so when the disk refuses them."""
+    well = True
+    while True:
+        await asyncio.sleep(FLUSH_EVERY_S)
+        written = await cluster.call(cluster.journal.write_requests)
+        if written is not well:
+            well = written
+            why = "requests are written again" if well else "requests cannot be written"
+            cluster.tell_news("journal", well=well, why=why)
