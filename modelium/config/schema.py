@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from modelium.catalog import gpu, parse_fleet
+from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
 from modelium.config.simulation import Simulation
 from modelium.config.values import Bytes, BytesPerS, Count, Seconds, Section, build, checked
 from modelium.errors import ConfigError
@@ -152,6 +153,12 @@ class Vllm(Section):
     base_port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """First port of the engines (live)."""
     default_settings: EngineSettings = EngineSettings()
+    environment: str | None = None
+    """Folder of the Python environment that holds vLLM; else one is looked for (live)."""
+    flags: list[str] = []
+    """Further arguments of `vllm serve`, for all models (live)."""
+    env: dict[str, str] = {}
+    """Further environment variables of all engines (live)."""
 
 
 def _stages(given: Any) -> Any:
@@ -227,6 +234,14 @@ class ModelEntry(Section):
     vllm: EngineSettings = EngineSettings()
     infer: Infer | None = None
     load: LoadStages = LoadStages()
+    runtime: Literal["vllm", "triton", "ray", "emulated"] | None = None
+    """What serves it (live); else chosen from its files."""
+    flags: list[str] = []
+    """Further arguments of its engine (live)."""
+    env: dict[str, str] = {}
+    """Further environment variables of its engine (live)."""
+    settings: dict[str, bool | int | float | str] = {}
+    """Further settings of its runtime, under the runtime's own names (live)."""
 
 
 class NamedModel(ModelEntry):
@@ -321,3 +336,8 @@ class Config(Section):
     vllm: Vllm = Vllm()
     orchestration: Orchestration = Orchestration()
     metrics: Metrics = Metrics()
+    triton: Triton = Triton()
+    ray: Ray = Ray()
+    emulated: Emulated = Emulated()
+    gateway: Gateway = Gateway()
+    live: Live = Live()

@@ -97,7 +97,7 @@ class Memory:
         if seen:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
             self._cluster.learnt.needs_bytes(copy.model, gpu.kind, seen)
-            self._cluster.correct(copy.model)
+            self._cluster.roster.correct(copy.model)
 
 
 def group(engine: Engine) -> int:

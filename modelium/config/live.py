@@ -1,0 +1,113 @@
+"""The sections that only a live cluster reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from modelium.config.values import Bytes, Count, Seconds, Section
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Triton(Section):
+    """How Triton serves models."""
+
+    enabled: bool = True
+    environment: str | None = None
+    """Folder of the Python environment that holds the server; else one is looked for."""
+    url: str | None = None
+    """gRPC address of a server that runs already, host:port; else one is started."""
+    repository: str | None = None
+    """Folder for the servers' model folders; it must be the running server's own, if there is one.
+    [default: live.folder/triton]"""
+
+
+class Ray(Section):
+    """How Ray Serve serves models."""
+
+    enabled: bool = True
+    environment: str | None = None
+    """Folder of the Python environment that holds Ray; else one is looked for."""
+    address: str | None = None
+    """A Ray cluster that runs already, host:port; else a local one is started."""
+
+
+class Emulated(Section):
+    """Engines that keep a profile's timing and compute nothing: for trying things with no GPU."""
+
+    enabled: bool = False
+    """Serve all models that name no runtime of their own with emulated engines."""
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    """10: ten times as fast as the profile says."""
+
+
+class Limit(Section):
+    """What one organization may ask for."""
+
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+
+
+class Gateway(Section):
+    """The one address that clients talk to."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    tls_certificate: str | None = None
+    """File with the certificate chain (PEM)."""
+    tls_key: str | None = None
+    """File with its private key (PEM)."""
+    keys: str | None = None
+    """File with hashed API keys, written by `modelium key`; without one nobody needs a key, and
+    admin calls are answered on loopback addresses only."""
+    allowed_origins: list[str] = []
+    """Web pages that browsers may call from (CORS); none unless named."""
+    max_body: Bytes = 32 << 20
+    queue_limit: Count = 1000
+    """Requests that may wait, per model."""
+    max_wait: Seconds = 600.0
+    """How long a request may wait for an engine."""
+    places: Count = 256
+    """Requests at one engine at a time; the rest waits in fair order."""
+    limits: Limit = Limit()
+    """Of each organization."""
+    organizations: dict[str, Limit] = {}
+    """Of some organizations, instead."""
+
+    @model_validator(mode="after")
+    def _both_files(self) -> Gateway:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both tls_certificate and tls_key")
+        return self
+
+
+class Live(Section):
+    """How the executor takes care of engines."""
+
+    folder: str = ".modelium"
+    """Journal, logs of engines, API keys."""
+    load_deadline: Seconds = 900.0
+    """A load that takes longer has failed."""
+    sleep_deadline: Seconds = 120.0
+    wake_deadline: Seconds = 300.0
+    stop_grace: Seconds = 10.0
+    """An engine that was told to end has this long before it is killed."""
+    memory_back: Seconds = 10.0
+    """After an engine has gone, its memory must be seen free within this time."""
+    probe_every: Seconds = 10.0
+    """How often each engine is looked at."""
+    stall: Seconds = 120.0
+    """An engine whose requests all got nothing for this long is looked at closely."""
+    shutdown: Seconds = 30.0
+    """At the end requests in flight may take this long."""
+    load_tries: Count = 3
+    """Loads that may fail in a row before a model is given up."""
+    retry_first: Seconds = 2.0
+    """Rest after the first failed load; then twice as long each time."""
+    retry_most: Seconds = 60.0
+    forgive: Seconds = 900.0
+    """A model that was given up may be tried again after this time."""
+    allow_pickle: bool = False
+    """Accept models whose weights are pickles, which can run any code."""

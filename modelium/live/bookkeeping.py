@@ -1,0 +1,60 @@
+"""Requests that are over go into the journal; busy time of GPUs goes into the timeline."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from modelium.live.reception import LiveSeat
+from modelium.live.seats import RefusedError, Request
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+
+class Bookkeeper:
+    """Watches a cluster's requests."""
+
+    def __init__(self, cluster: LiveCluster) -> None:
+        self._cluster = cluster
+        cluster.watchers.over.append(self.over)
+        cluster.watchers.refused.append(self.refused)
+
+    def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
+        """A request is over; one that lost its engine before the answer began is not yet."""
+        request, now_s = seat.request, self._cluster.now_s()
+        if outcome == "lost" and seat.first_s is None:
+            return
+        first_s = seat.first_s if outcome != "completed" or seat.first_s else now_s
+        met = outcome == "completed" and self._met(request, first_s or now_s, now_s)
+        self._cluster.journal.request(
+            (
+                request.id, request.arrival_s, request.model, request.organization,
+                request.slo_class, request.prompt_tokens, request.output_tokens,
+                "failed" if outcome == "lost" else outcome, why, seat.copy.id, first_s, now_s,
+                seat.cold, request.retries, int(met), seat.gpu_seconds,
+            )
+        )  # fmt: skip
+
+    def refused(self, request: Request, error: RefusedError) -> None:
+        """A request got no engine."""
+        self._cluster.journal.request(
+            (
+                request.id, request.arrival_s, request.model, request.organization,
+                request.slo_class, request.prompt_tokens, 0, "refused", str(error), None, None,
+                None, "", request.retries, 0, 0.0,
+            )
+        )  # fmt: skip
+
+    def _met(self, request: Request, first_s: float, finish_s: float) -> bool:
+        model = self._cluster.state.models.get(request.model)
+        if model is None:
+            return False
+        gaps = max(request.output_tokens - 1, 1)
+        tpot_s = (finish_s - first_s) / gaps if request.output_tokens > 1 else -math.inf
+        slo = model.slo
+        return (
+            first_s - request.arrival_s <= slo.ttft_s
+            and finish_s - request.arrival_s <= slo.e2e_s
+            and tpot_s <= slo.tpot_s
+        )
