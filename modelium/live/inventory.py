@@ -1,0 +1,245 @@
+"""What GPUs there are and what they hold: from NVML, or pretended where there are none."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Protocol
+
+import psutil
+
+from modelium.catalog import gpus as catalogue
+from modelium.catalog.lookup import simplify
+from modelium.core import Gpu
+from modelium.errors import ConfigError, ProfileError
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One GPU at one moment."""
+
+    device: int
+    """The driver's index when it was first seen; it keeps this number."""
+    uuid: str
+    name: str
+    """What the driver calls it."""
+    kind: str
+    """Its name in the catalogue; `name` in plain letters where that has none."""
+    total_bytes: int = 0
+    free_bytes: int = 0
+    processes: Mapping[int, int] = field(default_factory=dict)
+    """Bytes by process id, other people's too; 0 where the driver does not tell."""
+    utilisation: float | None = None
+    """Share of the last sampling period in which it computed; None if it is not measured."""
+    lost: str = ""
+    """Why it cannot be used; empty if it works. The other figures are then 0."""
+
+    @property
+    def used_bytes(self) -> int:
+        """Everything that is not free: processes, and what the driver keeps for itself."""
+        return self.total_bytes - self.free_bytes
+
+
+class Inventory(Protocol):
+    """Reads GPUs; safe to call from several threads."""
+
+    @property
+    def pretend(self) -> bool:
+        """No real GPUs: memory is what `hold` was told."""
+
+    def read(self) -> dict[int, Reading]:
+        """All GPUs by device, lost ones too. May block for some milliseconds; never raises."""
+
+    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+        """Say what a process holds on a GPU from now on; real GPUs know better and ignore it."""
+
+
+class PretendInventory:
+    """GPUs that exist in the configuration only; their memory is what processes said they hold.
+
+    It counts while the process lives: a pretended GPU gives memory back when an engine dies.
+    """
+
+    pretend = True
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        """`gpus` by device number, from 0."""
+        self._gpus = list(gpus)
+        self._held: dict[tuple[int, int], tuple[psutil.Process, int]] = {}
+        """By process id and device."""
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[int, Reading]:
+        with self._lock:
+            gone = [key for key, (process, _) in self._held.items() if not _lives(process)]
+            for key in gone:
+                del self._held[key]
+            held: list[dict[int, int]] = [{} for _ in self._gpus]
+            for (pid, device), (_, size_bytes) in self._held.items():
+                held[device][pid] = size_bytes
+        return {
+            device: Reading(
+                device=device,
+                uuid=f"pretend-{gpu.id}",
+                name=gpu.kind or gpu.id,
+                kind=gpu.kind,
+                total_bytes=gpu.memory_bytes,
+                free_bytes=gpu.memory_bytes - sum(held[device].values()),
+                processes=held[device],
+            )
+            for device, gpu in enumerate(self._gpus)
+        }
+
+    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+        if not 0 <= device < len(self._gpus):
+            raise ConfigError(f"no GPU {device}: the configuration pretends {len(self._gpus)}")
+        with self._lock:
+            self._held.pop((pid, device), None)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if size_bytes and abs(process.create_time() - started_s) < 1.0:
+                    self._held[pid, device] = process, size_bytes
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class NvmlInventory:
+    """GPUs as NVIDIA's driver tells of them. A driver that fails is asked anew at each read.
+
+    A GPU keeps the device number under which it was first seen, whatever the driver calls it
+    after a restart. Source: NVML API reference.
+    """
+
+    pretend = False
+
+    def __init__(self) -> None:
+        """Raises ConfigError where there is no driver or no GPU."""
+        import pynvml
+
+        self._nvml: ModuleType = pynvml
+        self._lock = threading.Lock()
+        self._started = False
+        self._known: dict[str, Reading] = {}
+        """Each GPU as first seen, by uuid, without figures."""
+        try:
+            found = self._read()
+        except pynvml.NVMLError as error:
+            raise ConfigError(
+                f"no NVIDIA GPU can be read: {error}. Install the driver, or name pretend GPUs"
+                " in the configuration"
+            ) from None
+        if not found:
+            raise ConfigError("NVIDIA's driver runs, but it has no GPU")
+
+    def read(self) -> dict[int, Reading]:
+        with self._lock:
+            try:
+                return self._read()
+            except self._nvml.NVMLError as error:
+                self._stop()
+                return {r.device: _without(r, f"driver: {error}") for r in self._known.values()}
+
+    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+        """Nothing to do: the driver knows."""
+
+    def _read(self) -> dict[int, Reading]:
+        if not self._started:
+            self._nvml.nvmlInit()
+            self._started = True
+        readings: dict[int, Reading] = {}
+        why = "the driver lists it no longer"
+        for index in range(self._nvml.nvmlDeviceGetCount()):
+            try:
+                reading = self._read_one(index)
+            except self._nvml.NVMLError as error:
+                if error.value == self._nvml.NVML_ERROR_UNINITIALIZED:
+                    raise
+                why = str(error)
+                self._known.setdefault(f"index {index}", Reading(index, "", "unknown", ""))
+            else:
+                readings[reading.device] = reading
+        self._forget_placeholders()
+        for known in self._known.values():
+            readings.setdefault(known.device, _without(known, why))
+        return dict(sorted(readings.items()))
+
+    def _read_one(self, index: int) -> Reading:
+        nvml = self._nvml
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = nvml.nvmlDeviceGetUUID(handle)
+        known = self._known.get(uuid) or self._meet(index, uuid, nvml.nvmlDeviceGetName(handle))
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return Reading(
+            device=known.device,
+            uuid=uuid,
+            name=known.name,
+            kind=known.kind,
+            total_bytes=int(memory.total),
+            free_bytes=int(memory.free),
+            processes=self._processes(handle),
+            utilisation=self._utilisation(handle),
+        )
+
+    def _meet(self, index: int, uuid: str, name: str) -> Reading:
+        """A GPU that was not seen before; its index may have been another's."""
+        taken = {known.device for known in self._known.values() if known.uuid}
+        device = index if index not in taken else max(taken) + 1
+        self._known[uuid] = Reading(device, uuid, name, _kind(name))
+        return self._known[uuid]
+
+    def _forget_placeholders(self) -> None:
+        """A GPU that was lost when first listed is known by its uuid once it is back."""
+        met = {known.device for known in self._known.values() if known.uuid}
+        for key in [key for key, r in self._known.items() if not r.uuid and r.device in met]:
+            del self._known[key]
+
+    def _processes(self, handle: Any) -> dict[int, int]:
+        """A process that computes and draws is in both of the driver's lists."""
+        held: dict[int, int] = {}
+        nvml = self._nvml
+        for listing in (
+            nvml.nvmlDeviceGetComputeRunningProcesses,
+            nvml.nvmlDeviceGetGraphicsRunningProcesses,
+        ):
+            with self._optional():
+                for process in listing(handle):
+                    size_bytes = process.usedGpuMemory or 0
+                    held[process.pid] = max(size_bytes, held.get(process.pid, 0))
+        return held
+
+    def _utilisation(self, handle: Any) -> float | None:
+        with self._optional():
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+        return None
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Figures that some GPUs or drivers do not have."""
+        try:
+            yield
+        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
+            pass
+
+    def _stop(self) -> None:
+        self._started = False
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+
+def _without(known: Reading, why: str) -> Reading:
+    return Reading(known.device, known.uuid, known.name, known.kind, lost=why)
+
+
+def _kind(name: str) -> str:
+    try:
+        return catalogue.gpu(name).name
+    except ProfileError:
+        return simplify(name)
