@@ -46,7 +46,7 @@ def runs(journal: Path) -> list[dict[str, Any]]:
     """The runs in a journal, oldest first."""
     with closing(_open(journal)) as db:
         rows = db.execute(
-            "SELECT id, began, ended, how, about, (SELECT count(*) FROM requests WHERE run = id)"
+            "SELECT id, began, ended, how, about, (SELECT count(*) FROM requests WHERE run = runs.id)"
             " FROM runs ORDER BY id"
         ).fetchall()
     names = ("run", "began", "ended", "how", "about", "requests")
