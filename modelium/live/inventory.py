@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
 import psutil
 
-from modelium.catalog import gpus as catalogue
+from modelium import catalog
 from modelium.catalog.lookup import simplify
 from modelium.core import Gpu
 from modelium.errors import ConfigError, ProfileError
@@ -145,7 +145,8 @@ class NvmlInventory:
                 return self._read()
             except self._nvml.NVMLError as error:
                 self._stop()
-                return {r.device: _without(r, f"driver: {error}") for r in self._known.values()}
+                why = f"driver: {error}"
+                return {gpu.device: _without(gpu, why) for gpu in self._known.values()}
 
     def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
         """Nothing to do: the driver knows."""
@@ -160,12 +161,12 @@ class NvmlInventory:
             try:
                 reading = self._read_one(index)
             except self._nvml.NVMLError as error:
-                if error.value == self._nvml.NVML_ERROR_UNINITIALIZED:
-                    raise
                 why = str(error)
                 self._known.setdefault(f"index {index}", Reading(index, "", "unknown", ""))
             else:
                 readings[reading.device] = reading
+        if not readings:
+            self._stop()
         self._forget_placeholders()
         for known in self._known.values():
             readings.setdefault(known.device, _without(known, why))
@@ -220,13 +221,10 @@ class NvmlInventory:
             return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
         return None
 
-    @contextlib.contextmanager
-    def _optional(self) -> Iterator[None]:
+    def _optional(self) -> contextlib.suppress:
         """Figures that some GPUs or drivers do not have."""
-        try:
-            yield
-        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
-            pass
+        nvml = self._nvml
+        return contextlib.suppress(nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound)
 
     def _stop(self) -> None:
         self._started = False
@@ -240,6 +238,6 @@ def _without(known: Reading, why: str) -> Reading:
 
 def _kind(name: str) -> str:
     try:
-        return catalogue.gpu(name).name
+        return catalog.gpu(name).name
     except ProfileError:
         return simplify(name)
