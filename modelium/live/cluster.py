@@ -61,6 +61,7 @@ class Watchers:
     """Who hears what happens: metrics, the event stream, the terminal."""
 
     news: list[News] = field(default_factory=list)
+    done: list[Callable[[Event], None]] = field(default_factory=list)
     over: list[Callable[[LiveSeat, str, str], None]] = field(default_factory=list)
     refused: list[Callable[[Request, RefusedError], None]] = field(default_factory=list)
 
@@ -127,7 +128,13 @@ class LiveCluster:
 
     def listen(self, hear: Callable[[Event], None]) -> None:
         """Tell `hear` of every event from now on."""
-        self.talk.listen(hear)
+
+        def heard(event: Event) -> None:
+            for watcher in self.watchers.done:
+                watcher(event)
+            hear(event)
+
+        self.talk.listen(heard)
 
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
@@ -281,7 +288,6 @@ class LiveCluster:
         meters.idle_since_s = meters.last_used_s = self.now_s()
         self.facts.seen.add((copy.model, copy.node))
         self.failures.forget(copy.model)
-        self.reception.wanted.pop(copy.model, None)
         self.arrivals.over(copy)
         self.reception.release(copy.model, cold)
 

@@ -131,8 +131,11 @@ class Reception:
         self.seats: set[LiveSeat] = set()
         self.closed = ""
         """Why nobody is admitted any more."""
+        self.going: dict[str, str] = {}
+        """Models that are about to be removed, and why."""
         self.wanted: dict[str, str] = {}
         """Models that an operator wants loaded, and why; as good as a request that waits."""
+        self._granted: dict[str, asyncio.Future[None]] = {}
         self._state = state
         self._engines = engines
         self._demands: dict[str, LiveDemand] = {}
@@ -177,6 +180,18 @@ class Reception:
         hungry = [model for model in asked if self.is_hungry(model)]
         return sorted(hungry, key=lambda model: -self.room.oldest_wait_s(model))
 
+    def wish(self, model: str, why: str) -> None:
+        """An operator wants a model loaded: as good as a request that waits."""
+        self.wanted[model] = why
+        if self.is_hungry(model):
+            self.control.missed(model)
+
+    async def want(self, model: str, why: str) -> None:
+        """Wish, and wait until it is ready. Raises RefusedError if it cannot be loaded."""
+        granted = self._granted.setdefault(model, asyncio.get_running_loop().create_future())
+        self.wish(model, why)
+        await asyncio.wait_for(asyncio.shield(granted), self.house.max_wait_s)
+
     # Requests
 
     async def seat(self, request: Request, told: Callable[[Waiting], None] | None = None) -> Seat:
@@ -195,6 +210,9 @@ class Reception:
 
     def release(self, model: str, cold: str = "") -> None:
         """Seat what waits for `model`, as far as there is room at its ready engines."""
+        self.wanted.pop(model, None)
+        if (granted := self._granted.pop(model, None)) and not granted.done():
+            granted.set_result(None)
         while (entry := self.room.first(model)) is not None:
             copy = self._free_copy(entry.request)
             if copy is None:
@@ -222,6 +240,8 @@ class Reception:
     def refuse_all(self, model: str, status: int, why: str, retry_s: float | None = None) -> None:
         """Nobody who waits for `model` will be served."""
         self.wanted.pop(model, None)
+        if (granted := self._granted.pop(model, None)) and not granted.done():
+            granted.set_exception(RefusedError(status, why, retry_s))
         while (entry := self.room.next(model)) is not None:
             if not entry.future.done():
                 entry.future.set_exception(RefusedError(status, why, retry_s))
@@ -234,8 +254,8 @@ class Reception:
 
     def _admit(self, request: Request) -> None:
         name, models = request.model, self._state.models
-        if self.closed:
-            raise RefusedError(503, self.closed)
+        if why := self.closed or self.going.get(name, ""):
+            raise RefusedError(503, why)
         if name not in models:
             raise RefusedError(404, f"no model called {name!r}.{did_you_mean(name, models)}")
         trouble = self.failures.of(name)

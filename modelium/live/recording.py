@@ -46,8 +46,8 @@ def runs(journal: Path) -> list[dict[str, Any]]:
     """The runs in a journal, oldest first."""
     with closing(_open(journal)) as db:
         rows = db.execute(
-            "SELECT id, began, ended, how, about, (SELECT count(*) FROM requests WHERE run = runs.id)"
-            " FROM runs ORDER BY id"
+            "SELECT id, began, ended, how, about,"
+            " (SELECT count(*) FROM requests WHERE run = runs.id) FROM runs ORDER BY id"
         ).fetchall()
     names = ("run", "began", "ended", "how", "about", "requests")
     found = [dict(zip(names, row, strict=True)) for row in rows]

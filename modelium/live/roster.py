@@ -31,11 +31,18 @@ class Roster:
         self._cluster.failures.forget(name)
         self.correct(name)
 
+    def close(self, name: str) -> None:
+        """A model is about to be dropped: it takes no more requests."""
+        why = f"{name} is being removed"
+        self._cluster.reception.going[name] = why
+        self._cluster.reception.refuse_all(name, 503, why)
+
     def drop(self, name: str) -> None:
         """Serve a model no more; all its copies must have gone."""
         self._cluster.reception.refuse_all(name, 404, f"{name} was removed")
         self._cluster.state.drop_model(name)
         self._cluster.reception.forget(name)
+        self._cluster.reception.going.pop(name, None)
         del self.served[name]
 
     def pin(self, name: str, pinned: bool) -> None:

@@ -1,0 +1,222 @@
+"""What operators see and do: plain values out, actions in, each with its reason in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
+from modelium.errors import did_you_mean
+from modelium.live.cluster import as_news
+from modelium.live.seats import RefusedError
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+    from modelium.live.driving import Driver
+
+REASON = "operator asked for it (1 call)"
+LOAD_FAILED = 503
+CONFLICT = 409
+
+
+class Operations:
+    """One live cluster and its policy, as an operator meets them."""
+
+    def __init__(self, cluster: LiveCluster, driver: Driver, policy: str) -> None:
+        self._cluster = cluster
+        self._driver = driver
+        self._policy = policy
+        self._asked: dict[int, asyncio.Future[str]] = {}
+        cluster.watchers.done.append(self._done)
+
+    # What there is
+
+    def status(self) -> dict[str, Any]:
+        """The whole in a few figures."""
+        cluster = self._cluster
+        state, reception = cluster.state, cluster.reception
+        return {
+            "policy": self._policy,
+            "up_s": cluster.now_s(),
+            "models": len(state.models),
+            "instances": len(state.instances),
+            "waiting": sum(reception.room.waiting(model) for model in reception.room.models()),
+            "running": len(reception.seats),
+            "request_rate_per_s": sum(d.request_rate_per_s for d in state.demand.values()),
+            "stopping": reception.closed,
+            "pretend_gpus": cluster.memory.inventory.pretend,
+            "policy_faults": self._driver.faults,
+            "decide_s": cluster.talk.decide_s,
+            "journal": {"path": str(cluster.journal.path), "failures": cluster.journal.failures},
+            "gpus": [self._gpu(name) for name in state.all_gpus],
+        }
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every model that is served."""
+        return [self._model(model) for model in self._cluster.state.models.values()]
+
+    def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """The latest decisions, newest first."""
+        lines = (line for _, line in reversed(self._cluster.decisions))
+        chosen = [as_news(line) for line in lines if not model or line.model == model]
+        return chosen[:limit]
+
+    # What can be done
+
+    async def load(self, model: str) -> dict[str, Any]:
+        """Have a copy loaded (or woken) where the policy puts it; return when it is ready.
+
+        Raises RefusedError: 404 for unknown models, 503 if it cannot be loaded.
+        """
+        self._known(model)
+        cluster = self._cluster
+        cluster.failures.forget(model)
+        if not self._ready(model):
+            await cluster.reception.want(model, REASON)
+        return self._model(cluster.state.models[model])
+
+    async def unload(self, model: str) -> dict[str, Any]:
+        """Let all copies finish their requests and go. Raises RefusedError: 404, 409."""
+        return await self._each(model, lambda copy: Unload(copy.id, REASON, drain=True))
+
+    async def sleep(self, model: str, level: int = 1) -> dict[str, Any]:
+        """Let all awake copies finish their requests and sleep. Raises RefusedError: 404, 409."""
+        return await self._each(
+            model,
+            lambda copy: Sleep(copy.id, level, REASON, drain=True),
+            (Phase.READY,),
+        )
+
+    async def wake(self, model: str) -> dict[str, Any]:
+        """Wake all sleeping copies. Raises RefusedError: 404, 409."""
+        return await self._each(model, lambda copy: Wake(copy.id, REASON), (Phase.ASLEEP,))
+
+    def pin(self, model: str, pinned: bool = True) -> dict[str, Any]:
+        """Keep a model loaded whatever the policy thinks, or no longer; 404 as above."""
+        self._known(model)
+        self._cluster.roster.pin(model, pinned)
+        if pinned and not self._ready(model):
+            self._cluster.reception.wish(model, "it is pinned (1 copy)")
+        return self._model(self._cluster.state.models[model])
+
+    async def remove(self, model: str) -> None:
+        """Serve a model no more: its copies finish, go, and then it is forgotten."""
+        self._known(model)
+        self._cluster.roster.pin(model, False)
+        self._cluster.roster.close(model)
+        await self._each(model, lambda copy: Unload(copy.id, "it is removed (1 call)", drain=True))
+        self._cluster.roster.drop(model)
+
+    # How
+
+    async def _each(
+        self,
+        model: str,
+        action: Any,
+        phases: tuple[Phase, ...] = (Phase.READY, Phase.ASLEEP),
+    ) -> dict[str, Any]:
+        self._known(model)
+        state = self._cluster.state
+        copies = [state.copy(c.id) for c in state.instances_of(model) if c.phase in phases]
+        ends = await asyncio.gather(*(self.act(action(copy)) for copy in copies))
+        if error := next(filter(None, ends), ""):
+            raise RefusedError(CONFLICT, error)
+        return self._model(state.models[model])
+
+    async def act(self, action: Action) -> str:
+        """Start an action and wait for its end; returns the error, or ""."""
+        ended = asyncio.get_running_loop().create_future()
+        self._asked[id(action)] = ended
+        try:
+            self._cluster.start(action)
+            return str(await ended)
+        finally:
+            del self._asked[id(action)]
+
+    def _done(self, event: Event) -> None:
+        ended = self._asked.get(id(event.action)) if isinstance(event, Done) else None
+        if isinstance(event, Done) and ended is not None and not ended.done():
+            ended.set_result(event.error)
+
+    def _known(self, model: str) -> None:
+        models = self._cluster.state.models
+        if model not in models:
+            hint = did_you_mean(model, models)
+            raise RefusedError(404, f"no model called {model!r}.{hint}")
+
+    def _ready(self, model: str) -> bool:
+        return any(c.phase is Phase.READY for c in self._cluster.state.instances_of(model))
+
+    def _gpu(self, name: str) -> dict[str, Any]:
+        cluster = self._cluster
+        gpu, reading = cluster.state.all_gpus[name], None
+        reading = cluster.memory.readings.get(cluster.devices[name])
+        return {
+            "id": name,
+            "node": gpu.node,
+            "kind": gpu.kind,
+            "memory_bytes": gpu.memory_bytes,
+            "booked_bytes": gpu.memory_bytes - cluster.state.free_bytes(name),
+            "used_bytes": reading.used_bytes if reading else None,
+            "utilisation": reading.utilisation if reading else None,
+            "lost": reading.lost if reading else "",
+            "instances": [self._copy(cluster.state.copy(c.id)) for c in self._on(name)],
+        }
+
+    def _on(self, gpu: str) -> list[Any]:
+        return list(self._cluster.state.instances_on(gpu))
+
+    def _model(self, model: Model) -> dict[str, Any]:
+        cluster = self._cluster
+        demand, served = cluster.state.demand[model.name], cluster.roster.served[model.name]
+        copies = [cluster.state.copy(c.id) for c in cluster.state.instances_of(model.name)]
+        trouble = cluster.failures.of(model.name)
+        used_s = max((c.last_used_s for c in copies), default=demand.last_arrival_s)
+        return {
+            "name": model.name,
+            "status": _status(copies, trouble is not None and trouble.failed),
+            "runtime": served.runtime,
+            "path": str(served.path or ""),
+            "gpus": sorted({gpu for copy in copies for gpu in copy.gpus}),
+            "instances": [self._copy(copy) for copy in copies],
+            "pinned": model.pinned,
+            "qps": demand.request_rate_per_s,
+            "waiting": cluster.reception.room.waiting(model.name),
+            "oldest_wait_s": cluster.reception.room.oldest_wait_s(model.name),
+            "idle_s": None if used_s == float("-inf") else max(0.0, cluster.now_s() - used_s),
+            "bytes_per_gpu": model.bytes_per_gpu(),
+            "requests": demand.arrivals,
+            "error": trouble.why if trouble else "",
+            "log": trouble.log if trouble else "",
+        }
+
+    def _copy(self, copy: Copy) -> dict[str, Any]:
+        engine, coming = self._cluster.engines.get(copy.id), self._cluster.arrivals.of(copy.id)
+        now_s = self._cluster.now_s()
+        return {
+            "id": copy.id,
+            "model": copy.model,
+            "phase": copy.phase.value,
+            "sleep_level": copy.sleep_level,
+            "gpus": list(copy.gpus),
+            "running": copy.running,
+            "waiting": copy.waiting,
+            "served": copy.served,
+            "bytes_per_gpu": copy.bytes_per_gpu,
+            "url": engine.url if engine else "",
+            "pid": engine.process.pid if engine and engine.process else None,
+            "log": engine.log if engine else "",
+            "stage": coming.stage if coming else "",
+            "share": coming.share(now_s) if coming else None,
+            "left_s": coming.left_s(now_s) if coming else None,
+        }
+
+
+def _status(copies: list[Copy], failed: bool) -> str:
+    """The best that can be said of a model's copies."""
+    phases = {copy.phase for copy in copies}
+    for phase in (Phase.READY, Phase.WAKING, Phase.LOADING, Phase.ASLEEP):
+        if phase in phases:
+            return phase.value
+    return "failed" if failed else "leaving" if phases else "unloaded"
