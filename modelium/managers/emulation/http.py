@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import httptools
 import orjson
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         assert exchange is not None
         path, _, query = self._url.partition(b"?")
         exchange.method = self._parser.get_method().decode()
-        exchange.path = path.decode("latin-1")
+        exchange.path = unquote(path.decode("latin-1"))
         exchange.query = parse_qs(query.decode("latin-1")) if query else {}
         exchange.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         exchange._keep_alive = self._parser.should_keep_alive()
