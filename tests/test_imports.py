@@ -40,6 +40,8 @@ MAY_IMPORT = {
         "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
         "summary", "catalog", "conversation", "room", "timeline",
     ),
+    "modelium.managers": ("errors", "units"),
+    "modelium.metrics": ("errors", "units"),
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
         "conversation", "room", "timeline", "managers", "metrics", "catalog",
@@ -56,6 +58,8 @@ ONLY_IN = {
     "jinja2": ("modelium/report/",),
     "matplotlib": ("modelium/report/", "traces/"),
     "pynvml": ("modelium/diagnosis.py", "modelium/live/"),
+    "httptools": ("modelium/managers/emulation/",),
+    "prometheus_client": ("modelium/metrics/",),
     "pandas": (),
 }
 """Package to the beginnings of the only paths that may import it."""
