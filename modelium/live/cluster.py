@@ -232,10 +232,10 @@ class LiveCluster:
         self._instant = self.now_s()
         self.talk.tell(event)
 
-    def tell_news(self, kind: str, **about: Any) -> None:
+    def tell_news(self, what: str, /, **about: Any) -> None:
         """Let all watchers know."""
         for hear in self.watchers.news:
-            hear(kind, about)
+            hear(what, about)
 
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
@@ -349,6 +349,10 @@ class LiveCluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def transitions_under_way(self) -> bool:
+        """Something loads, wakes, sleeps, moves or leaves."""
+        return bool(self._under_way)
 
     async def settle(self) -> None:
         """Wait until no transition is under way."""

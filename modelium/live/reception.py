@@ -275,11 +275,13 @@ class Reception:
             self.control.missed(request.model)
         try:
             if told is None:
-                return await entry.future
+                seat: Seat = await entry.future
+                return seat
             while not entry.future.done():
                 told(self._standing(entry))
                 await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
-            return entry.future.result()
+            seat = entry.future.result()
+            return seat
         except asyncio.CancelledError:
             self.room.leave(entry)
             if entry.future.done() and not entry.future.cancelled():

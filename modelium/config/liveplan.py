@@ -1,0 +1,143 @@
+"""A configuration as a live cluster takes it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelium.config import schema
+from modelium.config.plan import Plan
+from modelium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modelium.config.engines import Engines
+    from modelium.live.given import LiveInput, Served
+
+
+def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> LiveInput:
+    """What `LiveCluster` takes; with `emulate` every model is served by an emulated engine.
+
+    Raises ConfigError for a model that no runtime can serve.
+    """
+    from modelium.config.engines import Engines
+    from modelium.costs import ConfiguredFacts
+    from modelium.live.failures import Patience
+    from modelium.live.given import Deadlines, LiveInput
+    from modelium.live.reception import House
+
+    engines, asked, live = Engines(plan.models), plan.simulation.settings(), config.live
+    return LiveInput(
+        nodes=list(plan.hardware.nodes),
+        gpus=list(plan.hardware.gpus),
+        devices={gpu.id: device for device, gpu in enumerate(plan.hardware.gpus)},
+        served=[served(config, plan, engines, name, emulate=emulate) for name in plan.models],
+        work=engines.work_s,
+        facts=ConfiguredFacts(
+            by_model={name: one.stages for name, one in plan.models.items()},
+            by_node=dict(plan.hardware.links),
+        ),
+        limits=asked.limits,
+        house=House(
+            router=asked.router,
+            queue_limit=config.gateway.queue_limit,
+            max_wait_s=config.gateway.max_wait,
+            places=config.gateway.places,
+            rate_window_s=asked.rate_window_s,
+        ),
+        patience=Patience(
+            live.load_tries, live.retry_first, live.retry_most, forgive_s=live.forgive
+        ),
+        deadlines=Deadlines(
+            load_s=live.load_deadline,
+            sleep_s=live.sleep_deadline,
+            wake_s=live.wake_deadline,
+            stop_grace_s=live.stop_grace,
+            memory_back_s=live.memory_back,
+            probe_every_s=live.probe_every,
+            stall_s=live.stall,
+            shutdown_s=live.shutdown,
+        ),
+    )
+
+
+def served(
+    config: schema.Config, plan: Plan, engines: Engines, name: str, *, emulate: bool = False
+) -> Served:
+    """One model with its runtime and that one's settings. Raises ConfigError."""
+    from modelium.live.given import Served
+
+    entry, model = config.models[name], plan.models[name].model
+    path = Path(config.model_repository) / entry.path if entry.path else None
+    runtime = "emulated" if emulate else entry.runtime or _runtime(config, name, path)
+    if runtime == "emulated":
+        settings = _emulated(config, plan, engines, name)
+    elif path is None:
+        raise ConfigError(f"models.{name}: {runtime} needs the model's files; give `path`")
+    elif runtime == "vllm":
+        settings = _vllm(config, plan, name)
+    else:
+        settings = {**entry.settings, "env": dict(entry.env)}
+    can_sleep = runtime in ("vllm", "emulated")
+    return Served(model, runtime, path and path.resolve(), settings, can_sleep)
+
+
+def _runtime(config: schema.Config, name: str, path: Path | None) -> str:
+    if config.emulated.enabled:
+        return "emulated"
+    if path is None:
+        raise ConfigError(
+            f"models.{name}: nothing says where its files are; give `path`, or set"
+            " emulated: {enabled: true} to try things with no engine at all"
+        )
+    from modelium.analyze import analyze
+
+    return analyze(path).runtime
+
+
+def _vllm(config: schema.Config, plan: Plan, name: str) -> dict[str, Any]:
+    """vLLM's own names; flags and environment of all models, then the model's own."""
+    entry = config.models[name]
+    return {
+        **plan.models[name].vllm.model_dump(exclude_none=True),
+        **entry.settings,
+        "flags": [*config.vllm.flags, *entry.flags],
+        "env": {**config.vllm.env, **entry.env},
+    }
+
+
+def _emulated(config: schema.Config, plan: Plan, engines: Engines, name: str) -> dict[str, Any]:
+    """The same engine that a simulation would use, and the same stages of a load."""
+    from modelium.sim.spec import Generate
+
+    one = plan.models[name]
+    kind = plan.hardware.kinds()[0]
+    engine = engines.engine(name, kind)
+    stages = one.stages
+    weights_s = one.model.weights_bytes / _rate(plan, one.model.gpus)
+    return {
+        "engine": {"kind": "generate" if isinstance(engine, Generate) else "infer"}
+        | asdict(engine),
+        "stages": {
+            "process": stages.process_s + stages.tokenizer_s,
+            "weights": weights_s,
+            "compile": stages.compile_s + stages.profile_s,
+            "graphs": stages.graphs_s,
+        },
+        "sleep_s": _by_level(stages.sleep_s),
+        "wake_s": _by_level(stages.wake_s),
+        "speed": config.emulated.speed,
+        **config.models[name].settings,
+    }
+
+
+def _by_level(seconds: tuple[float, float]) -> dict[str, float]:
+    return {str(level): each for level, each in enumerate(seconds, 1)}
+
+
+def _rate(plan: Plan, gpus: int) -> float:
+    from modelium.core import Tier
+    from modelium.costs import Links, weights_rate
+
+    links = next(iter(plan.hardware.links.values()), Links())
+    return weights_rate(links, Tier.DISK, gpus)
