@@ -275,13 +275,11 @@ class Reception:
             self.control.missed(request.model)
         try:
             if told is None:
-                seat: Seat = await entry.future
-                return seat
+                return await entry.future
             while not entry.future.done():
                 told(self._standing(entry))
                 await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
-            seat = entry.future.result()
-            return seat
+            return entry.future.result()
         except asyncio.CancelledError:
             self.room.leave(entry)
             if entry.future.done() and not entry.future.cancelled():

@@ -13,9 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
-from modelium.live.seats import RefusedError, Request
+from modelium.live.seats import RefusedError, Request, Seat
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +24,7 @@ class Entry:
     request: Request
     deadline_s: float
     number: int
-    future: asyncio.Future[Any] = field(repr=False)
+    future: asyncio.Future[Seat] = field(repr=False)
     gone: bool = False
 
 
