@@ -21,6 +21,17 @@ QUIET_S = 60.0
 """Real seconds within which everything in these tests must have settled."""
 INSTANT = {"stages": {"process": 0.0}, "sleep_s": {}, "wake_s": {}, "speed": "inf"}
 
+STEADY = {
+    **INSTANT,
+    "speed": 1.0,
+    "engine": {
+        "kind": "generate",
+        "kv_tokens": 10_000,
+        "step": {"decode_c": 0.02, "mixed_c": 0.02},
+    },
+}
+"""A request takes a few hundredths of a second: long enough to be seen under way."""
+
 
 def live_input(
     models: Sequence[Model], gpus: Sequence[Gpu], nodes: Sequence[Node], **more: object
@@ -71,7 +82,7 @@ class LiveHarness:
 
         async def make() -> LiveCluster:
             journal = Journal(folder / "journal.db")
-            given = live_input(models, gpus, nodes)
+            given = live_input(models, gpus, nodes, settings=STEADY)
             self.http = aiohttp.ClientSession()
             return LiveCluster(given, {"emulated": self.manager}, PretendInventory(gpus), journal)
 
