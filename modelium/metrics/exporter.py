@@ -176,7 +176,7 @@ class ModeliumMetrics:
         self._lately.forget(model)
         with self._lock:
             self._names.get("model", set()).discard(model)
-            self._end({key for key in self._children if key[0] in self.families.of_models
+            self._end({key for key in list(self._children) if key[0] in self.families.of_models
                        and key[1] == model})  # fmt: skip
 
     # GPUs
@@ -254,7 +254,7 @@ class ModeliumMetrics:
     def _replace(self, family: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
         """Set these series and end all others of the family."""
         with self._lock:
-            self._end({key for key in self._children
+            self._end({key for key in list(self._children)
                        if key[0] is family and key[1:] not in values})  # fmt: skip
         for labels, value in values.items():
             self._child(family, *labels).set(value)

@@ -1,0 +1,126 @@
+/* A stand-in for NVIDIA's libnvidia-ml.so.1, for tests under the real pynvml.
+ *
+ * All it knows is in the text file $FAKE_NVML_STATE, read anew at each call:
+ *
+ *   driver VERSION                                      without this line: no driver is loaded
+ *   gpu INDEX STATUS TOTAL USED PERCENT UUID NAME...    STATUS 0 works, 15 is lost; PERCENT -1: none
+ *   proc INDEX PID BYTES KIND                           KIND c computes, g draws; BYTES -1: not told
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7,
+       NO_DRIVER = 9 };
+enum { MOST = 64 };
+
+typedef struct { int index, status, percent; unsigned long long total, used;
+                 char uuid[96], name[96]; } Gpu;
+typedef struct { unsigned pid; unsigned long long bytes; unsigned gi, ci; } Process;
+typedef struct { int gpu; char kind; Process process; } Held;
+
+static Gpu gpus[MOST];
+static Held held[MOST];
+static int n_gpus, n_held, initialized;
+
+static int look(void) {
+    const char *path = getenv("FAKE_NVML_STATE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[512];
+    int driver = 0;
+    n_gpus = n_held = 0;
+    if (!file) return NO_DRIVER;
+    while (fgets(line, sizeof line, file)) {
+        Gpu *g = &gpus[n_gpus];
+        Held *h = &held[n_held];
+        long long bytes;
+        if (!strncmp(line, "driver ", 7)) driver = 1;
+        else if (sscanf(line, "gpu %d %d %llu %llu %d %95s %95[^\n]", &g->index, &g->status,
+                        &g->total, &g->used, &g->percent, g->uuid, g->name) == 7) n_gpus++;
+        else if (sscanf(line, "proc %d %u %lld %c", &h->gpu, &h->process.pid, &bytes,
+                        &h->kind) == 4) {
+            h->process.bytes = (unsigned long long)bytes;
+            h->process.gi = h->process.ci = 0xffffffffu;
+            n_held++;
+        }
+    }
+    fclose(file);
+    if (!driver) { initialized = 0; return NO_DRIVER; }
+    return OK;
+}
+
+static int ready(void) {
+    int status = look();
+    if (status) return status;
+    return initialized ? OK : UNINITIALIZED;
+}
+
+static int find(void *device, Gpu **found) {
+    int status = ready(), index = (int)(size_t)device - 1;
+    if (status) return status;
+    for (int i = 0; i < n_gpus; i++)
+        if (gpus[i].index == index) { *found = &gpus[i]; return gpus[i].status; }
+    return INVALID;
+}
+
+int nvmlInitWithFlags(unsigned flags) { int s = look(); if (!s) initialized = 1; return s; }
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+int nvmlShutdown(void) { initialized = 0; return OK; }
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    int status = ready();
+    *count = (unsigned)n_gpus;
+    return status;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    Gpu *g;
+    *device = (void *)(size_t)(index + 1);
+    return find(*device, &g);
+}
+
+static int text(void *device, char *out, unsigned length, int uuid) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (!status) snprintf(out, length, "%s", uuid ? g->uuid : g->name);
+    return status;
+}
+int nvmlDeviceGetName(void *d, char *out, unsigned n) { return text(d, out, n, 0); }
+int nvmlDeviceGetUUID(void *d, char *out, unsigned n) { return text(d, out, n, 1); }
+
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *memory) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (!status) { memory[0] = g->total; memory[1] = g->total - g->used; memory[2] = g->used; }
+    return status;
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (status) return status;
+    if (g->percent < 0) return NOT_SUPPORTED;
+    rates[0] = (unsigned)g->percent;
+    rates[1] = 0;
+    return OK;
+}
+
+static int processes(void *device, unsigned *count, Process *out, char kind) {
+    Gpu *g;
+    unsigned n = 0, room = *count;
+    int status = find(device, &g);
+    if (status) return status;
+    for (int i = 0; i < n_held; i++)
+        if (held[i].gpu == g->index && held[i].kind == kind) {
+            if (n < room) out[n] = held[i].process;
+            n++;
+        }
+    *count = n;
+    return n > room ? SMALL : OK;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, Process *out) {
+    return processes(d, n, out, 'c');
+}
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *d, unsigned *n, Process *out) {
+    return processes(d, n, out, 'g');
+}
