@@ -65,12 +65,12 @@ class Asker:
         return self.process.communicate()[1]
 
 
-@pytest.fixture()
+@pytest.fixture
 def driver(tmp_path: Path) -> FakeDriver:
     return FakeDriver(tmp_path, "NVIDIA H100 80GB HBM3", "NVIDIA L4", "Colossus 1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def asker(driver: FakeDriver) -> Iterator[Asker]:
     asker = Asker(driver)
     assert asker.greeting == "ready"
@@ -194,12 +194,12 @@ def test_a_driver_without_gpus_is_refused(driver: FakeDriver) -> None:
 # Pretended ones
 
 
-@pytest.fixture()
+@pytest.fixture
 def pretend() -> PretendInventory:
     return PretendInventory([Gpu("a", "node", 10 * GIB, "l4-24g"), Gpu("b", "node", 20 * GIB)])
 
 
-@pytest.fixture()
+@pytest.fixture
 def child() -> Iterator[psutil.Process]:
     process = subprocess.Popen(["sleep", "60"])
     yield psutil.Process(process.pid)
