@@ -21,9 +21,7 @@ from modelium.config.guess import TRIAL, guess_fleet, guess_models, parse_models
 from modelium.config.schema import Cluster, ModelEntry
 from modelium.core import Policy
 from modelium.errors import ConfigError, ModeliumError
-from modelium.parameters import parameters
-from modelium.registry import find as find_policy
-from modelium.registry import make_policy
+from modelium.registry import make_policy, with_defaults
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event, Lock
@@ -61,7 +59,7 @@ class Prepared:
 
         Raises PolicyError for unknown names and parameters.
         """
-        name, given = _with_defaults(text, self.plan)
+        name, given = with_defaults(text, self.plan.policy_defaults)
         words = ",".join(f"{key}={value}" for key, value in given.items())
         models = self.plan.models
         made = make_policy(f"{name}:{words}", rng_seed=seed, trace=self.trace, models=models)
@@ -215,14 +213,3 @@ def _on(config: Config, fleet: str) -> Config:
     gpus = Cluster.model_validate({"gpus": fleet}).gpus
     cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
     return config.model_copy(update={"cluster": cluster})
-
-
-def _with_defaults(policy: str, plan: Plan) -> tuple[str, dict[str, str]]:
-    """Name and parameters of a policy; the configuration's defaults where it has such ones."""
-    name, _, rest = policy.partition(":")
-    known = {parameter.name for parameter in parameters(find_policy(name.strip()))}
-    given = {key: value for key, value in plan.policy_defaults.items() if key in known}
-    for pair in filter(None, rest.split(",")):
-        key, _, value = pair.partition("=")
-        given[key.strip()] = value.strip()
-    return name.strip(), given

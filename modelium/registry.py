@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,20 @@ def make_policy(
         raise PolicyError(f"policy {name!r} needs {', '.join(missing)}: write {name}:{example}")
     policy: Policy = maker(**given)
     return policy
+
+
+def with_defaults(text: str, defaults: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Name and parameters that `text` gives, and those of `defaults` that the policy has.
+
+    Raises PolicyError for unknown names.
+    """
+    name, _, rest = text.partition(":")
+    known = {parameter.name for parameter in parameters(find(name.strip()))}
+    given = {key: value for key, value in defaults.items() if key in known}
+    for pair in filter(None, rest.split(",")):
+        key, _, value = pair.partition("=")
+        given[key.strip()] = value.strip()
+    return name.strip(), given
 
 
 def find(name: str) -> Any:

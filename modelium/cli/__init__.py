@@ -20,8 +20,29 @@ COMMANDS = {
     "report": "Build a report again, or one of several runs side by side.",
     "check": "Check this machine and the configuration.",
     "init": "Write a commented configuration file.",
+    "run": "Serve models live, under a policy.",
+    "watch": "Watch a running server on the terminal.",
+    "status": "Show GPUs, who is on them, and totals.",
+    "list": "List the models of a running server.",
+    "explain": "Tell why a model is where it is.",
+    "load": "Have a model loaded.",
+    "unload": "Have a model unloaded.",
+    "sleep": "Put a model to sleep, weights in host RAM.",
+    "wake": "Wake a sleeping model.",
+    "pin": "Keep a model loaded, whatever the policy thinks.",
+    "unpin": "Let the policy decide on a model again.",
+    "add": "Add a folder of model files to the repository.",
+    "delete": "Remove a model.",
+    "logs": "Show what a model's engine writes.",
+    "usage": "Show what each organization has used.",
+    "key": "Make, list and revoke API keys.",
 }
-"""Name and one-line help; the command itself is `modelium.cli.<name>.<name>`."""
+"""Name and one-line help; the command itself is `modelium.cli.<name>.<name>`, but for these:"""
+ELSEWHERE = {
+    **dict.fromkeys(("load", "unload", "sleep", "wake", "pin", "unpin", "delete"), "operate"),
+    **dict.fromkeys(("list", "usage"), "status"),
+}
+ALIASES = {"serve": "run"}
 
 
 class LazyGroup(click.Group):
@@ -33,17 +54,18 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"modelium.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        module = importlib.import_module(f"modelium.cli.{ELSEWHERE.get(name, name)}")
+        command: click.Command = getattr(module, f"{name}_" if name == "list" else name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that `args` begin with, or say which one may be meant."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in {**COMMANDS, **ALIASES} and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS) or f" There are {', '.join(COMMANDS)}."
             raise click.UsageError(f"no command called {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)

@@ -1,0 +1,53 @@
+"""`modelium explain [MODEL]`: why is it where it is?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from modelium.cli.options import as_json, client, server
+
+
+@click.command()
+@click.argument("model", default="")
+@click.option("--limit", default=20, show_default=True, help="Decisions, newest first.")
+@server
+@as_json
+def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
+    """Tell the latest decisions, on MODEL or on all, each with its reason and how it ended."""
+    there = client(url, key)
+    lines = there.decisions(model, limit)
+    now = [one for one in there.models() if one["name"] == model]
+    if as_json:
+        click.echo(json.dumps({"model": now[0] if now else None, "decisions": lines}, indent=2))
+        return
+    if model and not now and not lines:
+        from modelium.errors import ConfigError, did_you_mean
+
+        hint = did_you_mean(model, [one["name"] for one in there.models()])
+        raise ConfigError(f"no model called {model!r}.{hint}")
+    for one in now:
+        gpus = " ".join(one["gpus"]) or "no GPU"
+        click.echo(f"{one['name']} is {one['status']} on {gpus}; {one['waiting']} wait for it")
+        if one["error"]:
+            click.echo(f"its last load failed: {one['error']}")
+    for line in lines:
+        click.echo(_sentence(line))
+    if not lines:
+        click.echo("nothing was decided yet")
+
+
+def _sentence(line: dict[str, Any]) -> str:
+    from modelium.units import format_seconds
+
+    what = f"{format_seconds(line['at_s']):>9}  {line['kind']:<6} {line['model']}"
+    where = f" on {' '.join(line['gpus'])}" if line["gpus"] else ""
+    if line["error"]:
+        end = f"; failed: {line['error']}"
+    elif line["end_s"] is None:
+        end = "; under way"
+    else:
+        end = f"; took {format_seconds(line['end_s'] - line['at_s'])}"
+    return f"{what}{where}: {line['reason']}{end}"

@@ -1,0 +1,44 @@
+"""`modelium load|unload|sleep|wake|pin|unpin MODEL`: what operators do to one model."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from modelium.cli.options import as_json, client, server
+
+
+def _verb(name: str, says: str) -> click.Command:
+    @click.command(name, help=says)
+    @click.argument("model")
+    @server
+    @as_json
+    def command(model: str, url: str, key: str, as_json: bool) -> None:
+        told = client(url, key).act(model, name)
+        if as_json:
+            click.echo(json.dumps(told, indent=2))
+        else:
+            gpus = " ".join(told["gpus"]) or "no GPU"
+            pinned = ", pinned" if told["pinned"] else ""
+            click.echo(f"{told['name']} is {told['status']} on {gpus}{pinned}")
+
+    return command
+
+
+load = _verb("load", "Have MODEL loaded (or woken) where the policy puts it; wait until it is.")
+unload = _verb("unload", "Let MODEL finish its requests, then free its memory.")
+sleep = _verb("sleep", "Let MODEL finish its requests, then sleep with its weights in host RAM.")
+wake = _verb("wake", "Wake MODEL's sleeping copies.")
+pin = _verb("pin", "Keep MODEL loaded, whatever the policy thinks; outlives a restart.")
+unpin = _verb("unpin", "Let the policy decide on MODEL again.")
+
+
+@click.command(help="Unload MODEL, serve it no more, and remove it from the model repository.")
+@click.argument("model")
+@server
+@as_json
+def delete(model: str, url: str, key: str, as_json: bool) -> None:
+    """Remove a model."""
+    told = client(url, key).delete(model)
+    click.echo(json.dumps(told, indent=2) if as_json else f"{model} is removed")

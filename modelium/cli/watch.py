@@ -1,0 +1,52 @@
+"""`modelium watch`: the live view of a running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+
+import click
+
+from modelium.cli.options import as_json, client, server
+
+EVERY_S = 0.5
+
+
+@click.command()
+@server
+@as_json
+def watch(url: str, key: str, as_json: bool) -> None:
+    """Watch a running server: who is resident, who waits, and why; Ctrl-C ends it.
+
+    Without a terminal, and with --json, events are printed as they come, a line each.
+    """
+    there = client(url, key)
+    there.status()  # a wrong address is told before the screen is cleared
+    if as_json or not sys.stdout.isatty():
+        from modelium.live.screen import sentence
+
+        for what, about in there.events():
+            if as_json:
+                click.echo(json.dumps({"event": what, **about}))
+            elif (line := sentence(what, about)) is not None:
+                click.echo(line.plain.strip())
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    from modelium.live.screen import Screen
+
+    screen, console, over = Screen(), Console(), threading.Event()
+
+    def hear() -> None:
+        try:
+            for what, about in there.events():
+                screen.hear(what, about)
+        finally:
+            over.set()
+
+    threading.Thread(target=hear, daemon=True).start()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while not over.wait(EVERY_S):
+            live.update(screen.draw(there.status(), console.width), refresh=True)

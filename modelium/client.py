@@ -1,0 +1,105 @@
+"""A small client of a running gateway's admin calls, for the command line and for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from modelium.errors import ModeliumError
+
+URL_VARIABLE = "MODELIUM_URL"
+KEY_VARIABLE = "MODELIUM_API_KEY"
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+class ServerError(ModeliumError):
+    """The server is not there, or has refused; the message is its own."""
+
+
+class Client:
+    """Talks to one gateway. `url` and `key` default to $MODELIUM_URL and $MODELIUM_API_KEY."""
+
+    def __init__(self, url: str = "", key: str = "", *, ca_file: str | None = None) -> None:
+        self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+        self._key = key or os.environ.get(KEY_VARIABLE, "")
+        self._tls = ssl.create_default_context(cafile=ca_file) if "https:" in self.url else None
+
+    def status(self) -> dict[str, Any]:
+        """GPUs and totals."""
+        answer: dict[str, Any] = self._call("GET", "/status")
+        return answer
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every model with its instances."""
+        answer: list[dict[str, Any]] = self._call("GET", "/models")["models"]
+        return answer
+
+    def act(self, model: str, verb: str) -> dict[str, Any]:
+        """load, unload, sleep, wake, pin or unpin a model; returns when it is done."""
+        answer: dict[str, Any] = self._call(
+            "POST", f"/models/{quote(model)}/{verb}", timeout_s=3600.0
+        )
+        return answer
+
+    def delete(self, model: str) -> dict[str, Any]:
+        """Have a model unloaded and served no more."""
+        answer: dict[str, Any] = self._call("DELETE", f"/models/{quote(model)}", timeout_s=3600.0)
+        return answer
+
+    def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """The latest decisions, newest first."""
+        query = urlencode({"model": model, "limit": limit})
+        answer: list[dict[str, Any]] = self._call("GET", f"/decisions?{query}")["decisions"]
+        return answer
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Requests, tokens and GPU-seconds by organization."""
+        answer: list[dict[str, Any]] = self._call("GET", "/usage")["organizations"]
+        return answer
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What happens, as it happens; for ever."""
+        with self._open("GET", "/events", timeout_s=3600.0) as stream:
+            kind = ""
+            for raw in stream:
+                line = raw.decode().rstrip("\n")
+                if line.startswith("event:"):
+                    kind = line[6:].strip()
+                elif line.startswith("data:"):
+                    yield kind, json.loads(line[5:])
+
+    def _call(self, method: str, path: str, timeout_s: float = 30.0) -> Any:
+        with self._open(method, path, timeout_s) as answer:
+            return json.loads(answer.read())
+
+    def _open(self, method: str, path: str, timeout_s: float) -> Any:
+        request = urllib.request.Request(self.url + path, method=method)
+        if self._key:
+            request.add_header("Authorization", f"Bearer {self._key}")
+        try:
+            return urllib.request.urlopen(request, timeout=timeout_s, context=self._tls)
+        except urllib.error.HTTPError as error:
+            raise ServerError(_told(error)) from None
+        except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+            why = getattr(error, "reason", error)
+            raise ServerError(
+                f"no answer from {self.url}: {why}. Is `modelium run` there? (--url or"
+                f" ${URL_VARIABLE} names another address)"
+            ) from None
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    """The gateway's own words, if it has sent any."""
+    text = error.read().decode(errors="replace")
+    try:
+        message = json.loads(text)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = text.strip() or error.reason
+    hint = f" (${KEY_VARIABLE} holds the key)" if error.code in (401, 403) else ""
+    return f"{error.code}: {message}{hint}"
