@@ -24,7 +24,9 @@ LAG_S = 0.1
 class Sequence:
     """One prompt and the tokens to make for it."""
 
-    __slots__ = ("blocks", "chunk", "computed", "emit", "emitted", "output", "prompt", "running")
+    __slots__ = (
+        "blocks", "chunk", "computed", "emit", "emitted", "goal", "output", "prompt", "running",
+    )  # fmt: skip
 
     def __init__(self, prompt: int, output: int, emit: Callable[[bool], None]) -> None:
         self.prompt = prompt
@@ -32,20 +34,28 @@ class Sequence:
         self.emit = emit
         """Called for each token; True with the last one."""
         self.emitted = self.computed = self.chunk = self.blocks = 0
+        self.goal = prompt
+        """Tokens known when it was admitted: it prefills until those are computed."""
         self.running = False
 
 
 class Batcher:
     """One engine: sequences in, tokens out, at the pace of its profile."""
 
-    def __init__(self, spec: Generate, speed: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        spec: Generate,
+        speed: float,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.spec = spec
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.free_blocks = self.blocks = spec.kv_tokens // spec.block_tokens
         self.prompt_tokens = self.output_tokens = self.finished = self.preemptions = 0
         self.paused = False
-        self._speed, self._loop = speed, loop
+        self._speed, self._loop, self._clock = speed, loop, clock
         self._timer: asyncio.Handle | None = None
         self._due_s = 0.0
 
@@ -80,7 +90,7 @@ class Batcher:
 
     def _go_on(self) -> None:
         if self._timer is None and not self.paused:
-            self._due_s = time.monotonic()
+            self._due_s = self._clock()
             self._timer = self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -91,21 +101,19 @@ class Batcher:
 
     def _turn(self) -> None:
         self._end_step()
-        if not self.paused:
-            self._next_step()
+        self._next_step()
 
     def _next_step(self) -> None:
-        now_s = time.monotonic()
-        while (step_s := self._plan()) is not None:
-            self._due_s = max(self._due_s + step_s / self._speed, now_s - LAG_S)
-            wait_s = self._due_s - now_s
-            if wait_s > 0:
-                late_s = math.ceil(wait_s / TIMER_S) * TIMER_S
-                self._timer = self._loop.call_later(late_s, self._turn)
-            else:
-                self._timer = self._loop.call_soon(self._turn)
+        now_s = self._clock()
+        if (step_s := self._plan()) is None:
+            self._timer = None
             return
-        self._timer = None
+        self._due_s = max(self._due_s + step_s / self._speed, now_s - LAG_S)
+        if (wait_s := self._due_s - now_s) > 0:
+            whole_s = math.ceil(wait_s / TIMER_S) * TIMER_S
+            self._timer = self._loop.call_later(whole_s, self._turn)
+        else:
+            self._timer = self._loop.call_soon(self._turn)
 
     def _end_step(self) -> None:
         done = []
@@ -136,7 +144,7 @@ class Batcher:
         decoding = context = tokens = 0
         chunks = []
         for sequence in self.running:
-            if sequence.chunk == 1 and sequence.emitted:
+            if sequence.chunk and sequence.computed >= sequence.goal:
                 decoding += 1
                 context += sequence.computed + 1
             elif sequence.chunk:
@@ -182,6 +190,7 @@ class Batcher:
             sequence.blocks = -(-sequence.chunk // size)
             self.free_blocks -= sequence.blocks
             sequence.running = True
+            sequence.goal = known
             self.running.append(sequence)
             if not sequence.emitted:
                 self.prompt_tokens += sequence.prompt

@@ -17,13 +17,19 @@ class Job:
 
     def __init__(self, items: int, tokens: int, done: Callable[[], None]) -> None:
         self.items, self.tokens, self.done = items, tokens, done
-        self.arrival_s = time.monotonic()
+        self.arrival_s = 0.0
 
 
 class Inferrer:
     """One engine: a batch of b items with w tokens takes `latency_s[k][b-1] + per_token_s*w`."""
 
-    def __init__(self, spec: Infer, speed: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        spec: Infer,
+        speed: float,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.spec = spec
         self.max_batch = min(len(row) for row in spec.latency_s)
         self.waiting: deque[Job] = deque()
@@ -31,13 +37,14 @@ class Inferrer:
         self.running: set[Job] = set()
         self.finished = self.items = self.batches = 0
         self.paused = False
-        self._speed, self._loop = speed, loop
+        self._speed, self._loop, self._clock = speed, loop, clock
         self._free_s = [[0.0] * len(spec.latency_s) for _ in range(spec.servers)]
         """When each stage of each server is free."""
         self._timer: asyncio.Handle | None = None
 
     def put(self, job: Job) -> None:
         """Queue a job of at most `max_batch` items."""
+        job.arrival_s = self._clock()
         self.waiting.append(job)
         self._waiting_items += job.items
         self._go_on(0.0)
@@ -67,7 +74,7 @@ class Inferrer:
         """Start what can be started; come back when more can."""
         self._timer = None
         while self.waiting and not self.paused:
-            now_s = time.monotonic()
+            now_s = self._clock()
             stages = min(self._free_s, key=lambda free: free[0])
             full = self._waiting_items >= self.max_batch
             ready_s = self.waiting[0].arrival_s + self.spec.max_delay_s / self._speed
