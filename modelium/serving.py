@@ -8,14 +8,14 @@ import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from modelium.config import Config, Plan, make_plan
+from modelium.config import Config, Plan, find, make_plan, read
 from modelium.config.liveplan import live_input
-from modelium.config.schema import GpuGroup, NodeEntry
+from modelium.config.schema import Cluster, GpuGroup, NodeEntry
 from modelium.core import Policy
 from modelium.errors import ConfigError
 from modelium.live.bookkeeping import Bookkeeper
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from modelium.managers.engine import Manager
 
 
+DEFAULT_POLICY = "lru"
+
+
 @dataclass(frozen=True)
 class Order:
     """What to serve, and how."""
@@ -46,6 +49,38 @@ class Order:
     keep_engines: bool = False
     """Leave the engines running at the end, for the next start to adopt."""
     seed: int = 0
+
+
+def order(
+    config: Path | None,
+    policy: str = "",
+    *,
+    gpus: str = "",
+    host: str | None = None,
+    port: int | None = None,
+    emulate: bool = False,
+    speed: float | None = None,
+    keep_engines: bool = False,
+    seed: int = 0,
+) -> Order:
+    """Read the configuration and let the command line's words go first. Raises ModeliumError."""
+    path = find(config)
+    if path is None and not emulate:
+        raise ConfigError(
+            "no configuration was found; `modelium init` writes one (or try --emulate --gpus"
+            " 4xh100-80g with a configuration that names models)"
+        )
+    given = read(path) if path else Config()
+    address = {"host": host, "port": port}
+    changed = {key: value for key, value in address.items() if value is not None}
+    updates: dict[str, Any] = {"gateway": given.gateway.model_copy(update=changed)}
+    if speed is not None:
+        updates["emulated"] = given.emulated.model_copy(update={"speed": speed})
+    if gpus:
+        fleet = Cluster.model_validate({"gpus": gpus}).gpus
+        updates["cluster"] = given.cluster.model_copy(update={"gpus": fleet, "nodes": []})
+    named = policy or (given.policy[0] if given.policy else DEFAULT_POLICY)
+    return Order(given.model_copy(update=updates), named, emulate, keep_engines, seed)
 
 
 @dataclass
@@ -86,7 +121,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             alive(cluster, policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy)
-        url = await stack.enter_async_context(_gateway(config, cluster, operations, metrics))
+        url = await stack.enter_async_context(_gateway(config, cluster, operations))
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             cluster.loop.add_signal_handler(number, stop.set)
@@ -144,3 +179,30 @@ def _emulated(config: Config, folder: Path) -> Manager:
         folder=(folder / "emulated").resolve(), speed=config.emulated.speed
     )
     return manager
+
+
+def _gateway(
+    config: Config, cluster: LiveCluster, operations: Operations
+) -> AbstractAsyncContextManager[str]:
+    from modelium.gateway.desk import Desk, Settings
+    from modelium.gateway.keys import Keys
+    from modelium.gateway.limits import Limits, Rate
+    from modelium.gateway.server import Address, listening
+
+    given = config.gateway
+    certificate, key = given.tls_certificate, given.tls_key
+    address = Address(
+        given.host,
+        given.port,
+        Path(certificate) if certificate else None,
+        Path(key) if key else None,
+    )
+    rates = {name: Rate(**limit.model_dump()) for name, limit in given.organizations.items()}
+    limits = Limits(cluster.now_s, Rate(**given.limits.model_dump()), rates)
+    settings = Settings(
+        max_body_bytes=given.max_body,
+        allowed_origins=tuple(given.allowed_origins),
+        open_admin=address.loopback,
+    )
+    keys = Keys(Path(given.keys)) if given.keys else None
+    return listening(Desk(cluster.reception, operations, limits, keys, settings), address)

@@ -58,6 +58,8 @@ class Journal:
         self.path = path
         self.failures = 0
         """Writes that the disk refused so far."""
+        self.failing = False
+        """The latest write was refused."""
         self.began = time.time()
         self._rows: list[Sequence[Any]] = []
         self._rows_lock = threading.Lock()
@@ -195,6 +197,18 @@ class Journal:
                 [(self.run, *row) for row in rows],
             )
 
+    def usage(self) -> list[dict[str, Any]]:
+        """What each organization has used, in all runs, largest first."""
+        self.write_requests()
+        with self._told():
+            rows = self._db.execute(
+                "SELECT organization, count(*), sum(prompt_tokens), sum(output_tokens),"
+                " sum(gpu_seconds) FROM requests WHERE outcome != 'refused'"
+                " GROUP BY organization ORDER BY sum(gpu_seconds) DESC, organization"
+            ).fetchall()
+        names = ("organization", "requests", "prompt_tokens", "output_tokens", "gpu_seconds")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     # What was learnt, and settings that outlive a run
 
     def learnt_need(self, model: str, gpu_kind: str, bytes_per_gpu: int) -> None:
@@ -239,8 +253,10 @@ class Journal:
     def _told(self) -> Iterator[None]:
         try:
             yield
+            self.failing = False
         except (sqlite3.Error, OSError) as error:
             self.failures += 1
+            self.failing = True
             raise JournalError(f"{self.path}: the journal cannot be used: {error}") from None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import did_you_mean
-from modelium.live.cluster import as_news
+from modelium.live.cluster import News, as_news
 from modelium.live.seats import RefusedError
 from modelium.state import Copy
 
@@ -48,7 +49,11 @@ class Operations:
             "pretend_gpus": cluster.memory.inventory.pretend,
             "policy_faults": self._driver.faults,
             "decide_s": cluster.talk.decide_s,
-            "journal": {"path": str(cluster.journal.path), "failures": cluster.journal.failures},
+            "journal": {
+                "path": str(cluster.journal.path),
+                "failures": cluster.journal.failures,
+                "failing": cluster.journal.failing,
+            },
             "gpus": [self._gpu(name) for name in state.all_gpus],
         }
 
@@ -61,6 +66,16 @@ class Operations:
         lines = (line for _, line in reversed(self._cluster.decisions))
         chosen = [as_news(line) for line in lines if not model or line.model == model]
         return chosen[:limit]
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Requests, tokens and GPU-seconds by organization, over all runs."""
+        return self._cluster.journal.usage()
+
+    def subscribe(self, hear: News) -> Callable[[], None]:
+        """Tell `hear(what, about)` of all that happens, until the returned function is called."""
+        news = self._cluster.watchers.news
+        news.append(hear)
+        return lambda: news.remove(hear)
 
     # What can be done
 

@@ -208,6 +208,10 @@ class Reception:
             self.control.refused(request, error)
             raise
 
+    def give_up(self, request: Request, error: RefusedError) -> None:
+        """A request whose seats were lost gets no other one."""
+        self.control.refused(request, error)
+
     def release(self, model: str, cold: str = "") -> None:
         """Seat what waits for `model`, as far as there is room at its ready engines."""
         self.wanted.pop(model, None)

@@ -96,3 +96,6 @@ class Seats(Protocol):
         `told` hears at once, and about once a second, where a request stands that has to wait.
         Cancelling the task takes the request out of the queue. Raises RefusedError.
         """
+
+    def give_up(self, request: Request, error: RefusedError) -> None:
+        """A request whose seats were lost gets no other one."""

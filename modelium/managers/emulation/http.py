@@ -23,7 +23,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_connection", "_keep_alive", "body", "gone", "headers", "method", "on_gone",
-        "path", "query",
+        "path", "query", "refused",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -36,6 +36,8 @@ class Exchange:
         self.body = b""
         self.gone = False
         """The client has left; what is sent now goes nowhere."""
+        self.refused: tuple[int, str] | None = None
+        """Status and reason, if it was not understood."""
         self.on_gone: Callable[[], None] | None = None
         """Called when the client leaves before the answer is complete."""
 
@@ -85,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._url = b""
         self._transport: asyncio.Transport | None = None
+        self._deaf = False
+        """What comes now is no request any more: hang up when all before it is answered."""
 
     # What asyncio calls
 
@@ -92,12 +96,16 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400, "this server speaks HTTP/1.1 only")
+            self._deaf = True
+            if self._current is None and self._transport is not None:
+                self._transport.close()
         except httptools.HttpParserError as error:
-            if self._transport is not None and not self._transport.is_closing():
+            if not self._deaf:
                 self._refuse(400, f"not HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -159,15 +167,21 @@ class Connection(asyncio.Protocol):
     def answered(self, keep_alive: bool) -> None:
         """The current exchange is over."""
         self._current = None
-        if not keep_alive and self._transport is not None:
-            self._transport.close()
+        if not keep_alive or (self._deaf and not self._queue):
+            if self._transport is not None:
+                self._transport.close()
         elif self._queue:
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         if self._current is None and self._queue:
-            self._current = self._queue.popleft()
-            self._handle(self._current)
+            self._current = current = self._queue.popleft()
+            if current.refused is None:
+                self._handle(current)
+            else:
+                status, why = current.refused
+                error = {"message": why, "type": "BadRequestError", "param": None, "code": status}
+                current.answer(status, {"error": error})
 
     def _grow(self, n: int, most: int, status: int) -> None:
         self._size += n
@@ -176,8 +190,10 @@ class Connection(asyncio.Protocol):
             raise httptools.HttpParserError("too large")
 
     def _refuse(self, status: int, why: str) -> None:
-        """Answer and hang up: what follows on this connection cannot be understood."""
+        """In its turn, answer and hang up: what follows on this connection is not understood."""
+        self._deaf = True
         refused = Exchange(self)
         refused._keep_alive = False
-        refused.answer(status, {"error": {"message": why, "type": "BadRequestError",
-                                          "param": None, "code": status}})  # fmt: skip
+        refused.refused = status, why
+        self._queue.append(refused)
+        self._next()

@@ -1,0 +1,156 @@
+"""`modelium run` (alias `serve`): serve models live, under a policy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from modelium.serving import Order, Server
+
+FILE = click.Path(path_type=Path)
+DRAW_EVERY_S = 0.5
+
+
+@click.command()
+@click.option("--config", type=FILE, help="What is served, and on what; looked for, if not given.")
+@click.option(
+    "--policy", metavar="NAME[:KEY=VALUE,...]", help="[default: the configuration's; lru]"
+)
+@click.option("--gpus", default="", metavar="FLEET", help="GPUs to pretend, such as 4xh100-80g.")
+@click.option("--host", help="Address to listen on.  [default: the configuration's; 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0 chooses one.")
+@click.option("--emulate", is_flag=True, help="Serve all models with emulated engines.")
+@click.option("--speed", type=float, help="Of emulated engines; 10 is ten times as fast.")
+@click.option("--keep-engines", is_flag=True, help="Leave the engines running at the end.")
+@click.option("--out", type=FILE, help="Folder for tables and report of the run, at its end.")
+@click.option("--force", is_flag=True, help="Replace results that are in that folder.")
+@click.option("--seed", default=0, help="Of policies that draw lots.")
+@click.option(
+    "--log-format", type=click.Choice(["auto", "text", "json"]), default="auto",
+    help="auto: the live view on a terminal, lines of text otherwise.",
+)  # fmt: skip
+def run(
+    config: Path | None,
+    policy: str | None,
+    gpus: str,
+    host: str | None,
+    port: int | None,
+    emulate: bool,
+    speed: float | None,
+    keep_engines: bool,
+    out: Path | None,
+    force: bool,
+    seed: int,
+    log_format: str,
+) -> None:
+    """Serve models live: one address for clients, engines that come and go by the policy.
+
+    Ctrl-C (or SIGTERM) ends it in order; a second one at once.
+    """
+    from modelium.serving import order
+
+    asked = order(
+        config, policy or "", gpus=gpus, host=host, port=port, emulate=emulate, speed=speed,
+        keep_engines=keep_engines, seed=seed,
+    )  # fmt: skip
+    if out is not None and out.exists() and not force:
+        from modelium.errors import RecordError
+
+        raise RecordError(f"{out} exists already: choose another folder, or replace it (--force)")
+    shown = log_format == "auto" and sys.stdout.isatty()
+    journal = _loop(_serve(asked, shown=shown, as_json=log_format == "json"))
+    if out is not None:
+        _record(journal, out, force)
+
+
+def _loop(work: Any) -> Path:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        journal: Path = runner.run(work)
+        return journal
+
+
+async def _serve(asked: Order, *, shown: bool, as_json: bool) -> Path:
+    from modelium.serving import serving
+
+    async with serving(asked) as server:
+        _say(server, as_json)
+        if shown:
+            await _draw(server)
+        else:
+            server.cluster.watchers.news.append(_lines(as_json))
+            await server.stop.wait()
+            click.echo("Ending: requests in flight may finish", err=True)
+        return server.cluster.journal.path
+
+
+def _say(server: Server, as_json: bool) -> None:
+    status = server.operations.status()
+    told = {
+        "url": server.url,
+        "policy": status["policy"],
+        "gpus": len(status["gpus"]),
+        "models": status["models"],
+        "notes": list(server.notes),
+    }
+    if as_json:
+        click.echo(json.dumps({"event": "serving", **told}))
+        return
+    for note in server.notes:
+        click.echo(f"Note    {note}")
+    what = f"{told['models']} models on {told['gpus']} GPUs under {told['policy']}"
+    click.echo(f"Serving {what}: {server.url}")
+    sys.stdout.flush()
+
+
+def _lines(as_json: bool) -> Any:
+    from modelium.live.screen import sentence
+
+    def hear(what: str, about: Mapping[str, Any]) -> None:
+        if as_json:
+            if what not in ("gpus", "decide"):
+                click.echo(json.dumps({"event": what, **about}, default=str))
+        elif (line := sentence(what, about)) is not None:
+            click.echo(line.plain)
+
+    return hear
+
+
+async def _draw(server: Server) -> None:
+    """The live view, until the server is told to stop."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from modelium.live.screen import Screen
+
+    screen, console = Screen(), Console(highlight=False)
+    server.cluster.watchers.news.append(screen.hear)
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while not server.stop.is_set():
+            live.update(screen.draw(server.operations.status(), console.width), refresh=True)
+            try:
+                async with asyncio.timeout(DRAW_EVERY_S):
+                    await server.stop.wait()
+            except TimeoutError:
+                continue
+
+
+def _record(journal: Path, out: Path, force: bool) -> None:
+    """Leave the same folder that a simulation leaves."""
+    from modelium.cli.outcome import write_report
+    from modelium.live.recording import read_run
+    from modelium.record import new_folder
+
+    run_ = read_run(journal)
+    with new_folder(out, replace=force) as part:
+        run_.fill(part)
+        write_report([part], part / "report.html")
+    click.echo(f"Report  {out / 'report.html'}")

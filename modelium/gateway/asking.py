@@ -1,0 +1,157 @@
+"""From an HTTP request to an `Ask`: what is wanted of which model, checked as far as needed here.
+
+The body goes on to the engine as it is, but for the model's name; the engine checks the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+
+from modelium.gateway.desk import DESK, caller
+from modelium.gateway.errors import ApiError
+from modelium.live.seats import Request
+
+BYTES_PER_TOKEN = 4
+"""Of English text, roughly; the engine's own count replaces the guess."""
+MOST_TOKENS = 1 << 31
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request on its way to an engine."""
+
+    path: str
+    """The engine's endpoint, for engines that speak OpenAI."""
+    body: dict[str, Any]
+    request: Request
+    stream: bool = False
+    wants_usage: bool = False
+    """The client asked for the usage at the end of the stream itself."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+async def read_json(http: web.Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises ApiError: 400, 413."""
+    try:
+        raw = await http.read()
+    except web.HTTPRequestEntityTooLarge:
+        most = http.app[DESK].settings.max_body_bytes
+        raise ApiError(413, f"the body is larger than {most} bytes") from None
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body has to be a JSON object", code="invalid_json")
+    return body
+
+
+async def read_ask(http: web.Request, path: str) -> Ask:
+    """An OpenAI request. Raises ApiError."""
+    body = await read_json(http)
+    model = text(body, "model", needed=True)
+    stream = flag(body, "stream")
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise wrong("stream_options", options, "an object")
+    wants_usage = stream and bool(options.get("include_usage"))
+    most = max(whole(body, "max_tokens") or 0, whole(body, "max_completion_tokens") or 0)
+    session = text(body, "prompt_cache_key") or http.headers.get("X-Session", "")
+    request = new_request(http, model, most, session)
+    request.prompt_tokens = (http.content_length or 0) // BYTES_PER_TOKEN
+    return Ask(path, body, request, stream, wants_usage)
+
+
+def new_request(
+    http: web.Request, model: str, output_tokens: int = 0, session: str = ""
+) -> Request:
+    """The place in the queue that this HTTP request has. Raises ApiError: 400, 401, 429."""
+    who, desk = caller(http), http.app[DESK]
+    desk.limits.admit(who.organization)
+    return Request(
+        model,
+        id=http["id"],
+        organization=who.organization,
+        session=session[:200],
+        slo_class=http.headers.get("X-Slo-Class", "")[:64],
+        priority=_priority(http),
+        output_tokens=output_tokens,
+        deadline_s=_deadline_s(http),
+    )
+
+
+def request_id(http: web.Request) -> str:
+    """The client's own X-Request-Id, or a new one."""
+    given = http.headers.get("X-Request-Id", "")
+    fine = given.isascii() and given.isprintable() and len(given) <= 128
+    return given if given and fine else uuid4().hex
+
+
+def _priority(http: web.Request) -> int:
+    given = http.headers.get("X-Priority", "0")
+    try:
+        return max(-100, min(100, int(given)))
+    except ValueError:
+        raise wrong("X-Priority", given, "a whole number, -100 to 100") from None
+
+
+def _deadline_s(http: web.Request) -> float | None:
+    given = http.headers.get("X-Max-Wait")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise wrong("X-Max-Wait", given, "seconds")
+    return seconds
+
+
+def text(body: Mapping[str, Any], name: str, *, needed: bool = False) -> str:
+    """A field of text. Raises ApiError (400)."""
+    value = body.get(name)
+    if value is None and not needed:
+        return ""
+    if not isinstance(value, str) or (needed and not value):
+        raise wrong(name, value, "text")
+    return value
+
+
+def flag(body: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false. Raises ApiError (400)."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise wrong(name, value, "true or false")
+    return bool(value)
+
+
+def whole(body: Mapping[str, Any], name: str) -> int | None:
+    """A field with a count. Raises ApiError (400)."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_TOKENS:
+        raise wrong(name, value, "a whole number, 0 or more")
+    return value
+
+
+def number(body: Mapping[str, Any], name: str) -> float | None:
+    """A field with a number. Raises ApiError (400)."""
+    value = body.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise wrong(name, value, "a number")
+    return value
+
+
+def wrong(name: str, value: Any, expected: str) -> ApiError:
+    """A field that holds something else than it should."""
+    if value is None:
+        return ApiError(400, f"{name} is missing, expected {expected}", param=name)
+    return ApiError(400, f"{name} is {value!r:.60}, expected {expected}", param=name)

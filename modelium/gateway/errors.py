@@ -1,0 +1,76 @@
+"""Errors as OpenAI's clients expect them: a status, and a JSON object with message, type, code."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from modelium.errors import ModeliumError
+from modelium.live.seats import RefusedError
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+"""By status; all others are "server_error"."""
+
+
+class ApiError(ModeliumError):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.retry_after_s = retry_after_s
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object that clients get."""
+        kind = TYPES.get(self.status, "server_error")
+        told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": told}
+
+    def response(self) -> web.Response:
+        """The whole answer."""
+        headers = {}
+        if self.retry_after_s is not None and math.isfinite(self.retry_after_s):
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        return web.Response(
+            status=self.status,
+            body=orjson.dumps(self.as_dict()),
+            content_type="application/json",
+            headers=headers,
+        )
+
+
+def refused(error: RefusedError) -> ApiError:
+    """The cluster's refusal as an answer."""
+    codes = {404: "model_not_found", 429: "queue_full"}
+    return ApiError(
+        error.status,
+        str(error),
+        code=codes.get(error.status),
+        param="model" if error.status == 404 else None,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """An answer in JSON."""
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")

@@ -1,0 +1,142 @@
+"""The calls that operators make: what there is, why, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from modelium.gateway.desk import DESK, Desk, operator
+from modelium.gateway.errors import ApiError, json_response, refused
+from modelium.live.seats import RefusedError
+
+MOST_DECISIONS = 10_000
+KEPT_EVENTS = 1000
+"""Events that a slow listener may be behind; then it misses the oldest."""
+ALIVE_EVERY_S = 15.0
+
+
+async def health(http: web.Request) -> web.Response:
+    """GET /health: the server runs and can do its work; 503 if the journal cannot be written."""
+    status = http.app[DESK].admin.status()
+    well = not status["stopping"] and not status["journal"]["failing"]
+    told = {"status": "ok" if well else "degraded", "stopping": status["stopping"]}
+    return json_response({**told, "journal": status["journal"]}, 200 if well else 503)
+
+
+async def ready(http: web.Request) -> web.Response:
+    """GET /ready: requests are admitted."""
+    stopping = http.app[DESK].admin.status()["stopping"]
+    return json_response({"ready": not stopping}, 503 if stopping else 200)
+
+
+async def status(http: web.Request) -> web.Response:
+    """GET /status."""
+    operator(http)
+    return json_response(http.app[DESK].admin.status())
+
+
+async def models(http: web.Request) -> web.Response:
+    """GET /models."""
+    operator(http)
+    return json_response({"models": http.app[DESK].admin.models()})
+
+
+async def decisions(http: web.Request) -> web.Response:
+    """GET /decisions?model=&limit=: what was decided, why, and how it ended; newest first."""
+    operator(http)
+    given = http.query.get("limit", "100")
+    if not given.isdecimal() or not 0 < int(given[:6]) <= MOST_DECISIONS:
+        raise ApiError(
+            400, f"limit is {given!r:.20}, expected 1 to {MOST_DECISIONS}", param="limit"
+        )
+    lines = http.app[DESK].admin.decisions(http.query.get("model", ""), int(given))
+    return json_response({"decisions": lines})
+
+
+async def usage(http: web.Request) -> web.Response:
+    """GET /usage: requests, tokens and GPU-seconds by organization."""
+    operator(http)
+    return json_response({"organizations": http.app[DESK].admin.usage()})
+
+
+async def act(http: web.Request) -> web.Response:
+    """POST /models/{model}/load|unload|sleep|wake|pin|unpin; answers when it is done."""
+    operator(http)
+    desk, model = http.app[DESK], http.match_info["model"]
+    try:
+        return json_response(await _verbs(desk, http)[http.match_info["verb"]](model))
+    except RefusedError as error:
+        raise refused(error) from None
+
+
+async def remove(http: web.Request) -> web.Response:
+    """DELETE /models/{model}: unload it and serve it no more."""
+    operator(http)
+    model = http.match_info["model"]
+    try:
+        await http.app[DESK].admin.remove(model)
+    except RefusedError as error:
+        raise refused(error) from None
+    return json_response({"removed": model})
+
+
+def _verbs(
+    desk: Desk, http: web.Request
+) -> Mapping[str, Callable[[str], Awaitable[dict[str, Any]]]]:
+    admin = desk.admin
+
+    async def pinned(model: str) -> dict[str, Any]:
+        return admin.pin(model)
+
+    async def unpinned(model: str) -> dict[str, Any]:
+        return admin.pin(model, pinned=False)
+
+    async def slept(model: str) -> dict[str, Any]:
+        level = http.query.get("level", "1")
+        if level not in ("1", "2"):
+            raise ApiError(400, f"level is {level!r:.20}, expected 1 or 2", param="level")
+        return await admin.sleep(model, int(level))
+
+    return {
+        "load": admin.load,
+        "unload": admin.unload,
+        "sleep": slept,
+        "wake": admin.wake,
+        "pin": pinned,
+        "unpin": unpinned,
+    }
+
+
+async def events(http: web.Request) -> web.StreamResponse:
+    """GET /events: what happens, as server-sent events."""
+    operator(http)
+    queue: asyncio.Queue[bytes] = asyncio.Queue(KEPT_EVENTS)
+
+    def hear(what: str, about: Mapping[str, Any]) -> None:
+        if queue.full():
+            queue.get_nowait()
+        data = orjson.dumps(dict(about), default=str)
+        queue.put_nowait(b"event: " + what.encode() + b"\ndata: " + data + b"\n\n")
+
+    stop = http.app[DESK].admin.subscribe(hear)
+    answer = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+    )
+    try:
+        await answer.prepare(http)
+        await answer.write(b": listening\n\n")
+        while True:
+            try:
+                async with asyncio.timeout(ALIVE_EVERY_S):
+                    told = await queue.get()
+            except TimeoutError:
+                told = b": nothing happens\n\n"
+            await answer.write(told)
+    except ConnectionError:
+        return answer
+    finally:
+        stop()
