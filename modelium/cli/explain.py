@@ -29,8 +29,8 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
         hint = did_you_mean(model, [one["name"] for one in there.models()])
         raise ConfigError(f"no model called {model!r}.{hint}")
     for one in now:
-        gpus = " ".join(one["gpus"]) or "no GPU"
-        click.echo(f"{one['name']} is {one['status']} on {gpus}; {one['waiting']} wait for it")
+        where = f" on {' '.join(one['gpus'])}" if one["gpus"] else ""
+        click.echo(f"{one['name']} is {one['status']}{where}; {one['waiting']} wait for it")
         if one["error"]:
             click.echo(f"its last load failed: {one['error']}")
     for line in lines:

@@ -19,9 +19,9 @@ def _verb(name: str, says: str) -> click.Command:
         if as_json:
             click.echo(json.dumps(told, indent=2))
         else:
-            gpus = " ".join(told["gpus"]) or "no GPU"
+            where = f" on {' '.join(told['gpus'])}" if told["gpus"] else ""
             pinned = ", pinned" if told["pinned"] else ""
-            click.echo(f"{told['name']} is {told['status']} on {gpus}{pinned}")
+            click.echo(f"{told['name']} is {told['status']}{where}{pinned}")
 
     return command
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
     from modelium.config.engines import Engines
+    from modelium.costs import Stages
     from modelium.live.given import LiveInput, Served
 
 
@@ -27,14 +28,19 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
     from modelium.live.reception import House
 
     engines, asked, live = Engines(plan.models), plan.simulation.settings(), config.live
+    models = [served(config, plan, engines, name, emulate=emulate) for name in plan.models]
+    hurried = {one.model.name for one in models if one.runtime == "emulated"}
     return LiveInput(
         nodes=list(plan.hardware.nodes),
         gpus=list(plan.hardware.gpus),
         devices={gpu.id: device for device, gpu in enumerate(plan.hardware.gpus)},
-        served=[served(config, plan, engines, name, emulate=emulate) for name in plan.models],
+        served=models,
         work=engines.work_s,
         facts=ConfiguredFacts(
-            by_model={name: one.stages for name, one in plan.models.items()},
+            by_model={
+                name: _faster(one.stages, config.emulated.speed if name in hurried else 1.0)
+                for name, one in plan.models.items()
+            },
             by_node=dict(plan.hardware.links),
         ),
         limits=asked.limits,
@@ -129,6 +135,20 @@ def _emulated(config: schema.Config, plan: Plan, engines: Engines, name: str) ->
         "speed": config.emulated.speed,
         **config.models[name].settings,
     }
+
+
+def _faster(stages: Stages, speed: float) -> Stages:
+    """Stages of engines that are emulated at another speed."""
+    if speed == 1.0:
+        return stages
+    changes: dict[str, Any] = {
+        field.name: (value[0] / speed, value[1] / speed)
+        if isinstance(value, tuple)
+        else value / speed
+        for field in fields(stages)
+        for value in [getattr(stages, field.name)]
+    }
+    return replace(stages, **changes)
 
 
 def _by_level(seconds: tuple[float, float]) -> dict[str, float]:

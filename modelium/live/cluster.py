@@ -313,7 +313,7 @@ class LiveCluster:
         """Happens when a copy that takes no more requests has answered its last."""
         return self._draining.setdefault(copy.id, asyncio.Event())
 
-    def kill(self, copy: Copy, why: str) -> None:
+    def kill(self, copy: Copy, why: str, news: str = "lost") -> None:
         """A copy is lost at once, in whatever phase; what it worked on is sent again or fails."""
         if copy.id in self.lost:
             return
@@ -325,7 +325,7 @@ class LiveCluster:
         else:
             self.close(copy, Phase.LEAVING)
             self.spawn(transitions.bury(self, copy, why))
-        self.tell_news("lost", instance=copy.id, model=copy.model, why=why)
+        self.tell_news(news, instance=copy.id, model=copy.model, why=why)
 
     async def probe(self, copy: Copy, why: str = "") -> None:
         """Look at an engine; if it cannot serve, it is lost."""

@@ -57,7 +57,7 @@ async def _farewell(cluster: LiveCluster) -> None:
 async def _end(cluster: LiveCluster, keep_engines: bool) -> None:
     for copy in list(cluster.state.instances.values()):
         if copy.id in cluster.state.instances and not (keep_engines and copy.id in cluster.engines):
-            cluster.kill(cluster.state.copy(copy.id), "the server is stopping")
+            cluster.kill(cluster.state.copy(copy.id), "the server is stopping", "ended")
     await cluster.settle()
     if not keep_engines:
         left = [cluster.call(cluster.managers[e.runtime].stop, e) for e in cluster.engines.values()]
