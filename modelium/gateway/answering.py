@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -17,39 +15,23 @@ from aiohttp import web
 from modelium.gateway.asking import Ask
 from modelium.gateway.desk import Desk
 from modelium.gateway.engines import (
-    JSON,
+    BUSY,
     BrokenError,
+    Given,
     called,
-    kserve_answer,
-    kserve_payload,
+    engine_error,
+    infer_path,
+    json_of,
     openai_payload,
     usage_of,
 )  # fmt: skip
 from modelium.gateway.errors import ApiError, refused
+from modelium.gateway.translating import kserve_payload, openai_answer
 from modelium.live.seats import RefusedError, Request, Seat
 from modelium.managers.engine import Engine
 
-
-@dataclass(slots=True)
-class Given:
-    """What an engine has answered."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    tokens: tuple[int, int] = (0, 0)
-    """Prompt, output."""
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def response(self) -> web.Response:
-        """The same, for the client."""
-        return web.Response(
-            status=self.status,
-            body=self.body,
-            headers={"Content-Type": self.content_type, **self.headers},
-        )
-
-
+PAUSE_S = 0.05
+"""Before the first new try."""
 Talk = Callable[[Engine], Awaitable[Given]]
 
 
@@ -62,11 +44,16 @@ async def whole(desk: Desk, ask: Ask) -> web.Response:
 async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
     """Let `talk_to` ask an engine, and another one if that breaks. Raises ApiError."""
     while True:
-        seat = await take(desk, request)
+        try:
+            seat = await desk.seats.seat(request)
+        except RefusedError as error:
+            raise refused(error) from None
         try:
             given = await talk_to(seat.engine)
+            if given.status >= 500:
+                failed(request, given.status, given.body)
         except BrokenError as error:
-            again(desk, seat, str(error))
+            await again(desk, seat, str(error))
             continue
         except asyncio.CancelledError:
             seat.finish("cancelled")
@@ -74,30 +61,30 @@ async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
         except BaseException:
             seat.finish("failed")
             raise
-        if given.status >= 500 and not request.retries:
-            again(desk, seat, f"it answered {given.status}")
-            continue
         seat.first_token()
         over(desk, seat, given.status < 400, given.tokens)
         return given
 
 
-async def take(desk: Desk, request: Request) -> Seat:
-    """A seat, or the cluster's refusal as an ApiError."""
-    try:
-        return await desk.seats.seat(request)
-    except RefusedError as error:
-        raise refused(error) from None
+def failed(request: Request, status: int, body: bytes) -> None:
+    """An engine answered with a server error: BrokenError at first, ApiError from then on."""
+    if status != BUSY and not request.retries:
+        raise BrokenError(f"it answered {status}")
+    raise engine_error(status, body)
 
 
-def again(desk: Desk, seat: Seat, why: str) -> None:
-    """Give a broken engine's seat back; raises ApiError (503) if it was the last try."""
+async def again(desk: Desk, seat: Seat, why: str) -> None:
+    """Give a broken engine's seat back; raises ApiError (503) if it was the last try.
+
+    Then pause, each time for longer: the cluster needs a moment to see that the engine is gone.
+    """
     seat.lost(why)
     seat.request.retries += 1
     if seat.request.retries > desk.settings.retries:
         error = RefusedError(503, f"engines broke {seat.request.retries} times; {why}", 1.0)
         desk.seats.give_up(seat.request, error)
         raise refused(error)
+    await asyncio.sleep(PAUSE_S * 10 ** (seat.request.retries - 1))
 
 
 def over(desk: Desk, seat: Seat, well: bool, tokens: tuple[int, int]) -> None:
@@ -109,30 +96,30 @@ def over(desk: Desk, seat: Seat, well: bool, tokens: tuple[int, int]) -> None:
 
 async def talk(desk: Desk, ask: Ask, engine: Engine) -> Given:
     """Ask an engine for a completion, a chat or embeddings, in one piece."""
-    if engine.api == "openai" and not engine.extra.get("plain"):
-        payload = openai_payload(ask, engine)
-        async with called(desk, engine, ask.path, payload, JSON) as answer:
-            body = await answer.read()
-        tokens = usage_of(_parsed(body)) if answer.status == 200 else (0, 0)
-        return Given(answer.status, body, answer.content_type, tokens)
-    if engine.api == "openai":
-        raise ApiError(422, f"{ask.request.model} takes POST /predict/{ask.request.model} only")
-    return await text_model(desk, ask, engine)
+    if engine.api == "kserve":
+        return await text_model(desk, ask, engine)
+    only_openai(engine)
+    payload = openai_payload(ask, engine)
+    async with called(desk, engine, ask.path, payload, ask.request.id) as answer:
+        body = await answer.read()
+    tokens = usage_of(json_of(body)) if answer.status == 200 else (0, 0)
+    return Given(answer.status, body, answer.content_type, tokens)
+
+
+def only_openai(engine: Engine) -> None:
+    """Raises ApiError (422) for a user's own class, which takes any JSON."""
+    if engine.extra.get("plain"):
+        raise ApiError(422, f"{engine.model} takes POST /predict/{engine.model} only")
 
 
 async def text_model(desk: Desk, ask: Ask, engine: Engine) -> Given:
     """Ask a text model behind KServe's protocol."""
-    path = f"/v2/models/{engine.name}/infer"
-    async with called(desk, engine, path, kserve_payload(ask), JSON) as answer:
+    payload = kserve_payload(ask)
+    async with called(desk, engine, infer_path(engine), payload, ask.request.id) as answer:
         raw = await answer.read()
+    if answer.status >= 500:
+        return Given(answer.status, raw)
     if answer.status != 200:
-        return Given(answer.status, raw, answer.content_type)
-    told = kserve_answer(ask, _parsed(raw))
+        raise engine_error(answer.status, raw)
+    told = openai_answer(ask, json_of(raw))
     return Given(200, orjson.dumps(told), tokens=usage_of(told))
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 from aiohttp import web
 
 from modelium.errors import ModeliumError
-from modelium.gateway import inference, operating
+from modelium.gateway import kserve, openai, operating
 from modelium.gateway.asking import request_id
+from modelium.gateway.callers import authorize
 from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.errors import ApiError, json_response
 from modelium.gateway.openapi import document
+from modelium.gateway.outlet import send
+from modelium.gateway.predict import predict
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODEL = r"{model:.+}"
 """Names may hold slashes, as in "org/name"."""
+VERBS = r"{verb:load|unload|sleep|wake|pin|unpin}"
+KEEP_ALIVE_S = 3.0
+"""Shorter than vLLM's 5 s: a connection that the engine is about to close is not used again."""
+LARGE_BYTES = 64 << 10
+CORS_HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Organization"
+CORS_METHODS = "GET, POST, DELETE"
+
+log = logging.getLogger(__name__)
 
 
 def make_app(desk: Desk) -> web.Application:
@@ -24,32 +36,67 @@ def make_app(desk: Desk) -> web.Application:
     app = web.Application(middlewares=[_guarded], client_max_size=desk.settings.max_body_bytes)
     app[DESK] = desk
     app.cleanup_ctx.append(_connections)
+    app.on_response_prepare.append(_label)
     app.add_routes(
         [
-            web.post("/v1/chat/completions", inference.chat_completions),
-            web.post("/v1/completions", inference.completions),
-            web.post("/v1/embeddings", inference.embeddings),
-            web.get("/v1/models", inference.openai_models),
-            web.get(f"/v1/models/{MODEL}", inference.openai_model),
-            web.post(f"/predict/{MODEL}", inference.predict),
-            web.get("/v2/health/live", operating.health),
-            web.get("/v2/health/ready", operating.ready),
-            web.post(f"/v2/models/{MODEL}/infer", inference.infer),
-            web.get(f"/v2/models/{MODEL}/ready", inference.model_ready),
-            web.get(f"/v2/models/{MODEL}", inference.model_metadata),
             web.get("/health", operating.health),
             web.get("/ready", operating.ready),
-            web.get("/status", operating.status),
-            web.get("/models", operating.models),
-            web.post(f"/models/{MODEL}/{{verb:load|unload|sleep|wake|pin|unpin}}", operating.act),
-            web.delete(f"/models/{MODEL}", operating.remove),
-            web.get("/decisions", operating.decisions),
-            web.get("/events", operating.events),
-            web.get("/usage", operating.usage),
+            web.get("/v2/health/live", operating.health),
+            web.get("/v2/health/ready", operating.ready),
             web.get("/openapi.json", _openapi),
+            *_for_users(),
+            *_for_operators(),
         ]
     )
     return app
+
+
+def _for_users() -> list[web.RouteDef]:
+    posts = {
+        "/v1/chat/completions": openai.chat_completions,
+        "/v1/completions": openai.completions,
+        "/v1/embeddings": openai.embeddings,
+        f"/predict/{MODEL}": predict,
+        f"/v2/models/{MODEL}/versions/1/infer": kserve.infer,
+        f"/v2/models/{MODEL}/infer": kserve.infer,
+    }
+    gets = {
+        "/v1/models": openai.models,
+        f"/v1/models/{MODEL}": openai.model,
+        "/v2": kserve.server,
+        f"/v2/models/{MODEL}/ready": kserve.ready,
+        f"/v2/models/{MODEL}": kserve.metadata,
+    }
+    return [
+        *(web.post(path, _needs("user", handler)) for path, handler in posts.items()),
+        *(web.get(path, _needs("user", handler)) for path, handler in gets.items()),
+    ]
+
+
+def _for_operators() -> list[web.RouteDef]:
+    gets = {
+        "/status": operating.status,
+        "/models": operating.models,
+        f"/models/{MODEL}": operating.model,
+        "/decisions": operating.decisions,
+        "/events": operating.events,
+        "/usage": operating.usage,
+    }
+    return [
+        *(web.get(path, _needs("admin", handler)) for path, handler in gets.items()),
+        web.post(f"/models/{MODEL}/{VERBS}", _needs("admin", operating.act)),
+        web.delete(f"/models/{MODEL}", _needs("admin", operating.remove)),
+    ]
+
+
+def _needs(scope: str, handler: Handler) -> Handler:
+    """Let only those in who may: before a byte of the body is read."""
+
+    async def let_in(http: web.Request) -> web.StreamResponse:
+        authorize(http, scope)
+        return await handler(http)
+
+    return let_in
 
 
 async def _openapi(http: web.Request) -> web.Response:
@@ -59,13 +106,14 @@ async def _openapi(http: web.Request) -> web.Response:
 async def _connections(app: web.Application) -> AsyncIterator[None]:
     """The engines are on this machine or near: no limit, no proxies, no cookies."""
     desk = app[DESK]
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=5.0)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=desk.settings.connect_timeout_s)
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
     ) as session:
         desk.http = session
         yield
@@ -73,32 +121,44 @@ async def _connections(app: web.Application) -> AsyncIterator[None]:
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error in one shape, every answer with its request's id, CORS where it is allowed."""
-    http = request
-    http["id"] = request_id(http)
+    """Every error in the shape that its clients know; nobody is sent to without a limit."""
+    request["id"] = request_id(request)
     try:
-        answer = _preflight(http) or await handler(http)
+        answer = _preflight(request) or await handler(request)
     except ApiError as error:
-        answer = error.response()
+        answer = _told(request, error)
     except web.HTTPException as error:
-        answer = ApiError(error.status, _words(http, error)).response()
+        answer = _told(request, ApiError(error.status, _words(request, error)))
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
     except ModeliumError as error:
-        answer = ApiError(503, str(error)).response()
-    if not answer.prepared:
-        answer.headers["X-Request-Id"] = http["id"]
-        for name, value in _cors(http).items():
-            answer.headers[name] = value
+        answer = _told(request, ApiError(503, str(error)))
+    except Exception:
+        log.exception("%s %s, request %s", request.method, request.path, request["id"])
+        why = f"an error of the gateway itself; its log has more on request {request['id']}"
+        answer = _told(request, ApiError(500, why))
+    body = getattr(answer, "body", None)
+    if isinstance(body, bytes) and len(body) > LARGE_BYTES:
+        await send(request, answer)
     return answer
+
+
+def _told(http: web.Request, error: ApiError) -> web.Response:
+    return error.response(kserve=http.path.startswith("/v2"))
 
 
 def _words(http: web.Request, error: web.HTTPException) -> str:
     if error.status == 404:
-        return f"there is no {http.method} {http.path}; GET /openapi.json lists what there is"
+        return f"there is no {http.method} {http.path!r}; GET /openapi.json lists what there is"
     if error.status == 405:
-        return f"{http.path} does not take {http.method}"
+        return f"{http.path!r} does not take {http.method}"
     return error.reason
+
+
+async def _label(http: web.Request, answer: web.StreamResponse) -> None:
+    """Every answer has its request's id, and tells browsers whether they may read it."""
+    answer.headers["X-Request-Id"] = http.get("id", "")
+    answer.headers.update(_cors(http))
 
 
 def _preflight(http: web.Request) -> web.Response | None:
@@ -114,7 +174,8 @@ def _cors(http: web.Request) -> dict[str, str]:
         return {}
     return {
         "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key, X-Request-Id",
-        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Access-Control-Allow-Headers": CORS_HEADERS,
+        "Access-Control-Allow-Methods": CORS_METHODS,
+        "Access-Control-Expose-Headers": "Retry-After, X-Request-Id",
         "Vary": "Origin",
     }

@@ -5,15 +5,18 @@ The body goes on to the engine as it is, but for the model's name; the engine ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import asyncio
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import orjson
 from aiohttp import web
 
-from modelium.gateway.desk import DESK, caller
+from modelium.gateway.callers import CALLER, Caller, named_well
+from modelium.gateway.desk import DESK
 from modelium.gateway.errors import ApiError
 from modelium.live.seats import Request
 
@@ -24,25 +27,36 @@ MOST_TOKENS = 1 << 31
 
 @dataclass(slots=True)
 class Ask:
-    """One request on its way to an engine."""
+    """One OpenAI request on its way to an engine."""
 
     path: str
     """The engine's endpoint, for engines that speak OpenAI."""
+    raw: bytes
+    """The body as the client sent it."""
     body: dict[str, Any]
     request: Request
     stream: bool = False
     wants_usage: bool = False
     """The client asked for the usage at the end of the stream itself."""
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-async def read_json(http: web.Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises ApiError: 400, 413."""
+async def read_raw(http: web.Request) -> bytes:
+    """The body. Raises ApiError: 400, 408, 413."""
+    settings = http.app[DESK].settings
     try:
-        raw = await http.read()
+        async with asyncio.timeout(settings.read_timeout_s):
+            return await http.read()
     except web.HTTPRequestEntityTooLarge:
-        most = http.app[DESK].settings.max_body_bytes
-        raise ApiError(413, f"the body is larger than {most} bytes") from None
+        raise ApiError(413, f"the body is larger than {settings.max_body_bytes} bytes") from None
+    except web.RequestPayloadError as error:
+        raise ApiError(400, f"the body cannot be read: {error}") from None
+    except TimeoutError:
+        why = f"the body did not come within {settings.read_timeout_s:g} s"
+        raise ApiError(408, why) from None
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """A body as a JSON object. Raises ApiError (400)."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -52,38 +66,47 @@ async def read_json(http: web.Request) -> dict[str, Any]:
     return body
 
 
-async def read_ask(http: web.Request, path: str) -> Ask:
-    """An OpenAI request. Raises ApiError."""
-    body = await read_json(http)
+async def read_ask(http: web.Request, path: str, check: Callable[[dict[str, Any]], None]) -> Ask:
+    """An OpenAI request whose body `check` finds fit. Raises ApiError."""
+    raw = await read_raw(http)
+    body = parsed(raw)
     model = text(body, "model", needed=True)
+    check(body)
     stream = flag(body, "stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise wrong("stream_options", options, "an object")
     wants_usage = stream and bool(options.get("include_usage"))
     most = max(whole(body, "max_tokens") or 0, whole(body, "max_completion_tokens") or 0)
-    session = text(body, "prompt_cache_key") or http.headers.get("X-Session", "")
+    session = text(body, "prompt_cache_key")
     request = new_request(http, model, most, session)
-    request.prompt_tokens = (http.content_length or 0) // BYTES_PER_TOKEN
-    return Ask(path, body, request, stream, wants_usage)
+    request.prompt_tokens = len(raw) // BYTES_PER_TOKEN
+    return Ask(path, raw, body, request, stream, wants_usage)
 
 
 def new_request(
-    http: web.Request, model: str, output_tokens: int = 0, session: str = ""
+    http: web.Request,
+    model: str,
+    output_tokens: int = 0,
+    session: str = "",
+    organization: str = "",
 ) -> Request:
-    """The place in the queue that this HTTP request has. Raises ApiError: 400, 401, 429."""
-    who, desk = caller(http), http.app[DESK]
-    desk.limits.admit(who.organization)
-    return Request(
+    """The place in the queue that this HTTP request has. Raises ApiError: 400, 429."""
+    caller: Caller = http[CALLER]
+    acting = caller.acting_for(organization)
+    headers = http.headers
+    request = Request(
         model,
         id=http["id"],
-        organization=who.organization,
-        session=session[:200],
-        slo_class=http.headers.get("X-Slo-Class", "")[:64],
-        priority=_priority(http),
+        organization=acting,
+        session=session or named_well("X-Session", headers.get("X-Session", "")),
+        slo_class=named_well("X-Slo-Class", headers.get("X-Slo-Class", "")),
+        priority=min(_priority(http), caller.top_priority),
         output_tokens=output_tokens,
         deadline_s=_deadline_s(http),
     )
+    http.app[DESK].limits.admit(acting)
+    return request
 
 
 def request_id(http: web.Request) -> str:
@@ -154,4 +177,4 @@ def wrong(name: str, value: Any, expected: str) -> ApiError:
     """A field that holds something else than it should."""
     if value is None:
         return ApiError(400, f"{name} is missing, expected {expected}", param=name)
-    return ApiError(400, f"{name} is {value!r:.60}, expected {expected}", param=name)
+    return ApiError(400, f"{name} is {reprlib.repr(value)}, expected {expected}", param=name)

@@ -1,15 +1,14 @@
-"""What every handler has at hand, and who is calling."""
+"""What every handler has at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
 
-from modelium.gateway.errors import ApiError
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits
 from modelium.live.seats import Seats
@@ -20,6 +19,8 @@ class Settings:
     """How the gateway behaves."""
 
     max_body_bytes: int = 32 << 20
+    read_timeout_s: float = 60.0
+    """A client has so long to send its request."""
     write_timeout_s: float = 60.0
     """A client that reads nothing for so long is given up."""
     connect_timeout_s: float = 5.0
@@ -29,7 +30,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     """Web pages that browsers may call from; "*" for all."""
     open_admin: bool = True
-    """Admin calls need no key, as nobody from outside can reach the gateway."""
+    """Admin calls from this machine need no key: the gateway is bound to loopback."""
 
 
 class Admin(Protocol):
@@ -48,7 +49,7 @@ class Admin(Protocol):
     async def wake(self, model: str) -> dict[str, Any]: ...
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]: ...
     async def remove(self, model: str) -> None: ...
-    def subscribe(self, hear: Any) -> Any:
+    def subscribe(self, hear: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
         """Tell `hear(what, about)` of all that happens, until the returned function is called."""
 
 
@@ -66,39 +67,3 @@ class Desk:
 
 
 DESK = web.AppKey("desk", Desk)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who is calling."""
-
-    organization: str
-    scopes: Sequence[str]
-
-
-def caller(http: web.Request) -> Caller:
-    """Who is calling; raises ApiError (401) if keys are needed and there is none that is known."""
-    desk = http.app[DESK]
-    named = http.headers.get("X-Organization", "")[:200]
-    if desk.keys is None:
-        return Caller(named, ("user", "admin") if desk.settings.open_admin else ("user",))
-    given = http.headers.get("Authorization", "")
-    secret = given[7:] if given[:7].lower() == "bearer " else http.headers.get("X-Api-Key", "")
-    key = desk.keys.find(secret.strip()) if secret else None
-    if key is None:
-        why = "unknown API key" if secret else "an API key is needed: Authorization: Bearer mk-..."
-        raise ApiError(401, why, code="invalid_api_key")
-    # A key that may do all may also speak for others: a gateway in front of this one does.
-    own = "admin" not in key.scopes or not named
-    return Caller(key.organization if own else named, key.scopes)
-
-
-def operator(http: web.Request) -> Caller:
-    """Who is calling, if that is an operator; raises ApiError (401, 403)."""
-    who = caller(http)
-    if "admin" not in who.scopes:
-        why = "this call needs an API key with the scope admin"
-        if http.app[DESK].keys is None:
-            why += "; none can be asked for: set gateway.keys, or bind to 127.0.0.1"
-        raise ApiError(403, why, code="insufficient_permissions")
-    return who

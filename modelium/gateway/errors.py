@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: a status, and a JSON object with message, type, code."""
+"""Errors as clients expect them: a status, and OpenAI's or KServe's JSON object."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ class ApiError(ModeliumError):
         self.retry_after_s = retry_after_s
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object that clients get."""
+        """The JSON object that clients get, in OpenAI's shape."""
         kind = TYPES.get(self.status, "server_error")
         told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": told}
 
-    def response(self) -> web.Response:
-        """The whole answer."""
+    def response(self, *, kserve: bool = False) -> web.Response:
+        """The whole answer, in OpenAI's shape or KServe's, whose clients take a text only."""
+        told = {"error": str(self)} if kserve else self.as_dict()
         headers = {}
         if self.retry_after_s is not None and math.isfinite(self.retry_after_s):
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return web.Response(
             status=self.status,
-            body=orjson.dumps(self.as_dict()),
+            body=orjson.dumps(told),
             content_type="application/json",
             headers=headers,
         )

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from modelium.gateway.errors import ApiError
 
+MOST_BUCKETS = 10_000
+"""Organizations may be named by clients: above this, buckets that are full again are forgotten."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -73,9 +76,19 @@ class Limits:
         if size is None:
             return None
         key = (organization, what)
-        if key not in self._buckets:
-            self._buckets[key] = _Bucket(size, size, self._clock())
-        return self._buckets[key]
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= MOST_BUCKETS:
+                self._forget_full()
+            bucket = self._buckets[key] = _Bucket(size, size, self._clock())
+        return bucket
+
+    def _forget_full(self) -> None:
+        """A full bucket is as good as a new one."""
+        now_s = self._clock()
+        self._buckets = {
+            key: bucket for key, bucket in self._buckets.items() if bucket.fill(now_s) < bucket.size
+        }
 
 
 def _over(what: str, limit: float | None, wait_s: float) -> ApiError:

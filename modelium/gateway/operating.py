@@ -9,8 +9,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from modelium.gateway.desk import DESK, Desk, operator
+from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.errors import ApiError, json_response, refused
+from modelium.gateway.outlet import ClientGoneError, Outlet
+from modelium.gateway.roster import model_row
 from modelium.live.seats import RefusedError
 
 MOST_DECISIONS = 10_000
@@ -35,21 +37,23 @@ async def ready(http: web.Request) -> web.Response:
 
 async def status(http: web.Request) -> web.Response:
     """GET /status."""
-    operator(http)
     return json_response(http.app[DESK].admin.status())
 
 
 async def models(http: web.Request) -> web.Response:
     """GET /models."""
-    operator(http)
     return json_response({"models": http.app[DESK].admin.models()})
+
+
+async def model(http: web.Request) -> web.Response:
+    """GET /models/{model}."""
+    return json_response(model_row(http))
 
 
 async def decisions(http: web.Request) -> web.Response:
     """GET /decisions?model=&limit=: what was decided, why, and how it ended; newest first."""
-    operator(http)
     given = http.query.get("limit", "100")
-    if not given.isdecimal() or not 0 < int(given[:6]) <= MOST_DECISIONS:
+    if not given.isdecimal() or len(given) > 6 or not 0 < int(given) <= MOST_DECISIONS:
         raise ApiError(
             400, f"limit is {given!r:.20}, expected 1 to {MOST_DECISIONS}", param="limit"
         )
@@ -59,13 +63,11 @@ async def decisions(http: web.Request) -> web.Response:
 
 async def usage(http: web.Request) -> web.Response:
     """GET /usage: requests, tokens and GPU-seconds by organization."""
-    operator(http)
     return json_response({"organizations": http.app[DESK].admin.usage()})
 
 
 async def act(http: web.Request) -> web.Response:
     """POST /models/{model}/load|unload|sleep|wake|pin|unpin; answers when it is done."""
-    operator(http)
     desk, model = http.app[DESK], http.match_info["model"]
     try:
         return json_response(await _verbs(desk, http)[http.match_info["verb"]](model))
@@ -75,7 +77,6 @@ async def act(http: web.Request) -> web.Response:
 
 async def remove(http: web.Request) -> web.Response:
     """DELETE /models/{model}: unload it and serve it no more."""
-    operator(http)
     model = http.match_info["model"]
     try:
         await http.app[DESK].admin.remove(model)
@@ -113,7 +114,6 @@ def _verbs(
 
 async def events(http: web.Request) -> web.StreamResponse:
     """GET /events: what happens, as server-sent events."""
-    operator(http)
     queue: asyncio.Queue[bytes] = asyncio.Queue(KEPT_EVENTS)
 
     def hear(what: str, about: Mapping[str, Any]) -> None:
@@ -122,21 +122,17 @@ async def events(http: web.Request) -> web.StreamResponse:
         data = orjson.dumps(dict(about), default=str)
         queue.put_nowait(b"event: " + what.encode() + b"\ndata: " + data + b"\n\n")
 
-    stop = http.app[DESK].admin.subscribe(hear)
-    answer = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-    )
+    out, stop = Outlet(http), http.app[DESK].admin.subscribe(hear)
     try:
-        await answer.prepare(http)
-        await answer.write(b": listening\n\n")
+        await out.write(b": listening\n\n")
         while True:
             try:
                 async with asyncio.timeout(ALIVE_EVERY_S):
                     told = await queue.get()
             except TimeoutError:
                 told = b": nothing happens\n\n"
-            await answer.write(told)
-    except ConnectionError:
-        return answer
+            await out.write(told)
+    except ClientGoneError:
+        return out.response
     finally:
         stop()

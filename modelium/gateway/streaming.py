@@ -1,119 +1,56 @@
 """A request that is answered piece by piece, as server-sent events.
 
-Whole events are passed on as they come, unread but for the last one, which tells the usage. While
-the model is loaded a streaming client gets comments, which no client shows but which keep its
+While its model is loaded a streaming client gets comments, which no client shows but which keep its
 connection alive; from then on errors can only be told within the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import aiohttp
 import orjson
 from aiohttp import web
 
-from modelium.gateway.answering import again, over, text_model
+from modelium.gateway.answering import again, failed, only_openai, over, text_model
 from modelium.gateway.asking import Ask
 from modelium.gateway.desk import Desk
 from modelium.gateway.engines import (
-    DONE,
-    JSON,
+    BAD_GATEWAY,
     BrokenError,
-    as_stream,
     called,
+    engine_error,
     openai_payload,
-    usage_of,
 )  # fmt: skip
 from modelium.gateway.errors import ApiError, refused
+from modelium.gateway.outlet import ClientGoneError, Outlet
+from modelium.gateway.pieces import Pieces
+from modelium.gateway.translating import as_stream
 from modelium.live.seats import RefusedError, Seat, Waiting
 
 PATIENCE_S = 0.25
 """A wait this short is not worth a comment."""
 COMMENT_EVERY_S = 1.0
-FULL_BYTES = 32 << 10
-"""Above this the client may be one that does not read."""
-GONE = (ConnectionError, aiohttp.ClientConnectionResetError)
-NO_CHOICES = b'"choices":[]'
-
-
-class ClientGoneError(Exception):
-    """The client left, or reads no more."""
-
-
-class Stream:
-    """The client's side: headers are sent with the first piece."""
-
-    def __init__(self, http: web.Request, desk: Desk) -> None:
-        self._http, self._desk = http, desk
-        self.response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-                "X-Request-Id": http["id"],
-            }
-        )
-
-    @property
-    def begun(self) -> bool:
-        """Headers are out: an error can only be told within the stream."""
-        return self.response.prepared
-
-    async def write(self, data: bytes) -> None:
-        """Send a piece. Raises ClientGoneError."""
-        transport = self._http.transport
-        if transport is None or transport.is_closing():
-            raise ClientGoneError
-        try:
-            if not self.response.prepared:
-                await self.response.prepare(self._http)
-            if transport.get_write_buffer_size() + len(data) < FULL_BYTES:
-                await self.response.write(data)
-                return
-            async with asyncio.timeout(self._desk.settings.write_timeout_s):
-                await self.response.write(data)
-        except (*GONE, TimeoutError):
-            transport.abort()
-            raise ClientGoneError from None
-
-    async def fail(self, error: ApiError) -> web.StreamResponse:
-        """Tell an error, as the answer or within it. Raises ApiError if nothing was sent yet."""
-        if not self.begun:
-            raise error
-        await self.write(b"data: " + orjson.dumps(error.as_dict()) + b"\n\n" + DONE)
-        return self.response
-
-
-@dataclass(slots=True)
-class Passed:
-    """What has gone through to the client."""
-
-    content: bool = False
-    tokens: tuple[int, int] = (0, 0)
-    rest: bytes = field(default=b"")
-    """The beginning of an event whose end has not come yet."""
 
 
 async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
     """Answer an OpenAI request piece by piece. Raises ApiError as long as nothing was sent."""
-    out = Stream(http, desk)
+    out = Outlet(http)
     try:
         while True:
             seat = await _take(desk, ask, out)
             try:
-                return await _pass_on(desk, ask, seat, out)
+                return await _answer(desk, ask, seat, out)
             except BrokenError as error:
-                again(desk, seat, str(error))
+                await again(desk, seat, str(error))
     except ApiError as error:
         return await out.fail(error)
     except ClientGoneError:
         return out.response
 
 
-async def _take(desk: Desk, ask: Ask, out: Stream) -> Seat:
-    """A seat; while there is none, comments."""
+async def _take(desk: Desk, ask: Ask, out: Outlet) -> Seat:
+    """A seat; while there is none, comments. Raises ApiError, ClientGoneError."""
     told: list[Waiting] = []
 
     def hear(waiting: Waiting) -> None:
@@ -148,83 +85,69 @@ def _comment(ask: Ask, told: list[Waiting]) -> bytes:
     ).encode()
 
 
-async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Stream) -> web.StreamResponse:
-    """Pass the engine's pieces on. Raises BrokenError if it breaks before the first."""
-    passed = Passed()
+async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:
+    """Pass the answer on. Raises BrokenError if the engine breaks before it has begun."""
+    pieces = Pieces(hide_usage=not ask.wants_usage)
     try:
-        if seat.engine.api == "openai" and not seat.engine.extra.get("plain"):
-            await _pieces(desk, ask, seat, out, passed)
+        if seat.engine.api == "kserve":
+            tokens = await _one_piece(desk, ask, seat, out)
         else:
-            await _one_piece(desk, ask, seat, out, passed)
+            only_openai(seat.engine)
+            await _pass_on(desk, ask, seat, out, pieces)
+            tokens = pieces.tokens
     except BrokenError as error:
-        if not passed.content:
+        if not pieces.begun:
             raise
+        desk.limits.used(ask.request.organization, sum(pieces.tokens))
         seat.lost(str(error))
         why = f"the engine broke in the middle of the answer: {error}"
         return await out.fail(ApiError(503, why, code="engine_lost"))
     except (asyncio.CancelledError, ClientGoneError):
-        seat.finish("cancelled")
+        prompt, output = pieces.tokens
+        desk.limits.used(ask.request.organization, prompt + output)
+        seat.finish("cancelled", prompt_tokens=prompt, output_tokens=output)
         raise
     except BaseException:
         seat.finish("failed")
         raise
-    over(desk, seat, True, passed.tokens)
+    over(desk, seat, True, tokens)
     return out.response
 
 
-async def _pieces(desk: Desk, ask: Ask, seat: Seat, out: Stream, passed: Passed) -> None:
+async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> None:
     payload = openai_payload(ask, seat.engine)
-    async with called(desk, seat.engine, ask.path, payload, JSON) as answer:
+    async with called(desk, seat.engine, ask.path, payload, ask.request.id) as answer:
         if answer.status != 200:
-            await _not_streamed(ask, seat, answer)
-        async for chunk in answer.content.iter_any():
-            data = passed.rest + chunk if passed.rest else chunk
-            end = data.rfind(b"\n\n") + 2
-            passed.rest = data[end:] if end > 1 else data
-            if end > 1:
-                if not passed.content:
-                    passed.content = True
-                    seat.first_token()
-                else:
-                    seat.progress()
-                whole = data[:end]
-                await out.write(
-                    _without_usage(ask, whole, passed) if NO_CHOICES in whole else whole
-                )
-    if passed.rest.strip() or not passed.content:
-        raise BrokenError(f"{seat.engine.instance}: the stream ended in the middle of an event")
+            await _refuse(ask, answer)
+        if answer.content_type != "text/event-stream":
+            why = f"{seat.engine.instance} answered with {answer.content_type}, not with a stream"
+            raise ApiError(BAD_GATEWAY, why)
+        async for data in answer.content.iter_any():
+            begun = pieces.begun
+            ready = pieces.feed(data)
+            if pieces.begun and not begun:
+                seat.first_token()
+            else:
+                seat.progress()
+            if ready:
+                await out.write(ready)
+    if not pieces.complete:
+        raise BrokenError(f"{seat.engine.instance}: its stream ended before its end")
 
 
-def _without_usage(ask: Ask, events: bytes, passed: Passed) -> bytes:
-    """Read the usage, and leave it out if the client did not ask for it."""
-    kept = []
-    for event in events.split(b"\n\n")[:-1]:
-        if NO_CHOICES in event and event.startswith(b"data: "):
-            passed.tokens = usage_of(orjson.loads(event[6:]))
-            if not ask.wants_usage:
-                continue
-        kept.append(event + b"\n\n")
-    return b"".join(kept)
-
-
-async def _not_streamed(ask: Ask, seat: Seat, answer: aiohttp.ClientResponse) -> None:
-    """The engine has refused: its own words, as an ApiError."""
+async def _refuse(ask: Ask, answer: aiohttp.ClientResponse) -> None:
+    """The engine refuses: its own words, as an ApiError."""
     raw = await answer.read()
-    if answer.status >= 500 and not ask.request.retries:
-        raise BrokenError(f"it answered {answer.status}")
-    try:
-        told = orjson.loads(raw)
-        message = str(told.get("error", told).get("message") or raw.decode()[:500])
-    except (orjson.JSONDecodeError, AttributeError, UnicodeDecodeError):
-        message = raw.decode(errors="replace")[:500]
-    raise ApiError(answer.status, message)
+    if answer.status >= 500:
+        failed(ask.request, answer.status, raw)
+    raise engine_error(answer.status, raw)
 
 
-async def _one_piece(desk: Desk, ask: Ask, seat: Seat, out: Stream, passed: Passed) -> None:
-    """Engines that cannot stream answer in one piece."""
+async def _one_piece(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> tuple[int, int]:
+    """Engines that cannot stream answer in one piece; gives the tokens."""
     given = await text_model(desk, ask, seat.engine)
     if given.status != 200:
-        raise ApiError(given.status, given.body.decode(errors="replace")[:500])
-    passed.content, passed.tokens = True, given.tokens
+        failed(ask.request, given.status, given.body)
     seat.first_token()
     await out.write(as_stream(ask, orjson.loads(given.body)))
+    return given.tokens

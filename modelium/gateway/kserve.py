@@ -1,0 +1,81 @@
+"""KServe's v2 inference protocol (Triton's): tensors in, tensors out, in JSON or binary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from aiohttp import web
+
+from modelium import __version__
+from modelium.gateway.answering import seated
+from modelium.gateway.asking import new_request, parsed, read_raw, wrong
+from modelium.gateway.desk import DESK, Desk
+from modelium.gateway.engines import Given, called, engine_error, infer_path, json_of
+from modelium.gateway.errors import ApiError, json_response
+from modelium.gateway.roster import model_row
+from modelium.live.seats import Request
+from modelium.managers.engine import Engine
+
+BINARY = "Inference-Header-Content-Length"
+"""KServe's extension: tensors follow the JSON, of this length, as bytes."""
+
+
+async def server(http: web.Request) -> web.Response:
+    """GET /v2."""
+    return json_response({"name": "modelium", "version": __version__, "extensions": []})
+
+
+async def infer(http: web.Request) -> web.Response:
+    """POST /v2/models/{model}/infer."""
+    raw = await read_raw(http)
+    headers = {}
+    if (length := http.headers.get(BINARY)) is not None:
+        if not length.isascii() or not length.isdigit() or int(length[:12]) > len(raw):
+            raise wrong(BINARY, length, f"0 to {len(raw)}, the length of the body")
+        headers = {"Content-Type": "application/octet-stream", BINARY: length}
+    else:
+        body = parsed(raw)
+        if not isinstance(body.get("inputs"), list):
+            raise wrong("inputs", body.get("inputs"), "a list of tensors")
+    desk, request = http.app[DESK], new_request(http, http.match_info["model"])
+    given = await seated(
+        desk, request, lambda engine: infer_at(desk, engine, raw, request, headers)
+    )
+    return given.response()
+
+
+async def infer_at(
+    desk: Desk,
+    engine: Engine,
+    payload: bytes,
+    request: Request,
+    headers: Mapping[str, str] | None = None,
+) -> Given:
+    """Let an engine infer; its refusals are ApiErrors."""
+    if engine.api != "kserve":
+        raise ApiError(422, f"{engine.model} is a language model: use /v1/completions")
+    async with called(desk, engine, infer_path(engine), payload, request.id, headers) as answer:
+        given = Given(answer.status, await answer.read(), answer.content_type)
+        binary = answer.headers.get(BINARY)
+    if 400 <= given.status < 500:
+        raise engine_error(given.status, given.body)
+    if binary is not None:
+        given.headers[BINARY] = binary
+    elif engine.name != engine.model and isinstance(told := json_of(given.body), dict):
+        given.body = orjson.dumps({**told, "model_name": engine.model})
+    return given
+
+
+async def metadata(http: web.Request) -> web.Response:
+    """GET /v2/models/{model}; its tensors only as far as they are known without loading it."""
+    row = model_row(http)
+    about = {"name": row["name"], "versions": ["1"], "platform": row["runtime"]}
+    return json_response({**about, "inputs": [], "outputs": []})
+
+
+async def ready(http: web.Request) -> web.Response:
+    """GET /v2/models/{model}/ready: 200 if a request would be answered now, 503 if it waits."""
+    row = model_row(http)
+    is_ready = row["status"] == "ready"
+    return json_response({"name": row["name"], "ready": is_ready}, 200 if is_ready else 503)

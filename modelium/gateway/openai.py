@@ -1,0 +1,68 @@
+"""OpenAI's calls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from modelium.gateway.answering import whole
+from modelium.gateway.asking import read_ask, wrong
+from modelium.gateway.desk import DESK
+from modelium.gateway.errors import json_response
+from modelium.gateway.roster import model_row, model_rows
+from modelium.gateway.streaming import stream
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+NEEDED = {
+    CHAT: (("messages",), "a list of messages"),
+    COMPLETIONS: (("prompt", "prompt_embeds"), "text"),
+    EMBEDDINGS: (("input",), "text"),
+}
+"""Fields of which one has to be there: a model is not loaded for a request that must fail."""
+
+
+async def completions(http: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    return await _ask(http, COMPLETIONS)
+
+
+async def chat_completions(http: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    return await _ask(http, CHAT)
+
+
+async def embeddings(http: web.Request) -> web.StreamResponse:
+    """POST /v1/embeddings."""
+    return await _ask(http, EMBEDDINGS)
+
+
+async def _ask(http: web.Request, path: str) -> web.StreamResponse:
+    desk, ask = http.app[DESK], await read_ask(http, path, partial(check, path))
+    if ask.stream and path != EMBEDDINGS:
+        return await stream(desk, http, ask)
+    return await whole(desk, ask)
+
+
+def check(path: str, body: dict[str, Any]) -> None:
+    """Raise ApiError (400) for a body that no engine can take."""
+    fields, expected = NEEDED[path]
+    if all(body.get(field) is None for field in fields):
+        raise wrong(fields[0], None, expected)
+    if path == CHAT and (not isinstance(body["messages"], list) or not body["messages"]):
+        raise wrong("messages", body["messages"], expected)
+
+
+async def models(http: web.Request) -> web.Response:
+    """GET /v1/models: all that can be asked for, loaded or not."""
+    return json_response({"object": "list", "data": [_card(row) for row in model_rows(http)]})
+
+
+async def model(http: web.Request) -> web.Response:
+    """GET /v1/models/{model}."""
+    return json_response(_card(model_row(http)))
+
+
+def _card(row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["name"], "object": "model", "created": 0, "owned_by": "modelium"}
