@@ -12,7 +12,7 @@ from modelium.errors import ModeliumError
 from modelium.gateway import kserve, openai, operating
 from modelium.gateway.asking import request_id
 from modelium.gateway.callers import authorize
-from modelium.gateway.desk import DESK, Desk
+from modelium.gateway.desk import DESK, REQUEST_ID, Desk
 from modelium.gateway.errors import ApiError, json_response
 from modelium.gateway.openapi import document
 from modelium.gateway.outlet import send
@@ -122,7 +122,7 @@ async def _connections(app: web.Application) -> AsyncIterator[None]:
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error in the shape that its clients know; nobody is sent to without a limit."""
-    request["id"] = request_id(request)
+    request[REQUEST_ID] = request_id(request)
     try:
         answer = _preflight(request) or await handler(request)
     except ApiError as error:
@@ -134,8 +134,8 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except ModeliumError as error:
         answer = _told(request, ApiError(503, str(error)))
     except Exception:
-        log.exception("%s %s, request %s", request.method, request.path, request["id"])
-        why = f"an error of the gateway itself; its log has more on request {request['id']}"
+        log.exception("%s %s, request %s", request.method, request.path, request[REQUEST_ID])
+        why = f"an error of the gateway itself; its log has more on request {request[REQUEST_ID]}"
         answer = _told(request, ApiError(500, why))
     body = getattr(answer, "body", None)
     if isinstance(body, bytes) and len(body) > LARGE_BYTES:
@@ -157,7 +157,7 @@ def _words(http: web.Request, error: web.HTTPException) -> str:
 
 async def _label(http: web.Request, answer: web.StreamResponse) -> None:
     """Every answer has its request's id, and tells browsers whether they may read it."""
-    answer.headers["X-Request-Id"] = http.get("id", "")
+    answer.headers["X-Request-Id"] = http.get(REQUEST_ID, "")
     answer.headers.update(_cors(http))
 
 

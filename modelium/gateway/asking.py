@@ -15,8 +15,8 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
-from modelium.gateway.callers import CALLER, Caller, named_well
-from modelium.gateway.desk import DESK
+from modelium.gateway.callers import CALLER, named_well
+from modelium.gateway.desk import DESK, REQUEST_ID
 from modelium.gateway.errors import ApiError
 from modelium.live.seats import Request
 
@@ -92,12 +92,12 @@ def new_request(
     organization: str = "",
 ) -> Request:
     """The place in the queue that this HTTP request has. Raises ApiError: 400, 429."""
-    caller: Caller = http[CALLER]
+    caller = http[CALLER]
     acting = caller.acting_for(organization)
     headers = http.headers
     request = Request(
         model,
-        id=http["id"],
+        id=http[REQUEST_ID],
         organization=acting,
         session=session or named_well("X-Session", headers.get("X-Session", "")),
         slo_class=named_well("X-Slo-Class", headers.get("X-Slo-Class", "")),

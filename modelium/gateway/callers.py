@@ -12,8 +12,6 @@ from yarl import URL
 from modelium.gateway.desk import DESK
 from modelium.gateway.errors import ApiError
 
-CALLER = "caller"
-"""Where a request keeps its `Caller`."""
 LONGEST_NAME = 128
 ANY_PRIORITY = 100
 """Priorities are from -100 to 100."""
@@ -41,6 +39,9 @@ class Caller:
         if named and self.speaks_for_others:
             return named_well("organization", named)
         return self.organization
+
+
+CALLER = web.RequestKey("caller", Caller)
 
 
 def identify(http: web.Request) -> Caller:

@@ -67,3 +67,4 @@ class Desk:
 
 
 DESK = web.AppKey("desk", Desk)
+REQUEST_ID = web.RequestKey("request_id", str)

@@ -16,7 +16,7 @@ from yarl import URL
 from modelium.errors import ModeliumError
 from modelium.gateway.asking import Ask
 from modelium.gateway.desk import Desk
-from modelium.gateway.errors import ApiError
+from modelium.gateway.errors import ApiError, dumped
 from modelium.managers.engine import Engine
 
 USAGE_WANTED = b'{"stream_options":{"include_usage":true},'
@@ -90,7 +90,7 @@ def openai_payload(ask: Ask, engine: Engine) -> bytes:
     if needs_usage:
         options = body.get("stream_options") or {}
         body = {**body, "stream_options": {**options, "include_usage": True}}
-    return orjson.dumps({**body, "model": engine.name})
+    return dumped({**body, "model": engine.name})
 
 
 def json_of(body: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -72,6 +73,14 @@ def refused(error: RefusedError) -> ApiError:
     )
 
 
+def dumped(value: Any) -> bytes:
+    """JSON; also of numbers that orjson reads and does not write."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
 def json_response(value: Any, status: int = 200) -> web.Response:
     """An answer in JSON."""
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+    return web.Response(status=status, body=dumped(value), content_type="application/json")

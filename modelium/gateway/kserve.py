@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import orjson
 from aiohttp import web
 
 from modelium import __version__
@@ -12,7 +11,7 @@ from modelium.gateway.answering import seated
 from modelium.gateway.asking import new_request, parsed, read_raw, wrong
 from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.engines import Given, called, engine_error, infer_path, json_of
-from modelium.gateway.errors import ApiError, json_response
+from modelium.gateway.errors import ApiError, dumped, json_response
 from modelium.gateway.roster import model_row
 from modelium.live.seats import Request
 from modelium.managers.engine import Engine
@@ -63,7 +62,7 @@ async def infer_at(
     if binary is not None:
         given.headers[BINARY] = binary
     elif engine.name != engine.model and isinstance(told := json_of(given.body), dict):
-        given.body = orjson.dumps({**told, "model_name": engine.model})
+        given.body = dumped({**told, "model_name": engine.model})
     return given
 
 

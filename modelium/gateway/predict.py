@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from modelium.gateway.answering import seated, talk
 from modelium.gateway.asking import Ask, new_request, number, parsed, read_raw, text, whole
 from modelium.gateway.desk import DESK
 from modelium.gateway.engines import BAD_GATEWAY, Given, called, json_of
-from modelium.gateway.errors import ApiError
+from modelium.gateway.errors import ApiError, dumped
 from modelium.gateway.kserve import infer_at
 from modelium.live.seats import Request
 from modelium.managers.engine import Engine
@@ -46,13 +45,13 @@ async def _ask_engine(
 ) -> Given:
     desk = http.app[DESK]
     if engine.api == "openai" and engine.extra.get("plain"):
-        async with called(desk, engine, "/", orjson.dumps(body), request.id) as answer:
+        async with called(desk, engine, "/", dumped(body), request.id) as answer:
             return Given(answer.status, await answer.read(), answer.content_type)
     if "inputs" in body:
-        return await infer_at(desk, engine, orjson.dumps(_tensors(body["inputs"], engine)), request)
+        return await infer_at(desk, engine, dumped(_tensors(body["inputs"], engine)), request)
     asked: dict[str, Any] = {"model": engine.name}
     asked |= {key: body[key] for key in ("prompt", "max_tokens", "temperature") if key in body}
-    ask = Ask("/v1/completions", orjson.dumps(asked), asked, request)
+    ask = Ask("/v1/completions", dumped(asked), asked, request)
     given = await talk(desk, ask, engine)
     return _told(given, body, engine) if given.status == 200 else given
 
@@ -71,7 +70,7 @@ def _told(given: Given, body: dict[str, Any], engine: Engine) -> Given:
         }
     except (TypeError, KeyError, IndexError, AttributeError):
         raise ApiError(BAD_GATEWAY, f"{engine.instance} answered without a text") from None
-    return Given(200, orjson.dumps(answer), tokens=given.tokens)
+    return Given(200, dumped(answer), tokens=given.tokens)
 
 
 def _tensors(inputs: Any, engine: Engine) -> dict[str, Any]:

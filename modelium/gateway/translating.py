@@ -9,10 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import orjson
-
 from modelium.gateway.asking import Ask
-from modelium.gateway.errors import ApiError
+from modelium.gateway.errors import ApiError, dumped
 
 DONE = b"data: [DONE]\n\n"
 MAX_TOKENS = 16
@@ -30,7 +28,7 @@ def kserve_payload(ask: Ask) -> bytes:
         _tensor("max_tokens", "INT32", _most(ask)),
         _tensor("temperature", "FP32", 1.0 if warmth is None else warmth),
     ]
-    return orjson.dumps({"id": ask.request.id, "inputs": tensors})
+    return dumped({"id": ask.request.id, "inputs": tensors})
 
 
 def prompt_of(ask: Ask) -> str:
@@ -104,7 +102,7 @@ def as_stream(ask: Ask, answer: dict[str, Any]) -> bytes:
     pieces = [{**head, "choices": [choice]}]
     if ask.wants_usage and "usage" in answer:
         pieces.append({**head, "choices": [], "usage": answer["usage"]})
-    return b"".join(b"data: " + orjson.dumps(piece) + b"\n\n" for piece in pieces) + DONE
+    return b"".join(b"data: " + dumped(piece) + b"\n\n" for piece in pieces) + DONE
 
 
 def _most(ask: Ask) -> int:

@@ -1,0 +1,137 @@
+"""A gateway in front of a live cluster of emulated engines, in the test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from openai import AsyncOpenAI
+
+from modelium.core import Model
+from modelium.gateway.desk import Desk, Settings
+from modelium.gateway.keys import Keys
+from modelium.gateway.limits import Limits, Rate
+from modelium.gateway.server import Address, listening
+from modelium.live.operations import Operations
+from modelium.testing.scenarios import model
+from tests.live.harness import INSTANT
+from tests.live.house import House, house
+
+ONE = [model("a", 60)]
+SLOW_LOAD = {**INSTANT, "stages": {"process": 0.1, "weights": 1.4}, "speed": 1.0}
+STEP = {"decode_c": 0.01, "mixed_c": 0.01}
+STEADY = {
+    **INSTANT,
+    "speed": 1.0,
+    "engine": {"kind": "generate", "kv_tokens": 1_000_000, "step": STEP},
+}
+"""A token each hundredth of a second."""
+TENSORS = {**INSTANT, "engine": {"kind": "infer", "latency_s": [[0.001, 0.002, 0.003, 0.004]]}}
+
+
+WITHIN_S = 90.0
+"""No test waits longer than this."""
+
+
+@dataclass
+class Site:
+    """One gateway, and clients of it."""
+
+    url: str
+    house: House
+    http: aiohttp.ClientSession
+    stack: AsyncExitStack
+
+    def openai(self, **more: Any) -> AsyncOpenAI:
+        """The client that users have; it sends nothing again by itself."""
+        client = AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=more.pop("api_key", "none"), max_retries=0, **more
+        )
+        self.stack.push_async_callback(client.close)
+        return client
+
+    async def get(self, path: str, **more: Any) -> tuple[int, Any]:
+        """Status and JSON."""
+        return await self.ask("GET", path, **more)
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
+        """Status and JSON."""
+        return await self.ask("POST", path, json=body, **more)
+
+    async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+        """Status and JSON."""
+        async with self.http.request(method, self.url + path, **more) as answer:
+            return answer.status, await answer.json()
+
+    @property
+    def running(self) -> int:
+        """Requests that have a seat."""
+        return len(self.house.cluster.reception.seats)
+
+    def waiting(self, name: str = "a") -> int:
+        """Requests that wait."""
+        return self.house.cluster.reception.room.waiting(name)
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        await self.house.until(true)
+
+    def journal(self) -> list[tuple[Any, ...]]:
+        """(organization, outcome, prompt tokens, output tokens) of each request that is over."""
+        journal = self.house.cluster.journal
+        journal.write_requests()
+        return journal._db.execute(
+            "SELECT organization, outcome, prompt_tokens, output_tokens FROM requests"
+        ).fetchall()
+
+
+@asynccontextmanager
+async def site(
+    folder: Path,
+    models: Sequence[Model] = ONE,
+    *gpus: int,
+    keys: Keys | None = None,
+    rate: Rate | None = None,
+    address: Address | None = None,
+    tls: Any = None,
+    gateway: dict[str, Any] | None = None,
+    **more: Any,
+) -> AsyncIterator[Site]:
+    """A cluster and its gateway; `gateway` are its settings, `more` goes to the cluster."""
+    async with house(folder, models, *gpus, **more) as here:
+        operations = Operations(here.cluster, here.driver, "lru")
+        limits = Limits(here.cluster.now_s, rate or Rate())
+        desk = Desk(here.cluster.reception, operations, limits, keys, Settings(**(gateway or {})))
+        async with (
+            listening(desk, address or Address(port=0)) as url,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as http,
+            AsyncExitStack() as stack,
+        ):
+            yield Site(url, here, http, stack)
+
+
+def visit(folder: Path, act: Callable[[Site], Awaitable[None]], *given: Any, **more: Any) -> None:
+    """Run a test's coroutine at a new site."""
+
+    async def run() -> None:
+        async with asyncio.timeout(WITHIN_S), site(folder, *given, **more) as here:
+            await act(here)
+            assert here.running == 0
+
+    asyncio.run(run())
+
+
+def events(raw: bytes) -> list[Any]:
+    """What a stream says: JSON of its events, the text of its comments."""
+    told: list[Any] = []
+    for part in raw.decode().split("\n\n"):
+        if part.startswith("data: {"):
+            told.append(json.loads(part[6:]))
+        elif part:
+            told.append(part)
+    return told
