@@ -1,0 +1,177 @@
+"""KServe's protocol and /predict, to engines of every kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.gateway.scripted import Script, Stage, perform
+from tests.gateway.site import TENSORS, Site, visit
+
+JSON = "application/json"
+INPUT = {"name": "input", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}
+
+
+def test_tensors_go_in_and_out(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        assert (await here.get("/v2/models/a/ready"))[0] == 503
+        status, told = await here.post("/v2/models/a/infer", {"id": "7", "inputs": [INPUT]})
+        assert (status, told["id"], told["model_name"]) == (200, "7", "a")
+        assert told["outputs"][0]["shape"] == [2, 32]
+        path = "/v2/models/a/versions/1/infer"
+        assert (await here.post(path, {"id": "7", "inputs": [INPUT]}))[1] == told
+        assert await here.get("/v2/models/a/ready") == (200, {"name": "a", "ready": True})
+        assert (await here.get("/v2/models/a"))[1]["name"] == "a"
+        assert (await here.get("/v2"))[1]["name"] == "modelium"
+        assert (await here.get("/v2/health/ready"))[0] == 200
+        status, told = await here.post("/predict/a", {"inputs": [[1, 2], [3, 4]]})
+        assert (status, told["outputs"][0]["shape"]) == (200, [2, 32])
+
+    visit(tmp_path, act, settings=TENSORS)
+
+
+def test_binary_tensors_pass(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        values = np.ones((2, 2), np.float32).tobytes()
+        tensor: dict[str, Any] = {
+            "name": "input", "shape": [2, 2], "datatype": "FP32",
+            "parameters": {"binary_data_size": len(values)},
+        }  # fmt: skip
+        head = json.dumps({"inputs": [tensor]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        status, told = await here.ask(
+            "POST", "/v2/models/a/infer", data=head + values, headers=headers
+        )
+        assert (status, told["outputs"][0]["shape"]) == (200, [2, 32])
+        headers = {"Inference-Header-Content-Length": "1000"}
+        status, told = await here.ask("POST", "/v2/models/a/infer", data=b"x", headers=headers)
+        assert status == 400
+        assert "0 to 1" in told["error"]
+
+    visit(tmp_path, act, settings=TENSORS)
+
+
+def test_errors_have_kserves_shape_for_kserves_clients(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        status, told = await here.post("/v2/models/b/infer", {"inputs": [INPUT]})
+        assert status == 404
+        assert told["error"].startswith("no model called 'b'")
+        status, told = await here.post("/v2/models/a/infer", {"inputs": []})
+        assert status == 400
+        assert "at least one tensor" in told["error"]
+        status, told = await here.post("/v2/models/a/infer", {})
+        assert (status, told["error"]) == (400, "inputs is missing, expected a list of tensors")
+        assert (await here.get("/v2/models/b/ready"))[0] == 404
+
+    visit(tmp_path, act, settings=TENSORS)
+
+
+def test_predict_says_what_is_wrong_with_inputs(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        for inputs, why in {
+            "[[1], [2, 3]]": "ragged",
+            "[null]": "expected numbers or text",
+            '[1, "x"]': "mixes",
+            "[" * 40 + "]" * 40: "more than 16 dimensions",
+        }.items():
+            status, told = await here.post("/predict/a", {"inputs": json.loads(inputs)})
+            assert status == 422
+            assert why in told["error"]["message"]
+        assert (await here.post("/predict/a", {"max_tokens": 1}))[0] == 400
+        status, told = await here.post("/predict/a", {"prompt": "x"})
+        assert status == 422
+        assert "does not answer with text" in told["error"]["message"]
+
+    visit(tmp_path, act, settings=TENSORS)
+
+
+def test_predict_asks_language_models(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        body = {"prompt": "x y", "organizationId": "acme", "max_tokens": 3, "temperature": 0.5}
+        status, told = await here.post("/predict/a", body)
+        assert status == 200
+        assert len(told["output"].split()) == 3
+        assert told["usage"]["completion_tokens"] == 3
+        assert told["organizationId"] == "acme"
+        assert here.journal() == [("acme", "completed", 2, 3)]
+        status, told = await here.post("/predict/a", {"inputs": [1]})
+        assert status == 422
+        assert "is a language model" in told["error"]["message"]
+        body = {"prompt": "x", "temperature": "hot"}
+        assert (await here.post("/predict/a", body))[0] == 400
+
+    visit(tmp_path, act)
+
+
+def text_model(text: str, **counts: int) -> Script:
+    """What a text model on Triton answers."""
+    tensors = [{"name": "text_output", "datatype": "BYTES", "shape": [1], "data": [text]}]
+    for name, count in counts.items():
+        tensors.append({"name": name, "datatype": "INT32", "shape": [1], "data": [count]})  # type: ignore[list-item]
+    return Script([json.dumps({"model_name": "m", "outputs": tensors}).encode()], kind=JSON)
+
+
+def test_text_models_on_triton_answer_openais_calls() -> None:
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(max_tokens=3, temperature=0)
+        told = json.loads(raw)
+        assert (status, told["model"], told["choices"][0]["text"]) == (200, "a", "hey")
+        assert told["choices"][0]["finish_reason"] == "length"
+        assert told["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        path, raw, _ = here.heard[0]
+        assert path == "/v2/models/a#1/infer"
+        sent = {t["name"]: t["data"] for t in json.loads(raw)["inputs"]}
+        assert sent == {"text_input": ["x"], "max_tokens": [3], "temperature": [0]}
+        status, raw = await here.ask("/v1/chat/completions")
+        told = json.loads(raw)
+        assert told["choices"][0]["message"] == {"role": "assistant", "content": "hey"}
+        assert "usage" not in told  # the engine did not count
+        sent = {t["name"]: t["data"] for t in json.loads(here.heard[1][1])["inputs"]}
+        assert sent["text_input"] == ["user: x\nassistant:"]
+        assert here.left == [("completed", 5, 3), ("completed", 0, 0)]
+        assert (await here.ask("/v1/embeddings", input="x"))[0] == 422
+
+    perform(
+        act,
+        text_model("hey", prompt_tokens=5, output_tokens=3),
+        text_model("hey"),
+        api="kserve",
+        name="a#1",
+    )
+
+
+def test_text_models_on_triton_stream_in_one_piece() -> None:
+    async def act(here: Stage) -> None:
+        _, raw = await here.ask(
+            "/v1/chat/completions", stream=True, stream_options={"include_usage": True}
+        )
+        piece, usage, end = raw.decode().strip().split("\n\n")
+        told = json.loads(piece[6:])
+        assert told["object"] == "chat.completion.chunk"
+        assert told["choices"][0]["delta"]["content"] == "hey"
+        assert json.loads(usage[6:])["usage"]["completion_tokens"] == 3
+        assert end == "data: [DONE]"
+        _, raw = await here.ask(stream=True)
+        assert raw.count(b"data: ") == 2
+        assert here.left == [("completed", 5, 3)] * 2
+
+    counted = text_model("hey", prompt_tokens=5, output_tokens=3)
+    perform(act, counted, text_model("hey", prompt_tokens=5, output_tokens=3), api="kserve")
+
+
+def test_a_users_own_class_takes_any_json_by_predict_only() -> None:
+    async def act(here: Stage) -> None:
+        body = {"prompt": "x", "depth": 123456789012345678901234567890}
+        async with here.http.post(here.url + "/predict/a", json=body) as answer:
+            assert (answer.status, await answer.json()) == (200, {"depth": 3})
+        assert here.heard[0][0] == "/"
+        assert json.loads(here.heard[0][1])["prompt"] == "x"
+        for stream in (False, True):
+            status, raw = await here.ask(stream=stream)
+            assert status == 422
+            assert "takes POST /predict/a only" in json.loads(raw)["error"]["message"]
+
+    perform(act, Script([b'{"depth": 3}'], kind=JSON), plain=True)
