@@ -1,0 +1,96 @@
+"""What operators call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelium.testing.scenarios import model
+from tests.gateway.site import Site, visit
+
+TWO = [model("a", 60), model("b", 60)]
+
+
+def test_a_model_through_all_its_states(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        for verb, status in [
+            ("load", "ready"), ("sleep?level=2", "asleep"), ("wake", "ready"),
+            ("unload", "unloaded"),
+        ]:  # fmt: skip
+            done, told = await here.post(f"/models/a/{verb}")
+            assert (done, told["status"]) == (200, status)
+            assert (await here.get("/models/a"))[1]["status"] == status
+        assert (await here.post("/models/a/pin"))[1]["pinned"] is True
+        assert (await here.post("/models/a/load"))[0] == 200
+        status, told = await here.post("/models/a/unload")
+        assert (status, told["error"]["type"]) == (409, "conflict_error")
+        assert (await here.post("/models/a/unpin"))[1]["pinned"] is False
+        assert await here.ask("DELETE", "/models/a") == (200, {"removed": "a"})
+        assert (await here.get("/models/a"))[0] == 404
+        assert (await here.post("/models/a/load"))[0] == 404
+        assert [row["name"] for row in (await here.get("/models"))[1]["models"]] == ["b"]
+
+    visit(tmp_path, act, TWO)
+
+
+def test_decisions_say_why(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        for name in "ab":
+            body = {"model": name, "prompt": "x", "max_tokens": 1}
+            assert (await here.post("/v1/completions", body))[0] == 200
+        _, told = await here.get("/decisions")
+        kinds = [(line["kind"], line["model"]) for line in told["decisions"]]
+        assert kinds == [("load", "b"), ("unload", "a"), ("load", "a")]
+        assert all(line["reason"] for line in told["decisions"])
+        _, told = await here.get("/decisions?model=a&limit=1")
+        assert [line["kind"] for line in told["decisions"]] == ["unload"]
+        _, told = await here.get("/usage")
+        [row] = told["organizations"]
+        assert (row["requests"], row["output_tokens"]) == (2, 2)
+        _, told = await here.get("/status")
+        assert told["models"] == 2
+
+    visit(tmp_path, act, TWO)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "1e3", "10001", "9" * 5000, ""])
+def test_odd_limits_are_refused(tmp_path: Path, limit: str) -> None:
+    async def act(here: Site) -> None:
+        status, told = await here.get(f"/decisions?limit={limit}")
+        assert (status, told["error"]["param"]) == (400, "limit")
+
+    visit(tmp_path, act)
+
+
+def test_events_come_as_they_happen(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        async with here.http.get(f"{here.url}/events") as stream:
+            assert await stream.content.readline() == b": listening\n"
+            assert (await here.post("/models/a/load"))[0] == 200
+            heard = {}
+            while "done" not in heard:
+                line = (await stream.content.readline()).decode()
+                if line.startswith("event: "):
+                    data = (await stream.content.readline()).decode()
+                    heard[line[7:].strip()] = json.loads(data[6:])
+            assert heard["decision"]["kind"] == "load"
+            assert heard["done"]["error"] == ""
+        news = here.house.cluster.watchers.news
+        await here.until(lambda: len(news) == 1)
+
+    visit(tmp_path, act)
+
+
+def test_paths_and_methods_that_are_not_there(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        status, told = await here.get("/v1/nonsense")
+        assert status == 404
+        assert "openapi.json" in told["error"]["message"]
+        async with here.http.get(f"{here.url}/v1/completions") as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        assert (await here.post("/models/a/explode"))[0] in (404, 405)
+        assert (await here.post("/models/a/sleep?level=3"))[0] == 400
+
+    visit(tmp_path, act)
