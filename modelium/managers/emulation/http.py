@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
@@ -48,6 +49,11 @@ class Exchange:
         shown = b"" if self.method == "HEAD" else body
         self._connection.write(b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), shown))
         self.close()
+
+    def fail(self, status: int, why: str, kind: str = "BadRequestError") -> None:
+        """Answer with an error of OpenAI's shape."""
+        error = {"message": why, "type": kind, "param": None, "code": status}
+        self.answer(status, {"error": error})
 
     def open(self, kind: str = "text/event-stream; charset=utf-8") -> None:
         """Begin an answer that comes in parts."""
@@ -176,12 +182,14 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self._current is None and self._queue:
             self._current = current = self._queue.popleft()
-            if current.refused is None:
+            if current.refused is not None:
+                current.fail(*current.refused)
+                return
+            try:
                 self._handle(current)
-            else:
-                status, why = current.refused
-                error = {"message": why, "type": "BadRequestError", "param": None, "code": status}
-                current.answer(status, {"error": error})
+            except Exception:
+                traceback.print_exc()
+                current.fail(500, "Internal Server Error", "InternalServerError")
 
     def _grow(self, n: int, most: int, status: int) -> None:
         self._size += n

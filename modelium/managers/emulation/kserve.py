@@ -127,7 +127,8 @@ def _size(tensor: Any) -> tuple[int, int]:
         or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     ):
         raise WrongInput(f"input '{name}': shape has to be a list of whole numbers, got {shape!r}")
-    if (kind := tensor.get("datatype")) not in DATATYPES:
+    kind = tensor.get("datatype")
+    if not isinstance(kind, str) or kind not in DATATYPES:
         known = ", ".join(sorted(DATATYPES))
         raise WrongInput(f"input '{name}': datatype {kind!r} is none of {known}")
     elements = math.prod(shape)
