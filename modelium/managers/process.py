@@ -80,7 +80,7 @@ class Processes:
         except OSError as error:
             raise ConfigError(f"{folder}: no folder for logs: {error.strerror}") from error
         self._scratch = _scratch(f"{runtime} {self.folder}")
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 
     def log(self, instance: str) -> Path:
@@ -95,11 +95,15 @@ class Processes:
         return self._scratch / quote(instance, safe="#@")[-40:]
 
     def spawn(
-        self, instance: str, command: Sequence[str], environment: Mapping[str, str]
+        self,
+        instance: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
     ) -> Process:
         """Start a process in a session of its own; what it prints goes to `log(instance)`.
 
-        Raises OSError if there is no such program.
+        It inherits the open files `pass_fds`. Raises OSError if there is no such program.
         """
         scratch = self.scratch(instance)
         scratch.mkdir(mode=0o700, exist_ok=True)
@@ -112,16 +116,17 @@ class Processes:
                 stderr=out,
                 cwd=scratch,
                 env=marked,
+                pass_fds=pass_fds,
                 start_new_session=True,
             )
         with self._lock:
-            self._children[child.pid] = child
+            self._children[instance] = child
         return identify(child.pid)
 
-    def wait(self, process: Process, seconds: float) -> int | None:
-        """Wait for the end of a process that was started here: its exit status, None if it runs."""
+    def wait(self, instance: str, seconds: float) -> int | None:
+        """Wait for the end of what was started here: its exit status, None if it runs still."""
         with self._lock:
-            child = self._children[process.pid]
+            child = self._children[instance]
         try:
             return child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -140,11 +145,10 @@ class Processes:
             while runs(process) and time.monotonic() < until_s:
                 time.sleep(LOOK_S)
         self._kill(instance, process)
-        if process is not None:
-            with self._lock:
-                child = self._children.pop(process.pid, None)
-            if child is not None:
-                child.wait()
+        with self._lock:
+            child = self._children.pop(instance, None)
+        if child is not None:
+            child.wait()
         shutil.rmtree(self.scratch(instance), ignore_errors=True)
 
     def left(self, known: Iterable[str]) -> Iterator[str]:
@@ -155,7 +159,7 @@ class Processes:
 
     def _members(self, instance: str, process: Process | None) -> list[psutil.Process]:
         """Every process of an instance that has not ended."""
-        scratch, session = self.scratch(instance), self._session(process)
+        scratch, session = self.scratch(instance), self._session(instance, process)
         found = []
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -164,15 +168,14 @@ class Processes:
                     found.append(one)
         return found
 
-    def _session(self, process: Process | None) -> int | None:
-        """The number of a session that is surely this process's: it leads it, or is our child."""
-        if process is None:
-            return None
+    def _session(self, instance: str, process: Process | None) -> int | None:
+        """The number of the session that is surely this instance's: its leader is known."""
         with self._lock:
-            if process.pid in self._children:
-                return process.pid
+            child = self._children.get(instance)
+        if child is not None:
+            return child.pid
         with contextlib.suppress(psutil.NoSuchProcess):
-            if _is(psutil.Process(process.pid), process):
+            if process is not None and _is(psutil.Process(process.pid), process):
                 return process.pid
         return None
 
