@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from modelium import __version__
+from modelium.gateway import schemas as s
+from modelium.gateway.schemas import Schema
 
-Schema = dict[str, Any]
-TEXT: Schema = {"type": "string"}
-NAME: Schema = {"type": "string", "minLength": 1}
-COUNT: Schema = {"type": ["integer", "null"], "minimum": 0, "maximum": 2147483647}
-ANYTHING: Schema = {"type": "object"}
-ERROR: Schema = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": TEXT,
-                "type": TEXT,
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-ERRORS = (400, 401, 403, 404, 409, 413, 422, 429, 503)
+LIMITED = (400, 403, 404, 408, 413, 422, 429, 502, 503)
+"""What may become of a request to a model."""
+NAMED, PLAIN = (403, 404, 503), (403, 503)
+DONE = (400, 403, 404, 409, 503)
+"""What may become of an operator's order."""
 
 
 @cache
@@ -39,162 +23,152 @@ def document() -> Schema:
         "info": {
             "title": "Modelium",
             "version": __version__,
-            "description": "Many models on few GPUs behind one address.",
+            "description": "Many models on few GPUs behind one address. A request whose model is"
+            " not loaded waits until it is; a stream gets comments meanwhile. Model names may hold"
+            " slashes.",
         },
         "components": {
-            "schemas": {"Error": ERROR},
+            "schemas": {"Error": s.ERROR, "KServeError": s.KSERVE_ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
-        "paths": {**_users(), **_kserve(), **_operators()},
+        "paths": {**_openai(), **_kserve(), **_operators(), **_open()},
     }
 
 
-def _users() -> Schema:
+def _openai() -> Schema:
     return {
-        "/v1/chat/completions": {"post": _post("Answer a conversation", _chat(), stream=True)},
-        "/v1/completions": {"post": _post("Go on with a text", _completion(), stream=True)},
-        "/v1/embeddings": {"post": _post("Turn text into vectors", _embedding())},
-        "/v1/models": {"get": _get("All models that can be asked for")},
-        "/v1/models/{model}": {"get": _get("One model", model=True)},
-        "/predict/{model}": {"post": _post("Ask any model", _predict(), model=True)},
+        "/v1/chat/completions": {
+            "post": _ask("Answer a conversation", s.CHAT, s.object_of("choices"), stream=True)
+        },
+        "/v1/completions": {
+            "post": _ask("Go on with a text", s.COMPLETION, s.object_of("choices"), stream=True)
+        },
+        "/v1/embeddings": {
+            "post": _ask("Turn text into vectors", s.EMBEDDING, s.object_of("data"))
+        },
+        "/v1/models": {"get": _call("All models that can be asked for", s.object_of("data"))},
+        "/v1/models/{model}": {"get": _call("One model", s.object_of("id"), NAMED, model=True)},
+        "/predict/{model}": {
+            "post": _ask("Ask a model of any kind", s.PREDICT, s.ANYTHING, model=True)
+        },
     }
 
 
 def _kserve() -> Schema:
-    tensor = {
-        "type": "object",
-        "required": ["name", "shape", "datatype"],
-        "properties": {
-            "name": NAME,
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "datatype": NAME,
-            "data": {"type": "array"},
-        },
-    }
-    body = {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {"inputs": {"type": "array", "items": tensor}},
-    }
+    infer = _ask("Tensors in, tensors out", s.TENSORS, s.ANYTHING, model=True, kserve=True)
+    about, is_ready = s.object_of("name", "versions", "platform"), s.object_of("ready")
+    ready = _call("A request would not wait", is_ready, NAMED, model=True, kserve=True)
+    ready["responses"]["503"] = _answer(s.ANYTHING, "it would wait, or is refused")
     return {
-        "/v2/health/live": {"get": _get("The server is well")},
-        "/v2/health/ready": {"get": _get("Requests are admitted")},
-        "/v2/models/{model}": {"get": _get("One model", model=True)},
-        "/v2/models/{model}/ready": {"get": _get("A request would not wait", model=True)},
-        "/v2/models/{model}/infer": {"post": _post("Tensors in, tensors out", body, model=True)},
+        "/v2": {"get": _call("The server", s.object_of("name", "version"), kserve=True)},
+        "/v2/models/{model}": {"get": _call("One model", about, NAMED, model=True, kserve=True)},
+        "/v2/models/{model}/ready": {"get": ready},
+        "/v2/models/{model}/infer": {"post": infer},
+        "/v2/models/{model}/versions/1/infer": {"post": infer},
     }
 
 
 def _operators() -> Schema:
-    query = [
-        {"name": "model", "in": "query", "schema": TEXT},
-        {
-            "name": "limit",
-            "in": "query",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 10000},
-        },
+    verbs = {
+        "load": "Have it loaded where the policy puts it; answers when it is ready",
+        "unload": "Let it finish and go",
+        "sleep": "Let it finish and sleep",
+        "wake": "Wake it",
+        "pin": "Keep it loaded whatever the policy thinks",
+        "unpin": "Let the policy decide again",
+    }
+    acts: Schema = {
+        f"/models/{{model}}/{verb}": {"post": _call(says, s.MODEL, DONE, model=True)}
+        for verb, says in verbs.items()
+    }
+    acts["/models/{model}/sleep"]["post"]["parameters"].append(
+        s.query("level", {"enum": [1, 2]}, "2 discards the weights, 1 keeps them in host RAM")
+    )
+    decisions = _call("What was decided, why, and how it ended", s.object_of("decisions"))
+    decisions["responses"]["400"] = _error()
+    decisions["parameters"] = [
+        s.query("model", s.TEXT, "Of this model only"),
+        s.query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "Newest first"),
     ]
-    acts = {
-        f"/models/{{model}}/{verb}": {"post": _get(says, model=True)}
-        for verb, says in {
-            "load": "Have it loaded where the policy puts it",
-            "unload": "Let it finish and go",
-            "sleep": "Let it finish and sleep",
-            "wake": "Wake it",
-            "pin": "Keep it loaded whatever the policy thinks",
-            "unpin": "Let the policy decide again",
-        }.items()
-    }
+    events = _call("What happens, as server-sent events", s.TEXT)
+    events["responses"]["200"] = _answer(s.TEXT, "for ever", "text/event-stream")
+    usage = _call("Requests, tokens, GPU-seconds by organization", s.object_of("organizations"))
     return {
-        "/health": {"get": _get("The server is well")},
-        "/ready": {"get": _get("Requests are admitted")},
-        "/status": {"get": _get("GPUs and totals")},
-        "/models": {"get": _get("Models and their instances")},
-        **acts,
-        "/models/{model}": {"delete": _get("Unload it and serve it no more", model=True)},
-        "/decisions": {"get": {**_get("What was decided, and why"), "parameters": query}},
-        "/usage": {"get": _get("Requests, tokens and GPU-seconds by organization")},
-    }
-
-
-def _get(says: str, *, model: bool = False) -> Schema:
-    operation: Schema = {"summary": says, "responses": _responses(ANYTHING)}
-    if model:
-        operation["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "schema": NAME}
-        ]
-    return operation
-
-
-def _post(says: str, body: Schema, *, model: bool = False, stream: bool = False) -> Schema:
-    operation = _get(says, model=model)
-    operation["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": body}},
-    }
-    if stream:
-        content = operation["responses"]["200"]["content"]
-        content["text/event-stream"] = {"schema": TEXT}
-    return operation
-
-
-def _responses(body: Schema) -> Schema:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    told: Schema = {str(status): {"description": "an error", "content": error} for status in ERRORS}
-    # Health and readiness say more than an error does.
-    told["503"] = {"description": "not now", "content": {"application/json": {"schema": ANYTHING}}}
-    fine = {"description": "the answer", "content": {"application/json": {"schema": body}}}
-    return {"200": fine, **told}
-
-
-def _asking(**more: Schema) -> Schema:
-    return {
-        "model": NAME,
-        "max_tokens": COUNT,
-        "temperature": {"type": ["number", "null"]},
-        "stream": {"type": ["boolean", "null"]},
-        "stream_options": {"type": ["object", "null"]},
-        **more,
-    }
-
-
-def _chat() -> Schema:
-    message = {
-        "type": "object",
-        "required": ["role", "content"],
-        "properties": {"role": TEXT, "content": TEXT},
-    }
-    messages = {"type": "array", "items": message, "minItems": 1}
-    fields = _asking(messages=messages, max_completion_tokens=COUNT)
-    return {"type": "object", "required": ["model", "messages"], "properties": fields}
-
-
-def _completion() -> Schema:
-    return {
-        "type": "object",
-        "required": ["model", "prompt"],
-        "properties": _asking(prompt=TEXT),
-    }
-
-
-def _embedding() -> Schema:
-    return {
-        "type": "object",
-        "required": ["model", "input"],
-        "properties": {"model": NAME, "input": {"type": ["string", "array"]}},
-    }
-
-
-def _predict() -> Schema:
-    return {
-        "type": "object",
-        "properties": {
-            "prompt": NAME,
-            "organizationId": {"type": ["string", "null"]},
-            "max_tokens": COUNT,
-            "temperature": {"type": ["number", "null"]},
-            "inputs": {"type": "array"},
+        "/status": {"get": _call("GPUs and totals", s.object_of("gpus", "policy"))},
+        "/models": {"get": _call("Models and their instances", s.object_of("models"))},
+        "/models/{model}": {
+            "get": _call("One model and its instances", s.MODEL, NAMED, model=True),
+            "delete": _call("Serve it no more", s.object_of("removed"), DONE, model=True),
         },
-        "anyOf": [{"required": ["prompt"]}, {"required": ["inputs"]}],
+        **acts,
+        "/decisions": {"get": decisions},
+        "/usage": {"get": usage},
+        "/events": {"get": events},
     }
+
+
+def _open() -> Schema:
+    """What needs no key."""
+    well, admits = "The server runs and can write its journal", "Requests are admitted"
+    paths: Schema = {}
+    for path in ("/health", "/v2/health/live"):
+        paths[path] = {"get": _call(well, s.object_of("status"), ())}
+    for path in ("/ready", "/v2/health/ready"):
+        paths[path] = {"get": _call(admits, s.object_of("ready"), ())}
+    for one in paths.values():
+        one["get"]["responses"]["503"] = _answer(s.ANYTHING, "it does not, for now")
+    paths["/openapi.json"] = {"get": _call("This document", s.object_of("openapi"), ())}
+    for one in paths.values():
+        one["get"]["security"] = []
+        one["get"]["responses"].pop("401", None)
+    return paths
+
+
+def _call(
+    says: str,
+    gives: Schema,
+    errors: tuple[int, ...] = PLAIN,
+    *,
+    model: bool = False,
+    kserve: bool = False,
+) -> Schema:
+    """One operation without a body."""
+    told = {str(status): _error(kserve=kserve) for status in (401, *errors)}
+    if 429 in errors:
+        told["429"]["headers"] = told["503"]["headers"] = {"Retry-After": s.RETRY_AFTER}
+    operation: Schema = {
+        "summary": says,
+        "responses": {"200": _answer(gives, "the answer"), **told},
+    }
+    if model:
+        operation["parameters"] = [s.MODEL_IN_PATH]
+    return operation
+
+
+def _ask(
+    says: str,
+    takes: Schema,
+    gives: Schema,
+    *,
+    model: bool = False,
+    stream: bool = False,
+    kserve: bool = False,
+) -> Schema:
+    """One request to a model."""
+    operation = _call(says, gives, LIMITED, model=model, kserve=kserve)
+    operation["parameters"] = [*operation.get("parameters", ()), *s.REQUEST_HEADERS]
+    content = {"application/json": {"schema": takes}}
+    operation["requestBody"] = {"required": True, "content": content}
+    if stream:
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": s.TEXT}
+    return operation
+
+
+def _answer(schema: Schema, says: str, kind: str = "application/json") -> Schema:
+    return {"description": says, "content": {kind: {"schema": schema}}}
+
+
+def _error(*, kserve: bool = False) -> Schema:
+    name = "KServeError" if kserve else "Error"
+    return _answer({"$ref": f"#/components/schemas/{name}"}, "an error")
