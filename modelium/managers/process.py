@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import psutil
 
@@ -92,7 +93,7 @@ class Processes:
 
         Its path is short, because sockets are made there and their paths have at most 107 bytes.
         """
-        return self._scratch / quote(instance, safe="#@")[-40:]
+        return self._scratch / _short(instance)
 
     def spawn(
         self,
@@ -152,10 +153,13 @@ class Processes:
         shutil.rmtree(self.scratch(instance), ignore_errors=True)
 
     def left(self, known: Iterable[str]) -> Iterator[str]:
-        """Instances of which processes run, without those `known`."""
-        skip = {self.scratch(instance).name for instance in known}
+        """Names of instances of which processes run, without those `known`; `end` takes them.
+
+        A long or unusual name is not the instance's own, but one made from it.
+        """
+        skip = {_short(instance) for instance in known}
         found = {place.name for one in psutil.process_iter() if (place := self._place(one))}
-        yield from sorted(unquote(name) for name in found - skip)
+        yield from sorted(found - skip)
 
     def _members(self, instance: str, process: Process | None) -> list[psutil.Process]:
         """Every process of an instance that has not ended."""
@@ -210,6 +214,14 @@ class Processes:
 
 def _is(found: psutil.Process, process: Process) -> bool:
     return abs(found.create_time() - process.started_s) < 1.0
+
+
+def _short(instance: str) -> str:
+    """A name for a directory, of at most 40 letters; such a name stays as it is."""
+    plain = re.sub(r"[^\w.#@~-]", "_", instance, flags=re.ASCII)
+    if plain == instance and len(plain) <= 40:
+        return plain
+    return f"{plain[:29]}~{hashlib.sha256(instance.encode()).hexdigest()[:10]}"
 
 
 def _scratch(owner: str) -> Path:

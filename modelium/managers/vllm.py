@@ -241,10 +241,9 @@ class VLLMManager:
         self, order: Order, engine: Engine, stages: vllm_log.Stages, until_s: float
     ) -> Engine:
         """Follow the start until a first token was made; a listening server proves nothing."""
-        assert engine.process is not None
         stages.begin("process")
         while not vllm_http.healthy(engine):
-            if (status := self._processes.wait(engine.process, LOOK_S)) is not None:
+            if (status := self._processes.wait(order.instance, LOOK_S)) is not None:
                 raise _EndedError(status)
             stages.read()
             _go_on(order, until_s)
