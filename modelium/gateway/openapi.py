@@ -91,8 +91,8 @@ def _operators() -> Schema:
         s.query("model", s.TEXT, "Of this model only"),
         s.query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "Newest first"),
     ]
-    events = _call("What happens, as server-sent events", s.TEXT)
-    events["responses"]["200"] = _answer(s.TEXT, "for ever", "text/event-stream")
+    events = _call("What happens, as it happens", s.EVENTS)
+    events["responses"]["200"] = _answer(s.EVENTS, "for ever", "text/event-stream")
     usage = _call("Requests, tokens, GPU-seconds by organization", s.object_of("organizations"))
     return {
         "/status": {"get": _call("GPUs and totals", s.object_of("gpus", "policy"))},
@@ -161,7 +161,7 @@ def _ask(
     content = {"application/json": {"schema": takes}}
     operation["requestBody"] = {"required": True, "content": content}
     if stream:
-        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": s.TEXT}
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": s.EVENTS}
     return operation
 
 

@@ -9,6 +9,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NAME: Schema = {"type": "string", "minLength": 1}
 ANYTHING: Schema = {"type": "object"}
+EVENTS: Schema = {"description": "Server-sent events whose data is JSON (OpenAI's end: [DONE])"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
 COUNT: Schema = {"type": ["integer", "null"], "minimum": 0, "maximum": 2147483647}
