@@ -63,8 +63,8 @@ async def _serve(spec: Spec, tell: Callable[..., None], *, faults: bool) -> int:
         print(f"{stage} took {time.monotonic() - started_s:.3f} s", flush=True)
         started_s = time.monotonic()
         if failure := _failure(spec, stage):
-            tell(failed=failure, out_of_memory=spec.fault == "out_of_memory")
             print(f"ERROR {failure}", flush=True)
+            tell(failed=failure, out_of_memory=spec.fault == "out_of_memory")
             return 1
     routes = Routes(spec, asyncio.get_running_loop(), faults=faults)
     loop = asyncio.get_running_loop()
@@ -73,8 +73,8 @@ async def _serve(spec: Spec, tell: Callable[..., None], *, faults: bool) -> int:
             lambda: Connection(routes.handle), spec.host, spec.port, backlog=2048
         )
     except OSError as error:
-        tell(failed=f"{spec.host}:{spec.port}: {error.strerror or error}", out_of_memory=False)
         print(f"ERROR {error}", flush=True)
+        tell(failed=f"{spec.host}:{spec.port}: {error.strerror or error}", out_of_memory=False)
         return 1
     port = server.sockets[0].getsockname()[1]
     print(f"{spec.model} ready on http://{spec.host}:{port}", flush=True)
