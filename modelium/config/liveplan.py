@@ -12,7 +12,7 @@ from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
     from modelium.config.engines import Engines
-    from modelium.costs import Stages
+    from modelium.costs import Links, Stages
     from modelium.live.given import LiveInput, Served
 
 
@@ -41,7 +41,7 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
                 name: _faster(one.stages, config.emulated.speed if name in hurried else 1.0)
                 for name, one in plan.models.items()
             },
-            by_node=dict(plan.hardware.links),
+            by_node=_links(plan, config.emulated.speed if len(hurried) == len(models) else 1.0),
         ),
         limits=asked.limits,
         house=House(
@@ -149,6 +149,19 @@ def _faster(stages: Stages, speed: float) -> Stages:
         for value in [getattr(stages, field.name)]
     }
     return replace(stages, **changes)
+
+
+def _links(plan: Plan, speed: float) -> dict[str, Links]:
+    """The links of each node, at the speed of the engines that load over them."""
+    return {
+        node: replace(
+            links,
+            disk_bytes_per_s=links.disk_bytes_per_s * speed,
+            pcie_bytes_per_s=links.pcie_bytes_per_s * speed,
+            loader_bytes_per_s=links.loader_bytes_per_s * speed,
+        )
+        for node, links in plan.hardware.links.items()
+    }
 
 
 def _by_level(seconds: tuple[float, float]) -> dict[str, float]:

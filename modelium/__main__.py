@@ -1,0 +1,5 @@
+"""`python -m modelium`: the command line."""
+
+from modelium.cli import main
+
+main()

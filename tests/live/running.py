@@ -1,0 +1,112 @@
+"""`modelium run` as a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from modelium.client import Client
+
+WITHIN_S = 60.0
+
+
+@dataclass
+class Running:
+    """One server."""
+
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path
+    events: list[dict[str, Any]] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def client(self) -> Client:
+        return Client(self.url)
+
+    def wait_for(self, what: str, **about: Any) -> dict[str, Any]:
+        """The first event of this kind, once it has come."""
+
+        def found() -> dict[str, Any] | None:
+            for event in self.events:
+                if event["event"] == what and about.items() <= event.items():
+                    return event
+            return None
+
+        with self.changed:
+            assert self.changed.wait_for(found, WITHIN_S), f"no {what} {about} in {self.events}"
+            event = found()
+        assert event is not None
+        return event
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(WITHIN_S)
+
+    def hear(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError), self.changed:
+                self.events.append(json.loads(line))
+                self.changed.notify_all()
+
+
+@contextmanager
+def running(folder: Path, config: Mapping[str, Any], *options: str) -> Iterator[Running]:
+    """Start a server in `folder`; whatever happens, nothing of it is left."""
+    folder.mkdir(exist_ok=True)
+    text = {"metrics": {"enabled": False}, **config}
+    (folder / "modelium.yaml").write_text(yaml.safe_dump(text))
+    command = [sys.executable, "-m", "modelium", "run", "--port", "0", "--log-format", "json"]
+    with (folder / "stderr").open("a") as errors:
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "MODELIUM_CONFIG": ""},
+        )
+    with process:
+        server = Running(process, "", folder)
+        hearing = threading.Thread(target=server.hear)
+        hearing.start()
+        try:
+            server.url = server.wait_for("serving")["url"]
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(WITHIN_S)
+                process.kill()
+            hearing.join()
+
+
+def left_behind(folder: Path) -> list[int]:
+    """Processes whose command line names this folder."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]
+
+
+def sweep(folder: Path) -> None:
+    """End what a test that failed has left."""
+    for pid in left_behind(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,222 @@
+"""`modelium run` with emulated engines: what users, operators and accidents do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from openai import OpenAI
+
+from modelium.record import Run
+from tests.live.running import Running, left_behind, running, sweep
+
+CONFIG: dict[str, Any] = {
+    "cluster": {"gpus": [{"kind": "h100-80g", "memory": "40GiB", "count": 1}]},
+    "models": ["llama-3.1-8b", "qwen2.5-7b", "mistral-7b"],
+    "emulated": {"speed": 50},
+}
+"""One GPU with room for one model at a time."""
+SLOW_LOAD = {**CONFIG, "emulated": {"speed": 0.5}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    sweep(tmp_path)
+
+
+def user(server: Running, **more: Any) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, **more)
+
+
+def test_openai_clients_are_served_streaming_and_not(folder: Path) -> None:
+    with running(folder, CONFIG, "--emulate", "--out", "out") as server:
+        client = user(server)
+        assert {model.id for model in client.models.list()} == set(CONFIG["models"])
+        whole = client.chat.completions.create(
+            model="qwen2.5-7b", messages=[{"role": "user", "content": "hi"}], max_tokens=7
+        )
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 7
+        pieces = list(
+            client.completions.create(model="mistral-7b", prompt="hello", max_tokens=9, stream=True)
+        )
+        assert len(pieces) == 9
+        assert all(piece.usage is None for piece in pieces)
+        last = list(
+            client.completions.create(
+                model="mistral-7b", prompt="hello", max_tokens=9, stream=True,
+                stream_options={"include_usage": True},
+            )
+        )[-1]  # fmt: skip
+        assert last.usage is not None
+        assert last.usage.completion_tokens == 9
+        with pytest.raises(openai.NotFoundError, match=r"Did you mean 'qwen2\.5-7b'"):
+            client.completions.create(model="qwen2.5-8b", prompt="x")
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(model="mistral-7b", prompt="x", max_tokens=-1)
+        used = server.client.usage()
+        assert used[0]["output_tokens"] == 7 + 9 + 9
+        assert server.end() == 0
+    assert left_behind(folder) == []
+    summary = Run.read(folder / "out").summary
+    assert summary["requests"]["completed"] == 3
+    assert (folder / "out" / "report.html").stat().st_size > 10_000
+
+
+def test_after_a_kill_the_next_server_adopts_the_engines(folder: Path) -> None:
+    with running(folder, CONFIG, "--emulate") as server:
+        user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        [before] = server.client.status()["gpus"][0]["instances"]
+        server.end(signal.SIGKILL)
+    assert left_behind(folder) == [before["pid"]]
+    with running(folder, CONFIG, "--emulate") as server:
+        [now] = server.client.status()["gpus"][0]["instances"]
+        assert (now["id"], now["pid"], now["phase"]) == (before["id"], before["pid"], "ready")
+        user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        assert server.client.decisions() == []
+        server.end()
+    assert left_behind(folder) == []
+
+
+def test_a_load_that_was_under_way_at_a_kill_is_undone(folder: Path) -> None:
+    with running(folder, SLOW_LOAD, "--emulate") as server, ThreadPoolExecutor() as pool:
+        asking = pool.submit(
+            user(server).completions.create, model="mistral-7b", prompt="x", max_tokens=1
+        )
+        server.wait_for("progress", stage="weights")
+        server.end(signal.SIGKILL)
+        with pytest.raises(openai.APIConnectionError):
+            asking.result()
+    assert len(left_behind(folder)) == 1
+    with running(folder, CONFIG, "--emulate") as server:
+        assert left_behind(folder) == []
+        user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        server.end()
+    assert left_behind(folder) == []
+
+
+def test_engines_that_are_kept_at_the_end_are_there_at_the_next_start(folder: Path) -> None:
+    with running(folder, CONFIG, "--emulate", "--keep-engines") as server:
+        user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        assert server.end() == 0
+    assert len(left_behind(folder)) == 1
+    with running(folder, CONFIG, "--emulate") as server:
+        assert server.client.models()[2]["status"] == "ready"
+        server.end()
+    assert left_behind(folder) == []
+
+
+def test_requests_in_flight_at_sigterm_are_answered(folder: Path) -> None:
+    steady = {**CONFIG, "emulated": {"speed": 2}}
+    with running(folder, steady, "--emulate") as server, ThreadPoolExecutor(8) as pool:
+        client = user(server)
+        client.completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        asking = [
+            pool.submit(client.completions.create, model="mistral-7b", prompt="x", max_tokens=300)
+            for _ in range(8)
+        ]
+        [gpu] = server.client.status()["gpus"]
+        while gpu["instances"][0]["running"] < 8:
+            [gpu] = server.client.status()["gpus"]
+        assert server.end() == 0
+        for asked in asking:
+            answer = asked.result()
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 300
+    assert left_behind(folder) == []
+
+
+def test_an_engine_killed_in_mid_stream_ends_the_stream_with_one_clear_error(folder: Path) -> None:
+    steady = {**CONFIG, "emulated": {"speed": 2}}
+    with running(folder, steady, "--emulate") as server:
+        client = user(server)
+        pieces = client.completions.create(
+            model="mistral-7b", prompt="x", max_tokens=5000, stream=True
+        )
+        next(iter(pieces))
+        [engine] = server.client.status()["gpus"][0]["instances"]
+        os.killpg(engine["pid"], signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="broke in the middle"):
+            list(pieces)
+        assert client.completions.create(model="mistral-7b", prompt="x", max_tokens=3).choices
+        server.end()
+    assert left_behind(folder) == []
+
+
+def test_a_client_that_leaves_frees_its_engine(folder: Path) -> None:
+    steady = {**CONFIG, "emulated": {"speed": 1}}
+    with running(folder, steady, "--emulate") as server:
+        client = user(server)
+        client.completions.create(model="mistral-7b", prompt="x", max_tokens=1)
+        pieces = client.completions.create(
+            model="mistral-7b", prompt="x", max_tokens=8000, stream=True
+        )
+        next(iter(pieces))
+        assert server.client.status()["running"] == 1
+        pieces.close()
+        while server.client.status()["running"]:
+            pass
+        [engine] = server.client.status()["gpus"][0]["instances"]
+        assert engine["running"] == 0
+        server.end()
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(folder: Path) -> None:
+    (folder / "modelium.yaml").write_text(json.dumps({**CONFIG, "metrics": {"enabled": False}}))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "modelium", "run", "--emulate", "--port", str(port)],
+            cwd=folder, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert f"127.0.0.1:{port}" in line
+    assert "Choose another gateway.port" in line
+    assert left_behind(folder) == []
+
+
+def test_operators_have_the_last_word(folder: Path) -> None:
+    with running(folder, CONFIG, "--emulate") as server:
+        there = server.client
+        assert there.act("mistral-7b", "load")["status"] == "ready"
+        assert there.act("mistral-7b", "pin")["pinned"]
+        with pytest.raises(Exception, match="409: mistral-7b is pinned"):
+            there.act("mistral-7b", "unload")
+        assert there.act("mistral-7b", "unpin")["status"] == "ready"
+        assert there.act("mistral-7b", "sleep")["status"] == "asleep"
+        assert there.act("mistral-7b", "wake")["status"] == "ready"
+        assert there.act("mistral-7b", "unload")["status"] == "unloaded"
+        with pytest.raises(Exception, match="404: no model called 'mistral'"):
+            there.act("mistral", "load")
+        there.delete("mistral-7b")
+        assert len(there.models()) == 2
+        kinds = [line["kind"] for line in there.decisions("mistral-7b")]
+        assert kinds[::-1] == ["load", "unload", "sleep", "wake", "unload"]
+        server.end()
+    assert left_behind(folder) == []
+
+
+def test_a_server_takes_few_threads_and_files(folder: Path) -> None:
+    with running(folder, CONFIG, "--emulate") as server:
+        client = user(server)
+        process = psutil.Process(server.process.pid)
+        for name in CONFIG["models"] * 2:
+            client.completions.create(model=name, prompt="x", max_tokens=1)
+        files = process.num_fds()
+        for name in CONFIG["models"] * 3:
+            client.completions.create(model=name, prompt="x", max_tokens=1)
+        assert process.num_fds() <= files + 2
+        server.end()
