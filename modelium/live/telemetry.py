@@ -25,6 +25,7 @@ class Telemetry:
     def __init__(self, cluster: LiveCluster, metrics: ModeliumMetrics) -> None:
         self._cluster, self._metrics = cluster, metrics
         self._journal_failures = 0
+        self._served: set[str] = set()
         cluster.watchers.news.append(self._hear)
         cluster.watchers.over.append(self._over)
         cluster.watchers.refused.append(self._refused)
@@ -100,6 +101,10 @@ class Telemetry:
             metrics.update_models_loaded_count(runtime, len(models))
         room = cluster.reception.room
         metrics.update_queue_lengths({model: room.waiting(model) for model in room.models()})
+        served = set(cluster.roster.served)
+        for model in self._served - served:
+            metrics.forget_model(model)
+        self._served = served
         while self._journal_failures < cluster.journal.failures:
             self._journal_failures += 1
             metrics.record_journal_failure()
