@@ -7,6 +7,7 @@ connection alive; from then on errors can only be told within the stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import aiohttp
 import orjson
@@ -50,39 +51,48 @@ async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
 
 
 async def _take(desk: Desk, ask: Ask, out: Outlet) -> Seat:
-    """A seat; while there is none, comments. Raises ApiError, ClientGoneError."""
-    told: list[Waiting] = []
-
-    def hear(waiting: Waiting) -> None:
-        told[:] = [waiting]
-
-    taking = asyncio.ensure_future(desk.seats.seat(ask.request, hear))
+    """A seat; while there is none, comments. Raises ApiError."""
+    comments = _Comments(ask.request.model, out)
     try:
-        wait_s = PATIENCE_S
-        while not (await asyncio.wait((taking,), timeout=wait_s))[0]:
-            wait_s = COMMENT_EVERY_S
-            await out.write(_comment(ask, told))
-        return taking.result()
-    except (asyncio.CancelledError, ClientGoneError):
-        if taking.done() and not taking.cancelled() and not taking.exception():
-            taking.result().finish("cancelled")
-        raise
+        return await desk.seats.seat(ask.request, comments.hear)
     except RefusedError as error:
         raise refused(error) from None
     finally:
-        if not taking.done():
-            taking.cancel()
-            await asyncio.wait((taking,))
+        comments.end()
 
 
-def _comment(ask: Ask, told: list[Waiting]) -> bytes:
-    if not told:
-        return b": queued\n\n"
-    now = told[0]
-    left = f", about {now.left_s:.0f} s to go" if now.left_s is not None else ""
-    return (
-        f": {ask.request.model}: {now.stage} {now.share:.0%}{left}, position {now.position}\n\n"
-    ).encode()
+class _Comments:
+    """Tells a client that waits where it stands; begins with the first that is heard."""
+
+    def __init__(self, model: str, out: Outlet) -> None:
+        self._model, self._out = model, out
+        self._now: Waiting
+        self._telling: asyncio.Task[None] | None = None
+
+    def hear(self, waiting: Waiting) -> None:
+        """Where the request stands now."""
+        self._now = waiting
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    def end(self) -> None:
+        """It waits no more."""
+        if self._telling is not None:
+            self._telling.cancel()
+
+    async def _tell(self) -> None:
+        await asyncio.sleep(PATIENCE_S)
+        # A client that is gone has its handler cancelled, and the wait with it.
+        with contextlib.suppress(ClientGoneError):
+            while True:
+                await self._out.write(self._comment())
+                await asyncio.sleep(COMMENT_EVERY_S)
+
+    def _comment(self) -> bytes:
+        now = self._now
+        left = f", about {now.left_s:.0f} s to go" if now.left_s is not None else ""
+        where = f"{now.stage} {now.share:.0%}{left}, position {now.position}"
+        return f": {self._model}: {where}\n\n".encode()
 
 
 async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:

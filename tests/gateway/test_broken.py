@@ -187,9 +187,9 @@ def test_a_real_engine_killed_while_it_streams(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         client = here.openai()
         said = await client.completions.create(model="a", prompt="x", max_tokens=4000, stream=True)
+        await anext(said)
         [engine] = here.house.cluster.engines.values()
         assert engine.process is not None
-        await anext(said)
         os.killpg(engine.process.pid, signal.SIGKILL)
         with pytest.raises(openai.APIError, match="broke in the middle"):
             [piece async for piece in said]
