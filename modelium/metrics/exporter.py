@@ -163,8 +163,17 @@ class ModeliumMetrics:
         self._child(self.families.restarts, self._word("runtime", runtime)).inc()
 
     def update_models_loaded_count(self, runtime: str, count: int) -> None:
-        """How many models of a runtime are ready."""
-        self._child(self.families.models_loaded, self._word("runtime", runtime)).set(count)
+        """How many models of a runtime are ready.
+
+        From the first call on the runtime's other series are there, so that the first failure is
+        seen as an increase.
+        """
+        runtime = self._word("runtime", runtime)
+        self._child(self.families.models_loaded, runtime).set(count)
+        self._child(self.families.restarts, runtime)
+        for status in ("success", "failure"):
+            self._child(self.families.loads, runtime, status)
+            self._child(self.families.unloads, runtime, status)
 
     def update_model_memory(self, held: Mapping[tuple[str, str], int]) -> None:
         """Bytes by model and GPU; what is not named holds nothing."""
