@@ -1,0 +1,6 @@
+"""The model repository: `incoming/` in, checked, analysed and indexed models out."""
+
+from modelium.repository.repository import ModelRepository, RepositoryError, StoredModel
+from modelium.repository.watching import watch
+
+__all__ = ["ModelRepository", "RepositoryError", "StoredModel", "watch"]

@@ -1,0 +1,188 @@
+"""`ModelRepository`: folders of models with an index.
+
+repository = ModelRepository("/srv/models")
+repository.add_model_from_incoming("/srv/models/incoming/llama-8b", "llama-8b")
+repository.get_model("llama-8b").runtime        # "vllm"
+
+incoming/    put folders here; each becomes a model of its name
+models/      what is served
+index.json   what is known of each
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modelium.errors import did_you_mean
+from modelium.repository.checking import RepositoryError as RepositoryError
+from modelium.repository.checking import check_folder, check_name
+from modelium.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What the index says of one model."""
+
+    name: str
+    path: str
+    """Folder of its files, relative to the repository."""
+    architecture: str
+    format: str
+    parameters: int | None
+    weights_bytes: int
+    runtime: str
+    """vllm, triton or ray."""
+    runtime_reason: str
+    added: float
+    """Unix time."""
+
+
+class ModelRepository:
+    """One repository. Safe for several processes: the index is replaced whole, under a lock."""
+
+    def __init__(self, path: str | Path, *, allow_pickle: bool = False) -> None:
+        """Make the folders where they are missing. Raises RepositoryError."""
+        self.path = Path(path)
+        self.incoming, self.models = self.path / "incoming", self.path / "models"
+        self.allow_pickle = allow_pickle
+        try:
+            for folder in (self.incoming, self.models):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RepositoryError(f"{self.path}: no repository: {error.strerror}") from None
+
+    def add_model_from_incoming(
+        self, path: str | Path, name: str = "", runtime: str = ""
+    ) -> StoredModel:
+        """Check a folder, analyse it and move it in as `name` (its own, if not given).
+
+        `runtime` overrides the choice. Raises RepositoryError and leaves everything as it was.
+        """
+        folder, name = Path(path), check_name(name or Path(path).name)
+        if not folder.is_dir() or folder.is_symlink():
+            raise RepositoryError(f"{folder} is not a folder of model files")
+        with self._locked() as index:
+            if name in index:
+                raise RepositoryError(f"there is a model called {name!r} already; delete it first")
+            found = check_folder(folder, allow_pickle=self.allow_pickle)
+            target = self.models / name
+            if target.exists():
+                raise RepositoryError(f"{target} exists but is not in the index; move it away")
+            self._move(folder, target)
+            model = StoredModel(
+                name,
+                str(target.relative_to(self.path)),
+                found.architecture,
+                found.format,
+                found.parameters,
+                found.weights_bytes,
+                runtime or found.runtime,
+                "as asked for" if runtime else found.runtime_reason,
+                time.time(),
+            )
+            index[name] = model
+        return model
+
+    def get_model(self, name: str) -> StoredModel:
+        """What is known of a model. Raises RepositoryError."""
+        index = self._read()
+        if name not in index:
+            raise RepositoryError(f"no model called {name!r}.{did_you_mean(name, index)}")
+        return index[name]
+
+    def folder(self, name: str) -> Path:
+        """Where a model's files are. Raises RepositoryError."""
+        return self.path / self.get_model(name).path
+
+    def list_models(self) -> list[StoredModel]:
+        """All models, by name."""
+        return sorted(self._read().values(), key=lambda model: model.name)
+
+    def remove_model(self, name: str) -> None:
+        """Delete a model's files; whoever serves it unloads it first. Raises RepositoryError."""
+        folder = self.folder(name)
+        with self._locked() as index:
+            index.pop(name, None)
+        # First out of the way, then deleted: half a model is never found under its name.
+        grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.path))
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(grave / "files")
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def get_stats(self) -> dict[str, Any]:
+        """How many models there are, by runtime, and what they take."""
+        models = self.list_models()
+        by_runtime: dict[str, int] = {}
+        for model in models:
+            by_runtime[model.runtime] = by_runtime.get(model.runtime, 0) + 1
+        return {
+            "models": len(models),
+            "weights_bytes": sum(model.weights_bytes for model in models),
+            "by_runtime": by_runtime,
+            "incoming": len([one for one in self.incoming.iterdir() if one.is_dir()]),
+            "free_bytes": shutil.disk_usage(self.path).free,
+        }
+
+    def _move(self, folder: Path, target: Path) -> None:
+        """Move at once on one file system; else copy under another name, then rename."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(target)
+            return
+        except OSError as error:
+            if error.errno != 18:  # EXDEV: another file system
+                raise RepositoryError(f"{folder} cannot be moved: {error.strerror}") from None
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        free = shutil.disk_usage(self.path).free
+        if size > free:
+            raise RepositoryError(
+                f"{folder} has {format_bytes(size)}, {format_bytes(free)} are free in {self.path}"
+            )
+        part = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.path))
+        try:
+            shutil.copytree(folder, part / "files", symlinks=True)
+            (part / "files").rename(target)
+        except OSError as error:
+            raise RepositoryError(f"{folder} cannot be copied: {error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # The index
+
+    @property
+    def _index(self) -> Path:
+        return self.path / "index.json"
+
+    def _read(self) -> dict[str, StoredModel]:
+        try:
+            rows = json.loads(self._index.read_text(encoding="utf-8"))
+            return {row["name"]: StoredModel(**row) for row in rows}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RepositoryError(f"{self._index}: not an index of models: {error}") from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[dict[str, StoredModel]]:
+        """The index, to be changed; written at the end unless something fails."""
+        with (self.path / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            index = self._read()
+            yield index
+            rows = [asdict(model) for model in index.values()]
+            handle, name = tempfile.mkstemp(prefix=".index-", dir=self.path)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(rows, indent=2) + "\n")
+            Path(name).replace(self._index)

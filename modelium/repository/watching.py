@@ -1,0 +1,108 @@
+"""Watching `incoming/`: a folder is taken in once it is whole and has not changed for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from modelium.repository.checking import RepositoryError, fingerprint, unfinished
+from modelium.repository.repository import ModelRepository, StoredModel
+
+STILL_S = 2.0
+"""A folder that has not changed for so long is taken for whole."""
+LOOK_S = 0.25
+MISSED_S = 10.0
+"""Folders are looked at this often even if nothing was told: some file systems tell nothing."""
+
+Told = Callable[[str, StoredModel | None, str], None]
+"""Hears (name, the model or None, why it was refused), from the watcher's thread."""
+
+
+@contextmanager
+def watch(repository: ModelRepository, told: Told, still_s: float = STILL_S) -> Iterator[None]:
+    """Take in what is put into `incoming/`, until the body ends.
+
+    A refused folder stays where it is, with the reason beside it in `NAME.why.txt`; it is looked at
+    again when it changes.
+    """
+    watcher = _Watcher(repository, told, still_s)
+    observer = Observer()
+    observer.schedule(watcher, str(repository.incoming), recursive=True)
+    observer.start()
+    thread = threading.Thread(target=watcher.run, name="incoming", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watcher.over.set()
+        watcher.on_any_event(FileSystemEvent(""))
+        observer.stop()
+        observer.join()
+        thread.join()
+
+
+class _Watcher(FileSystemEventHandler):
+    def __init__(self, repository: ModelRepository, told: Told, still_s: float) -> None:
+        self.over = threading.Event()
+        self._repository, self._told, self._still_s = repository, told, still_s
+        self._stirred = threading.Event()
+        self._seen: dict[Path, tuple[object, float]] = {}
+        """By folder: how it looked, and since when it has looked so."""
+        self._refused: dict[Path, object] = {}
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Something in `incoming/` changed."""
+        self._stirred.set()
+
+    def run(self) -> None:
+        """Look whenever something changed, and for as long as something is not still."""
+        while not self.over.is_set():
+            self._stirred.clear()
+            if self._look():
+                self.over.wait(LOOK_S)
+            else:
+                self._stirred.wait(MISSED_S)
+
+    def _look(self) -> bool:
+        """Take in what is whole; True if some folder has yet to become still."""
+        pending = False
+        for folder in sorted(self._repository.incoming.iterdir()):
+            if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith("."):
+                pending |= self._consider(folder)
+        return pending
+
+    def _consider(self, folder: Path) -> bool:
+        looks, now_s = fingerprint(folder), time.monotonic()
+        if self._refused.get(folder) == looks:
+            return False
+        before, since_s = self._seen.get(folder, (None, now_s))
+        if before != looks:
+            self._seen[folder] = (looks, now_s)
+            return True
+        if now_s - since_s < self._still_s:
+            return True
+        if looks and not unfinished(folder):
+            self._take(folder, looks)
+            return False
+        return bool(looks)
+
+    def _take(self, folder: Path, looks: object) -> None:
+        name = folder.name.replace("--", "/", 1)
+        why_file = folder.with_name(f"{folder.name}.why.txt")
+        try:
+            model = self._repository.add_model_from_incoming(folder, name)
+        except RepositoryError as error:
+            self._refused[folder] = looks
+            why_file.write_text(f"{error}\n", encoding="utf-8")
+            self._told(name, None, str(error))
+            return
+        self._seen.pop(folder, None)
+        self._refused.pop(folder, None)
+        why_file.unlink(missing_ok=True)
+        self._told(name, model, "")

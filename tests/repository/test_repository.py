@@ -1,0 +1,192 @@
+"""The repository: what is whole and safe goes in as a whole; everything else stays where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch
+from modelium.repository.checking import check_name, unfinished
+
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "intermediate_size": 128, "vocab_size": 256, "max_position_embeddings": 512,
+    "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def safetensors(path: Path, floats: int = 100) -> None:
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [floats], "data_offsets": [0, 4 * floats]}}
+    ).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * floats))
+
+
+def put(folder: Path) -> Path:
+    """A model as somebody would copy it."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    safetensors(folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ModelRepository:
+    return ModelRepository(tmp_path / "repository")
+
+
+def test_a_model_goes_in_is_known_and_goes_out(repository: ModelRepository) -> None:
+    folder = put(repository.incoming / "qwen")
+    model = repository.add_model_from_incoming(folder, "qwen")
+    assert (model.runtime, model.architecture) == ("vllm", "Qwen2ForCausalLM")
+    assert model.weights_bytes == 400
+    assert not folder.exists()
+    assert (repository.folder("qwen") / "model.safetensors").is_file()
+    assert ModelRepository(repository.path).get_model("qwen") == model
+    stats = repository.get_stats()
+    assert (stats["models"], stats["weights_bytes"], stats["by_runtime"]) == (1, 400, {"vllm": 1})
+    repository.remove_model("qwen")
+    assert repository.list_models() == []
+    assert list(repository.models.iterdir()) == []
+    with pytest.raises(RepositoryError, match="no model called 'qwen'"):
+        repository.get_model("qwen")
+
+
+def test_names_may_have_an_organization(repository: ModelRepository) -> None:
+    repository.add_model_from_incoming(put(repository.incoming / "x"), "org/qwen", "ray")
+    assert repository.get_model("org/qwen").runtime == "ray"
+    with pytest.raises(RepositoryError, match="Did you mean 'org/qwen'"):
+        repository.get_model("org/gwen")
+
+
+def test_the_same_name_twice_is_refused_and_nothing_moves(repository: ModelRepository) -> None:
+    repository.add_model_from_incoming(put(repository.incoming / "a"), "a")
+    again = put(repository.incoming / "a")
+    with pytest.raises(RepositoryError, match="already"):
+        repository.add_model_from_incoming(again, "a")
+    assert (again / "config.json").is_file()
+
+
+@given(st.text(max_size=30))
+def test_no_name_leads_out_of_the_repository(name: str) -> None:
+    try:
+        fine = check_name(name)
+    except RepositoryError:
+        return
+    place = Path("/repository/models") / fine
+    assert Path(os.path.normpath(place)) == place
+    assert place.is_relative_to("/repository/models")
+    assert len(place.parts) in (4, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/../b", "/a", "a/b/c", "a b", "a\n", ".a", "a/.b", "x" * 201]
+)
+def test_tricks_are_no_names(name: str) -> None:
+    with pytest.raises(RepositoryError, match="no name for a model"):
+        check_name(name)
+
+
+def test_a_link_that_leads_out_is_refused(repository: ModelRepository, tmp_path: Path) -> None:
+    folder = put(repository.incoming / "a")
+    (tmp_path / "secret").write_text("x")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(RepositoryError, match=r"notes\.txt is a link that leads out of it"):
+        repository.add_model_from_incoming(folder)
+    assert folder.exists()
+
+
+def test_pickles_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
+    def pickled(repository: ModelRepository) -> Path:
+        folder = put(repository.incoming / "a")
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"w": [1.0] * 100}))
+        return folder
+
+    strict = ModelRepository(tmp_path / "strict")
+    with pytest.raises(RepositoryError, match=r"pytorch_model\.bin is a pickle"):
+        strict.add_model_from_incoming(pickled(strict))
+    trusting = ModelRepository(tmp_path / "trusting", allow_pickle=True)
+    assert trusting.add_model_from_incoming(pickled(trusting)).format == "pytorch"
+
+
+def test_a_python_model_is_told_by_its_class(repository: ModelRepository) -> None:
+    for name, text, runtime in (
+        ("t", "class TritonPythonModel: ...", "triton"),
+        ("r", "class Model: ...", "ray"),
+    ):
+        folder = repository.incoming / name
+        folder.mkdir()
+        (folder / "model.py").write_text(text)
+        assert repository.add_model_from_incoming(folder).runtime == runtime
+
+
+@given(st.integers(0, 8 + 70 + 400))
+def test_every_beginning_of_a_safetensors_file_is_unfinished(length: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "model.safetensors"
+        safetensors(file)
+        whole = file.read_bytes()
+        file.write_bytes(whole[:length])
+        assert bool(unfinished(Path(name))) == (length < len(whole))
+
+
+def test_what_is_put_into_incoming_is_taken_in_once_it_is_whole(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path / "repository")
+    told: list[tuple[str, StoredModel | None, str]] = []
+    heard = threading.Condition()
+
+    def hear(name: str, model: StoredModel | None, why: str) -> None:
+        with heard:
+            told.append((name, model, why))
+            heard.notify_all()
+
+    def wait_for(count: int) -> None:
+        with heard:
+            assert heard.wait_for(lambda: len(told) >= count, 20.0), told
+
+    source = put(tmp_path / "source")
+    with watch(repository, hear, still_s=0.3):
+        half = repository.incoming / "org--half"
+        half.mkdir()
+        shutil.copy(source / "config.json", half)
+        whole = (source / "model.safetensors").read_bytes()
+        (half / "model.safetensors").write_bytes(whole[:100])  # being copied
+        shutil.copytree(source, repository.incoming / "good")
+        wait_for(1)
+        assert told[0][0] == "good"
+        assert told[0][1] is not None
+        (half / "model.safetensors").write_bytes(whole)
+        wait_for(2)
+        assert told[1][0] == "org/half"
+        bad = repository.incoming / "bad"
+        bad.mkdir()
+        (bad / "readme.txt").write_text("no model")
+        wait_for(3)
+        assert told[2][1] is None
+        why = repository.incoming / "bad.why.txt"
+        assert why.read_text().strip() == told[2][2]
+        for file in source.iterdir():  # it is put right
+            shutil.copy(file, bad)
+        wait_for(4)
+        assert told[3][1] is not None
+        assert not why.exists()
+    assert [model.name for model in repository.list_models()] == ["bad", "good", "org/half"]
+
+
+def test_an_index_that_is_none_is_told(repository: ModelRepository) -> None:
+    (repository.path / "index.json").write_text("{")
+    with pytest.raises(RepositoryError, match=r"index\.json: not an index"):
+        repository.list_models()
