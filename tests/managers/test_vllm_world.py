@@ -1,0 +1,118 @@
+"""A real vLLM among other programs: ports they take, executors that die, the original calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelium.managers import VLLMManager, vllm_http
+from modelium.managers.engine import EngineError, StartError
+from tests.live import tiny
+from tests.managers.vllm_house import (
+    DEADLINE_S,
+    ONE_THREAD,
+    SMALL,
+    completion,
+    free_port,
+    manager,
+    needs_vllm,
+    order,
+    processes_of,
+    running,
+    shared_memory,
+    tree,
+)
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """After each test: no process that names its folder, no shared memory more than before."""
+    before = shared_memory()
+    yield
+    assert processes_of(tmp_path) == []
+    assert shared_memory() - before == set()
+
+
+def test_a_port_that_somebody_takes_meanwhile(tmp_path: Path) -> None:
+    """Between the look and vLLM's bind: it starts again on the next port, and serves there."""
+    base, path = free_port(), tiny.llama(tmp_path / "m")
+    made = VLLMManager(folder=tmp_path / "logs", env=ONE_THREAD, base_port=base)
+    thieves: list[socket.socket] = []
+
+    def steal(stage: str, _: float) -> None:
+        if stage == "process" and not thieves:
+            thieves.append(socket.create_server(("127.0.0.1", base)))
+
+    engine = made.start(order("m", path), steal)
+    thieves[0].close()
+    assert engine.url != f"http://127.0.0.1:{base}"
+    assert completion(engine)
+    made.stop(engine)
+
+
+EXECUTOR = """
+import sys
+from pathlib import Path
+from modelium.managers.vllm import VLLMManager
+folder, path, port = sys.argv[1:]
+manager = VLLMManager(folder=Path(folder), base_port=int(port), env={"OMP_NUM_THREADS": "1"})
+settings = dict(enforce_eager=True, max_model_len=512, kv_cache_memory_bytes="64M")
+engine = manager.load_model("m", path, gpu_id=0, **settings)
+print(engine.process.pid, manager.get_model_endpoint("m"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_orphans_of_a_killed_executor_and_a_killed_server_are_swept(tmp_path: Path) -> None:
+    folder, path = tmp_path / "logs", tiny.llama(tmp_path / "m")
+    command = [sys.executable, "-c", EXECUTOR, str(folder), str(path), str(free_port())]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as executor:
+        assert executor.stdout is not None
+        pid, endpoint = executor.stdout.readline().split()
+        assert endpoint.startswith("http://127.0.0.1:")
+        executor.kill()
+    server = psutil.Process(int(pid))
+    family = [server, *server.children(recursive=True)]
+    assert len(family) >= 3
+    assert running(family) == family, "engines outlive their executor"
+    os.kill(server.pid, signal.SIGKILL)
+    psutil.wait_procs([server], timeout=0.5)
+    assert running(family) != [], "vLLM's own processes outlive their server"
+    stranger, later = manager(tmp_path / "others"), manager(folder)
+    assert stranger.sweep([]) == []
+    assert later.sweep([]) == ["vLLM of m"]
+    assert running(family) == []
+    assert later.sweep([]) == []
+
+
+def test_the_calls_of_the_original_project(tmp_path: Path) -> None:
+    made, path = manager(tmp_path / "logs"), tiny.llama(tmp_path / "m")
+    engine = made.load_model("m", str(path), gpu_id=0, **SMALL)
+    assert made.get_model_endpoint("m") == engine.url
+    with pytest.raises(StartError, match="m is loaded already"):
+        made.load_model("m", path)
+    with pytest.raises(EngineError, match=r"mm is not loaded. Did you mean 'm'\?"):
+        made.unload_model("mm")
+    family = tree(engine)
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(completion, engine, "Once", 1500)
+        while not vllm_http.in_flight(engine, 30.0):
+            assert not under_way.done()
+        made.unload_model("m", graceful=True)
+        assert under_way.result(DEADLINE_S), "its request was answered first"
+    assert running(family) == []
+    with pytest.raises(EngineError, match="m is not loaded"):
+        made.get_model_endpoint("m")
