@@ -161,7 +161,7 @@ async def streams(bench: Bench) -> Iterator[Row]:
 
 
 async def memory(bench: Bench) -> Iterator[Row]:
-    """Resident memory under requests, streams and clients that leave."""
+    """Resident memory under a steady mix: requests, streams and clients that leave."""
     seconds = 60 * bench.minutes
     samples: list[tuple[float, int]] = []
     begun_s = clock()
@@ -183,7 +183,9 @@ async def memory(bench: Bench) -> Iterator[Row]:
     looking = asyncio.create_task(look())
     whole, stream = bench.ask("fast", TOKENS), bench.ask("fast", LONG, stream=True)
     answered = await asyncio.gather(
-        closed(bench.url, whole, 8, seconds), closed(bench.url, stream, 8, seconds), leave()
+        opened(bench.url, whole, 50.0, seconds, seed=1),
+        opened(bench.url, stream, 5.0, seconds, seed=2),
+        leave(),
     )
     looking.cancel()
     settled = np.array([sample for sample in samples if sample[0] > seconds / 5])

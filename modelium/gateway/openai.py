@@ -10,11 +10,13 @@ from aiohttp import web
 from modelium.gateway.answering import whole
 from modelium.gateway.asking import read_ask, wrong
 from modelium.gateway.desk import DESK
+from modelium.gateway.embedding import EMBEDDINGS
 from modelium.gateway.errors import json_response
 from modelium.gateway.roster import model_row, model_rows
 from modelium.gateway.streaming import stream
+from modelium.gateway.translating import CHAT
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+COMPLETIONS = "/v1/completions"
 NEEDED = {
     CHAT: (("messages",), "a list of messages"),
     COMPLETIONS: (("prompt", "prompt_embeds"), "text"),

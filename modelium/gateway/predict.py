@@ -12,10 +12,11 @@ from aiohttp import web
 
 from modelium.gateway.answering import seated, talk
 from modelium.gateway.asking import Ask, new_request, number, parsed, read_raw, text, whole
-from modelium.gateway.desk import DESK
-from modelium.gateway.engines import BAD_GATEWAY, Given, called, json_of
+from modelium.gateway.desk import DESK, Desk
+from modelium.gateway.engines import BAD_GATEWAY, Given, called, json_of, usage_of
 from modelium.gateway.errors import ApiError, dumped
 from modelium.gateway.kserve import infer_at
+from modelium.gateway.translating import openai_answer
 from modelium.live.seats import Request
 from modelium.managers.engine import Engine
 
@@ -49,11 +50,29 @@ async def _ask_engine(
             return Given(answer.status, await answer.read(), answer.content_type)
     if "inputs" in body:
         return await infer_at(desk, engine, dumped(_tensors(body["inputs"], engine)), request)
+    if engine.api == "kserve":
+        return await _ask_text_model(desk, body, request, engine)
     asked: dict[str, Any] = {"model": engine.name}
     asked |= {key: body[key] for key in ("prompt", "max_tokens", "temperature") if key in body}
     ask = Ask("/v1/completions", dumped(asked), asked, request)
     given = await talk(desk, ask, engine)
     return _told(given, body, engine) if given.status == 200 else given
+
+
+async def _ask_text_model(
+    desk: Desk, body: dict[str, Any], request: Request, engine: Engine
+) -> Given:
+    """A model behind KServe's protocol: a text for text, else the tensors that it gives."""
+    tensors = [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": [body["prompt"]]}]
+    for field, kind in (("max_tokens", "INT32"), ("temperature", "FP32")):
+        if (value := body.get(field)) is not None:
+            tensors.append({"name": field, "datatype": kind, "shape": [1], "data": [value]})
+    given = await infer_at(desk, engine, dumped({"inputs": tensors}), request)
+    if given.status == 200 and b'"text_output"' in given.body:
+        ask = Ask("/v1/completions", b"", body, request)
+        told = openai_answer(ask, json_of(given.body))
+        return _told(Given(200, dumped(told), tokens=usage_of(told)), body, engine)
+    return given
 
 
 def _told(given: Given, body: dict[str, Any], engine: Engine) -> Given:

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from modelium.gateway.asking import Ask
+from modelium.gateway.embedding import EMBEDDINGS, embedding_answer, embedding_tensors
 from modelium.gateway.errors import ApiError, dumped
 
 DONE = b"data: [DONE]\n\n"
@@ -19,24 +20,26 @@ CHAT = "/v1/chat/completions"
 
 
 def kserve_payload(ask: Ask) -> bytes:
-    """A completion or a chat as tensors. Raises ApiError (400, 422)."""
+    """A completion, a chat or embeddings as tensors. Raises ApiError (400, 422)."""
+    tensors = embedding_tensors(ask) if ask.path == EMBEDDINGS else _text_tensors(ask)
+    return dumped({"id": ask.request.id, "inputs": tensors})
+
+
+def _text_tensors(ask: Ask) -> list[dict[str, Any]]:
     warmth = ask.body.get("temperature")
     if warmth is not None and (isinstance(warmth, bool) or not isinstance(warmth, int | float)):
         raise ApiError(400, "temperature has to be a number", param="temperature")
-    tensors = [
+    return [
         _tensor("text_input", "BYTES", prompt_of(ask)),
         _tensor("max_tokens", "INT32", _most(ask)),
         _tensor("temperature", "FP32", 1.0 if warmth is None else warmth),
     ]
-    return dumped({"id": ask.request.id, "inputs": tensors})
 
 
 def prompt_of(ask: Ask) -> str:
     """The one text that a simple engine is to go on with. Raises ApiError (400, 422)."""
     if ask.path == CHAT:
         return _chat_text(ask)
-    if ask.path != "/v1/completions":
-        raise ApiError(422, f"{ask.request.model} does not serve {ask.path}", param="model")
     prompt = ask.body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -61,7 +64,9 @@ def _chat_text(ask: Ask) -> str:
 
 
 def openai_answer(ask: Ask, given: Any) -> dict[str, Any]:
-    """A text model's tensors as OpenAI's answer. Raises ApiError (422) for any other model's."""
+    """A model's tensors as OpenAI's answer. Raises ApiError (422) for any other model's."""
+    if ask.path == EMBEDDINGS:
+        return embedding_answer(ask, given)
     try:
         found = {tensor["name"]: tensor["data"][0] for tensor in given["outputs"]}
         text = str(found["text_output"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from openai import AsyncOpenAI
 
 from tests.gateway.scripted import Script, Stage, perform
 from tests.gateway.site import TENSORS, Site, visit
@@ -82,8 +83,12 @@ def test_predict_says_what_is_wrong_with_inputs(tmp_path: Path) -> None:
             assert why in told["error"]["message"]
         assert (await here.post("/predict/a", {"max_tokens": 1}))[0] == 400
         status, told = await here.post("/predict/a", {"prompt": "x"})
-        assert status == 422
-        assert "does not answer with text" in told["error"]["message"]
+        assert (status, told["outputs"][0]["name"]) == (200, "output")
+        for path, why in {"completions": "text", "embeddings": "embeddings"}.items():
+            body = {"model": "a", "prompt": "x", "input": "x"}
+            status, told = await here.post(f"/v1/{path}", body)
+            assert status == 422
+            assert f"does not answer with {why}" in told["error"]["message"]
 
     visit(tmp_path, act, settings=TENSORS)
 
@@ -131,16 +136,42 @@ def test_text_models_on_triton_answer_openais_calls() -> None:
         assert "usage" not in told  # the engine did not count
         sent = {t["name"]: t["data"] for t in json.loads(here.heard[1][1])["inputs"]}
         assert sent["text_input"] == ["user: x\nassistant:"]
-        assert here.left == [("completed", 5, 3), ("completed", 0, 0)]
-        assert (await here.ask("/v1/embeddings", input="x"))[0] == 422
+        async with here.http.post(here.url + "/predict/a", json={"prompt": "x"}) as answer:
+            assert (await answer.json())["output"] == "hey"
+        assert len(json.loads(here.heard[2][1])["inputs"]) == 1
+        assert here.left == [("completed", 5, 3), ("completed", 0, 0), ("completed", 5, 3)]
 
     perform(
         act,
         text_model("hey", prompt_tokens=5, output_tokens=3),
         text_model("hey"),
+        text_model("hey", prompt_tokens=5, output_tokens=3),
         api="kserve",
         name="a#1",
     )
+
+
+def test_embedding_models_on_triton_answer_openais_calls() -> None:
+    tensors = [
+        {"name": "embedding", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4.5]},
+        {"name": "prompt_tokens", "datatype": "INT32", "shape": [2], "data": [3, 4]},
+    ]
+    script = Script([json.dumps({"outputs": tensors}).encode()], kind=JSON)
+
+    async def act(here: Stage) -> None:
+        async with AsyncOpenAI(base_url=here.url + "/v1", api_key="x") as client:
+            told = await client.embeddings.create(model="a", input=["x", "y"])
+        assert [one.embedding for one in told.data] == [[1, 2], [3, 4.5]]
+        assert told.usage.prompt_tokens == 7
+        [text] = json.loads(here.heard[0][1])["inputs"]
+        assert (text["shape"], text["data"]) == ([2], ["x", "y"])
+        _, raw = await here.ask("/v1/embeddings", input="x", encoding_format="float")
+        assert json.loads(raw)["data"][1]["embedding"] == [3, 4.5]
+        assert here.left == [("completed", 7, 0)] * 2
+        for wrong in ({"input": [1]}, {"input": "x", "encoding_format": "x"}):
+            assert (await here.ask("/v1/embeddings", **wrong))[0] in (400, 422)
+
+    perform(act, script, Script(script.parts, kind=JSON), api="kserve")
 
 
 def test_text_models_on_triton_stream_in_one_piece() -> None:
