@@ -1,0 +1,400 @@
+"""Triton: models loaded into and unloaded from servers of NVIDIA's Triton Inference Server.
+
+    manager = TritonManager()
+    manager.load_model("resnet50", "/models/resnet50")
+    manager.is_model_loaded("resnet50")
+    manager.unload_model("resnet50")
+
+Without `url`, the manager starts a server for each GPU it is given a model for, and restarts it
+with all its models where it dies or hangs; a server of which the last model has gone is ended.
+Triton is not imported: it has an environment of its own (`make engines`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from os import getuid
+from pathlib import Path
+from typing import Any
+
+from modelium.errors import did_you_mean
+from modelium.managers import triton_layout
+from modelium.managers.engine import Engine, EngineError, Order, Process, Progress, StartError
+from modelium.managers.ports import Ports
+from modelium.managers.process import Processes
+from modelium.managers.starting import Start
+from modelium.managers.triton_client import (
+    BrokenModelError,
+    GoneError,
+    NoAnswerError,
+    NotThereError,
+    Tensor,
+    bumped,
+)
+from modelium.managers.triton_entry import entry_name, write
+from modelium.managers.triton_server import Remote, Server, cpu_s, silent
+
+TRIES = 3
+"""Loads of one model while its server dies under it."""
+UNLOAD_S = 10.0
+"""An unload whose processes have ended is over within this time."""
+DRAIN_S = 60.0
+ADOPT_S = 10.0
+_TEXT = "transformers/"
+
+
+class TritonManager:
+    """Loads models into Triton and unloads them. Safe to call from several threads."""
+
+    runtime = "triton"
+
+    def __init__(
+        self,
+        url: str | None = None,
+        repository: str | Path | None = None,
+        *,
+        grpc: str | None = None,
+        environment: Path | None = None,
+        folder: Path | None = None,
+        host: str = "127.0.0.1",
+        base_port: int = 8500,
+        env: Mapping[str, str] | None = None,
+        stall_s: float = 60.0,
+    ) -> None:
+        """With `url` (and `grpc`, by default the next port) a running server is used.
+
+        That one serves the folder `repository` with --model-control-mode=explicit. Otherwise
+        servers of the installation `environment` are started on ports from `base_port` upwards,
+        and `repository` is only where `load_model` looks for a model given without a path.
+        `folder` keeps logs and tells one executor's servers from another's; `env` is added to the
+        servers' environment. A model that ends no inference and uses no CPU for `stall_s` while
+        one is asked of it is in trouble. Raises ConfigError.
+        """
+        default = Path(tempfile.gettempdir()) / f"modelium-triton-{getuid()}"
+        self._processes = Processes(folder or default, self.runtime)
+        self._host, self._ports = host, Ports(host, base_port)
+        self._env, self._stall_s = dict(env or {}), stall_s
+        self._repository = Path(repository).absolute() if repository is not None else None
+        self._remote = None if url is None else _remote(url, grpc, self._repository)
+        self._layout = None if url is not None else triton_layout.find(environment)
+        self._lock = threading.Lock()
+        self._servers: dict[int, Server] = {}
+        self._still: dict[str, tuple[float, float]] = {}
+        """Of an entry that gave no answer: since when, and its work done by then."""
+        self._loaded: dict[str, Engine] = {}
+
+    # By name, one instance a model
+
+    def load_model(
+        self, name: str, path: str | Path | None = None, gpu_id: int = 0, **settings: Any
+    ) -> Engine:
+        """Serve the model in the folder `path`, or in the repository; raises StartError."""
+        if name in self._loaded:
+            raise StartError(f"{name} is loaded already")
+        if path is None and self._repository is not None:
+            path = self._repository / name
+        order = Order(name, name, Path(path) if path else None, (gpu_id,), settings=settings)
+        self._loaded[name] = engine = self.start(order)
+        return engine
+
+    def unload_model(self, name: str, graceful: bool = True) -> None:
+        """Unload it: with `graceful` after the requests that it has. Raises EngineError."""
+        self.stop(self._named(name), DRAIN_S if graceful else 0.0)
+        self._loaded.pop(name, None)
+
+    def is_model_loaded(self, name: str) -> bool:
+        """Whether it was loaded here and answers a real inference now."""
+        engine = self._loaded.get(name)
+        return engine is not None and not self.trouble(engine)
+
+    def get_model_endpoint(self, name: str) -> str:
+        """Base address of its server, to which "/v2/models/..." is added. Raises EngineError."""
+        return self._named(name).url
+
+    def _named(self, name: str) -> Engine:
+        if engine := self._loaded.get(name):
+            return engine
+        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
+
+    # The interface of `modelium.managers.engine.Manager`
+
+    def start(self, order: Order, progress: Progress | None = None) -> Engine:
+        if len(order.devices) != 1:
+            told = ", ".join(map(str, order.devices))
+            raise StartError(f"{order.model}: Triton puts a model on one GPU, not on {told}")
+        entry, start = entry_name(order.instance), Start(order, progress)
+        server = self._server(order.devices[0])
+        if entry in server.loaded:
+            raise StartError(f"{order.instance} is loaded already")
+        try:
+            start.begin("server")
+            start.watch(lambda: server.join(entry))
+            return self._start(server, entry, start)
+        except BaseException as error:
+            self._undo(server, entry)
+            if isinstance(error, EngineError):
+                raise _explained(order, error, server) from error
+            if isinstance(error, StartError) and not error.log:
+                error.log = server.told()
+            raise
+
+    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
+        server = self._of(engine)
+        self._still.pop(engine.name, None)
+        if server is not None:
+            self._remove(server, engine.name, grace_s)
+
+    def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
+        raise EngineError(f"{engine.instance}: Triton cannot put models to sleep")
+
+    def wake(self, engine: Engine, deadline_s: float = 120.0) -> None:
+        raise EngineError(f"{engine.instance}: Triton's models do not sleep")
+
+    def trouble(self, engine: Engine, deadline_s: float = 5.0) -> str:
+        """As the interface says. A server that died or hangs is repaired first, with all it had;
+        that takes as long as its models take to load.
+        """
+        server, entry = self._of(engine), engine.name
+        if server is None:
+            return "its Triton server is not known"
+        generation = server.generation
+        try:
+            if why := silent(server, deadline_s):
+                server.repair(generation, why)
+            if (inputs := server.loaded.get(entry)) is None:
+                return "it was lost with its Triton server and did not load again"
+            return self._probe(server, entry, inputs, deadline_s)
+        except EngineError as error:
+            return str(error)
+
+    def adopt(self, engine: Engine) -> bool:
+        """As the interface says; the server that holds it is adopted with its first engine."""
+        try:
+            if self._remote is not None:
+                server: Remote = self._remote
+            else:
+                told = engine.extra["server"]
+                server = ours = self._own(engine.devices[0])
+                process = Process(int(told["pid"]), float(told["started_s"]))
+                ports = told["http"], told["grpc"], told["metrics"]
+                if not ours.adopt(process, *ports):
+                    return False
+            inputs, _ = server.client.tensors(engine.name, ADOPT_S)
+            self._infer(server, engine.name, inputs, ADOPT_S, engine.extra["kind"])
+        except (EngineError, KeyError, TypeError, ValueError):
+            return False
+        server.keep(engine.name, inputs)
+        return True
+
+    def sweep(self, known: Iterable[Engine]) -> list[str]:
+        """As the interface says: servers without a known model, and models that nobody knows."""
+        names = {engine.name for engine in known}
+        ended = []
+        with self._lock:
+            servers = list(self._servers.values())
+        for server in servers:
+            with server.lock, contextlib.suppress(EngineError):
+                if server.runs():
+                    states = server.client.states(ADOPT_S)
+                    for entry in {name for name, state in states.items() if state == "READY"}:
+                        if entry not in server.members | names:
+                            server.client.unload(entry, ADOPT_S)
+                            ended.append(f"Triton's model {entry}")
+        keep = {server.name for server in servers if server.process is not None}
+        for name in self._processes.left(keep):
+            self._processes.end(name, None, 0.0)
+            ended.append(f"Triton server {name}")
+        return ended
+
+    def close(self) -> None:
+        with self._lock:
+            servers = [*self._servers.values(), *([self._remote] if self._remote else [])]
+        for server in servers:
+            server.close()
+
+    # Starting
+
+    def _start(self, server: Remote, entry: str, start: Start) -> Engine:
+        order, gpu = start.order, _gpu(start.order, own=self._remote is None)
+        start.begin("files")
+        kind = start.watch(lambda: write(server.repository, entry, order, self._layout, gpu))
+        start.begin("weights")
+        self._load(server, entry, start)
+        inputs, outputs = server.client.tensors(entry, start.left_s)
+        start.begin("canary")
+        start.watch(lambda: self._infer(server, entry, inputs, start.left_s, kind))
+        start.begin("")
+        server.loaded[entry] = inputs
+        extra: dict[str, Any] = {
+            "kind": kind,
+            "grpc": server.grpc,
+            "inputs": [tensor.name for tensor in inputs],
+            "outputs": [tensor.name for tensor in outputs],
+        }
+        if isinstance(server, Server):
+            extra |= {"server": server.address, "server_pid": server.address["pid"]}
+        return Engine(
+            instance=order.instance,
+            model=order.model,
+            runtime=self.runtime,
+            url=server.url,
+            api="kserve",
+            name=entry,
+            devices=order.devices,
+            log="" if self._remote else str(self._processes.log(f"triton-gpu{order.devices[0]}")),
+            stages=start.seconds,
+            extra=extra,
+        )
+
+    def _load(self, server: Remote, entry: str, start: Start) -> None:
+        """Load it, again where the server died of another model's unload meanwhile."""
+        for left in reversed(range(TRIES)):
+            generation = server.generation
+            try:
+                return start.watch(lambda: server.client.load(entry, start.left_s))
+            except GoneError as error:
+                if not left:
+                    raise
+                server.repair(generation, str(error))
+        return None
+
+    def _infer(
+        self, server: Remote, entry: str, inputs: list[Tensor], deadline_s: float, kind: str
+    ) -> None:
+        """A real inference. A foreign model may refuse our zeros: that is an answer, too."""
+        try:
+            server.client.canary(entry, inputs, deadline_s)
+        except (NoAnswerError, GoneError, NotThereError, BrokenModelError):
+            raise
+        except EngineError as error:
+            if kind.startswith(_TEXT) or _no_memory(str(error)):
+                raise
+
+    # Watching
+
+    def _probe(self, server: Remote, entry: str, inputs: list[Tensor], deadline_s: float) -> str:
+        """Why an entry of a server that answers cannot serve; "" if it can, perhaps again."""
+        try:
+            self._infer(server, entry, inputs, deadline_s, "")
+        except BrokenModelError:
+            config = server.client.config(entry, deadline_s)
+            server.client.load(entry, DRAIN_S, bumped(config))
+            self._infer(server, entry, inputs, deadline_s, "")
+        except NoAnswerError as error:
+            return self._stalled(server, entry, str(error))
+        self._still.pop(entry, None)
+        return ""
+
+    def _stalled(self, server: Remote, entry: str, why: str) -> str:
+        """A model may be busy for long; it is in trouble when it does nothing meanwhile."""
+        now_s, work = time.monotonic(), self._work(server, entry)
+        since_s, before = self._still.setdefault(entry, (now_s, work))
+        if work > before:
+            self._still[entry] = (now_s, work)
+            return ""
+        return why if now_s - since_s >= self._stall_s else ""
+
+    def _work(self, server: Remote, entry: str) -> float:
+        """Grows as it makes progress: inferences that ended, and its processes' CPU time."""
+        return server.client.work(entry, ADOPT_S) + cpu_s(server.workers(entry))
+
+    # Ending
+
+    def _undo(self, server: Remote, entry: str) -> None:
+        """Leave nothing of a start that failed; a load that hangs is ended by force."""
+        with contextlib.suppress(EngineError):
+            self._remove(server, entry, 0.0)
+
+    def _remove(self, server: Remote, entry: str, grace_s: float) -> None:
+        """Unload it, and return when it is not there any more.
+
+        Triton 2.51 dies of an unload now and then. The others come back at once; and where another
+        thread's repair came first, this entry may be back as well.
+        """
+        server.loaded.pop(entry, None)
+        for _ in range(TRIES):
+            generation = server.generation
+            try:
+                if not server.runs():
+                    raise GoneError("the Triton server has ended")
+                self._unload(server, entry, grace_s)
+                break
+            except GoneError as error:
+                server.leave(entry)
+                server.repair(generation, str(error))
+        server.leave(entry)
+
+    def _unload(self, server: Remote, entry: str, grace_s: float) -> None:
+        """Raises GoneError if the server has to be started again for the sake of the others."""
+        until_s = time.monotonic() + grace_s
+        try:
+            if grace_s > 0:
+                server.client.unload(entry, max(1.0, grace_s))
+                if server.client.wait_unloaded(entry, until_s - time.monotonic() + 2.0):
+                    return
+            workers = server.workers(entry)
+            for worker in workers:
+                with contextlib.suppress(Exception):
+                    worker.kill()
+            server.client.unload(entry, UNLOAD_S)
+            if server.client.wait_unloaded(entry, UNLOAD_S) or workers:
+                return  # its memory is free, whatever the server thinks of it
+        except NoAnswerError as error:
+            raise GoneError(str(error)) from error
+        raise GoneError(f"Triton did not unload {entry}")
+
+    def _server(self, device: int) -> Remote:
+        return self._remote if self._remote is not None else self._own(device)
+
+    def _own(self, device: int) -> Server:
+        assert self._layout is not None, "servers of ours are installed"
+        with self._lock:
+            if device not in self._servers:
+                self._servers[device] = Server(
+                    self._processes, self._layout, self._ports, device, self._host, self._env
+                )
+            return self._servers[device]
+
+    def _of(self, engine: Engine) -> Remote | None:
+        if self._remote is not None:
+            return self._remote
+        return self._servers.get(engine.devices[0])
+
+
+def _remote(url: str, grpc: str | None, repository: Path | None) -> Remote:
+    """Somebody else's server, from its HTTP address."""
+    from urllib.parse import urlsplit
+
+    from modelium.errors import ConfigError
+
+    address = urlsplit(url if "//" in url else f"//{url}")
+    if repository is None:
+        raise ConfigError(f"Triton at {url}: give the folder that it serves as `repository`")
+    if not address.hostname or not address.port:
+        raise ConfigError(f"Triton at {url}: expected an address such as http://127.0.0.1:8000")
+    host = f"[{address.hostname}]" if ":" in address.hostname else address.hostname
+    return Remote(f"http://{host}:{address.port}", grpc or f"{host}:{address.port + 1}", repository)
+
+
+def _gpu(order: Order, *, own: bool) -> int | None:
+    """The GPU by the server's own counting; a server of ours sees one. None on CPUs."""
+    if not triton_layout.has_gpu():
+        return None
+    return 0 if own else order.devices[0]
+
+
+def _no_memory(told: str) -> bool:
+    return "out of memory" in told.lower() or "failed to allocate memory" in told.lower()
+
+
+def _explained(order: Order, error: EngineError, server: Remote) -> StartError:
+    """Why a load failed: what the model said, without Triton's wrapping."""
+    told = str(error).removeprefix(f"{entry_name(order.instance)}: ")
+    for mark in ("Internal: ", "UNAVAILABLE state: ", "Invalid argument: "):
+        told = told.rpartition(mark)[2] or told
+    why = f"{order.model}: {told.partition(' At: ')[0].strip()}"
+    return StartError(why, log=server.told(), out_of_memory=_no_memory(told))

@@ -1,0 +1,1 @@
+"""Models for Triton's Python backend, run in Triton's environment; they import nothing of ours."""

@@ -1,0 +1,287 @@
+"""Triton servers: those that Modelium starts, one a GPU, and one that somebody else runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modelium.managers.engine import EngineError, Process
+from modelium.managers.ports import Ports
+from modelium.managers.process import Processes, runs, tail
+from modelium.managers.triton_client import Client, GoneError, Tensor
+from modelium.managers.triton_entry import erase
+from modelium.managers.triton_layout import Layout
+
+STARTED_S = 30.0
+"""A server that does not listen after this time will not."""
+PORT_TRIES = 3
+EXIT_S = 10
+"""Seconds that a server gives requests in flight when it is told to end."""
+RELOAD_S = 600.0
+LOOK_S = 0.02
+SHM = Path("/dev/shm")
+
+
+class Remote:
+    """A server that somebody else runs, and serves the folder `repository`."""
+
+    process: Process | None = None
+
+    def __init__(self, url: str, grpc: str, repository: Path) -> None:
+        self.url, self.grpc, self.repository = url, grpc, repository
+        self.lock = threading.RLock()
+        self.client = Client(grpc)
+        self.generation = 0
+        self.loaded: dict[str, list[Tensor]] = {}
+
+    def join(self, entry: str) -> None:
+        """An entry is about to be loaded. Raises EngineError if the server is not there."""
+        if not self.client.live(STARTED_S):
+            raise GoneError(f"no Triton answers at {self.grpc}")
+
+    def leave(self, entry: str) -> None:
+        """It is not there any more."""
+        self.loaded.pop(entry, None)
+        erase(self.repository, entry)
+
+    def keep(self, entry: str, inputs: list[Tensor]) -> None:
+        """An entry that an earlier self loaded."""
+        self.loaded[entry] = inputs
+
+    def runs(self) -> bool:
+        """Whether its process is there, as far as that can be known."""
+        return True
+
+    def repair(self, generation: int, why: str) -> None:
+        """Raises EngineError: it is not ours to restart."""
+        raise EngineError(f"{why}; the Triton at {self.grpc} is not Modelium's to restart")
+
+    def workers(self, entry: str) -> list[psutil.Process]:
+        """The processes that run an entry's code, where they can be seen."""
+        return []
+
+    def told(self) -> str:
+        """Its last words."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.client.close()
+
+
+class Server(Remote):
+    """A server of ours, for one GPU. Its entries are loaded again when it had to be restarted.
+
+    `lock` is held while it starts, ends or is repaired.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        layout: Layout,
+        ports: Ports,
+        device: int,
+        host: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self.name, self.device = f"triton-gpu{device}", device
+        self.repository = processes.folder / "repository" / f"gpu{device}"
+        self.lock = threading.RLock()
+        self.generation = 0
+        self.loaded: dict[str, list[Tensor]] = {}
+        self.process: Process | None = None
+        self._host, self._env, self._layout = host, dict(env), layout
+        self._processes, self._ports = processes, ports
+        self._members: set[str] = set()
+        self._numbers: tuple[int, ...] = ()
+
+    # Coming and going
+
+    def join(self, entry: str) -> None:
+        with self.lock:
+            self._members.add(entry)
+            if not self.runs():
+                self._restart()
+
+    def leave(self, entry: str) -> None:
+        """It is not there any more; a server without entries holds memory for nothing."""
+        with self.lock:
+            self._members.discard(entry)
+            self.loaded.pop(entry, None)
+            erase(self.repository, entry)
+            if not self._members:
+                self._end(EXIT_S)
+
+    def adopt(self, process: Process, http: int, grpc: int, metrics: int) -> bool:
+        """Take over what an earlier self started; True if it is that one."""
+        with self.lock:
+            if self.process is None and runs(process):
+                self.process, self._numbers = process, (http, grpc, metrics)
+                for port in self._numbers:
+                    self._ports.hold(port)
+                self._connect()
+            return self.process == process
+
+    def keep(self, entry: str, inputs: list[Tensor]) -> None:
+        with self.lock:
+            self._members.add(entry)
+            self.loaded[entry] = inputs
+
+    @property
+    def members(self) -> set[str]:
+        """Entries that are loaded or about to be."""
+        return set(self._members)
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """What a later self needs to find it again."""
+        assert self.process is not None, "asked of a server that runs"
+        http, grpc, metrics = self._numbers
+        found = {"pid": self.process.pid, "started_s": self.process.started_s}
+        return {**found, "http": http, "grpc": grpc, "metrics": metrics}
+
+    def runs(self) -> bool:
+        return self.process is not None and runs(self.process)
+
+    def told(self) -> str:
+        return tail(self._processes.log(self.name))
+
+    def workers(self, entry: str) -> list[psutil.Process]:
+        mark, found = f"{self.repository / entry}{os.sep}", []
+        with contextlib.suppress(psutil.Error):
+            if self.process is not None and runs(self.process):
+                for child in psutil.Process(self.process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        if any(mark in word for word in child.cmdline()):
+                            found.append(child)
+        return found
+
+    def close(self) -> None:
+        with self.lock:
+            if not self._members:
+                self._end(0.0)
+
+    # Repair
+
+    def repair(self, generation: int, why: str) -> None:
+        """End the server, start it again on the same ports and load again what it had.
+
+        Nothing is done if that happened since `generation`. An entry that does not come back is
+        no longer in `loaded`. Raises EngineError if the server does not start.
+        """
+        with self.lock:
+            if generation != self.generation or not self._members:
+                return
+            self._restart()
+            for entry in list(self.loaded):
+                try:
+                    self.client.load(entry, RELOAD_S)
+                except EngineError:
+                    self.loaded.pop(entry, None)
+
+    def _restart(self) -> None:
+        self.generation += 1
+        numbers = self._numbers
+        self._end(0.0)
+        for _ in range(PORT_TRIES):
+            self._numbers = numbers or tuple(self._ports.take() for _ in range(3))
+            for port in self._numbers:
+                self._ports.hold(port)
+            if self._started():
+                self._connect()
+                return
+            told = self.told()
+            self._end(0.0)
+            if "already in use" not in told and "Address already" not in told:
+                break
+            numbers = ()
+        last = (told.strip().splitlines() or ["it did not say why"])[-1]
+        raise EngineError(f"Triton for GPU {self.device} does not start: {last[-300:]}")
+
+    def _started(self) -> bool:
+        """Spawn it and wait until it listens."""
+        self.repository.mkdir(parents=True, exist_ok=True)
+        self.process = self._processes.spawn(
+            self.name, self._command(), self._layout.variables(self._variables())
+        )
+        trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
+        try:
+            while time.monotonic() < until_s:
+                if trial.live(1.0):
+                    return True
+                if self._processes.wait(self.name, LOOK_S) is not None:
+                    return False
+            return False
+        finally:
+            trial.close()
+
+    def _command(self) -> list[str]:
+        backends = self._layout.backends_in(self._processes.folder / "backends")
+        command = [
+            str(self._layout.server),
+            f"--model-repository={self.repository}",
+            "--model-control-mode=explicit",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            f"--exit-timeout-secs={EXIT_S}",
+        ]
+        for kind, port in zip(("http", "grpc", "metrics"), self._numbers, strict=True):
+            command += [f"--{kind}-address={self._host}", f"--{kind}-port={port}"]
+        if not self._layout.has("onnxruntime"):  # its configurations are complete, and it takes 1 s
+            command.append("--disable-auto-complete-config")
+        return command
+
+    def _variables(self) -> dict[str, str]:
+        return {"CUDA_VISIBLE_DEVICES": str(self.device), **self._env}
+
+    @property
+    def _prefix(self) -> str:
+        """Of its shared memory: its own, so that what a killed server left can be removed."""
+        return f"{self._processes.scratch(self.name).parent.name}-gpu{self.device}-"
+
+    def _at(self, which: int) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._numbers[which]}"
+
+    def _connect(self) -> None:
+        self.url, self.grpc = f"http://{self._at(0)}", self._at(1)
+        self.client = Client(self.grpc)
+
+    def _end(self, grace_s: float) -> None:
+        """End it with all its processes, files and shared memory."""
+        if self.process is not None:
+            with contextlib.suppress(AttributeError):
+                self.client.close()
+        self._processes.end(self.name, self.process, grace_s)
+        self.process = None
+        for port in self._numbers:
+            self._ports.give(port)
+        self._numbers = ()
+        for left in SHM.glob(f"{self._prefix}*"):
+            left.unlink(missing_ok=True)
+
+
+def silent(server: Remote, deadline_s: float) -> str:
+    """Why a server as a whole cannot serve; "" if it answers."""
+    if not server.runs():
+        return "the Triton server has ended"
+    if not server.client.live(deadline_s):
+        return f"the Triton server gave no answer in {deadline_s:g} s"
+    return ""
+
+
+def cpu_s(some: Iterable[psutil.Process]) -> float:
+    """Seconds of CPU time that processes have used."""
+    used = 0.0
+    for one in some:
+        with contextlib.suppress(psutil.Error):
+            times = one.cpu_times()
+            used += times.user + times.system
+    return used
