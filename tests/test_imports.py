@@ -42,6 +42,7 @@ MAY_IMPORT = {
     ),
     "modelium.managers": ("errors", "units"),
     "modelium.metrics": ("errors", "units"),
+    "modelium.gateway": ("errors", "live", "managers"),
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
         "conversation", "room", "timeline", "managers", "metrics", "catalog",
@@ -58,6 +59,7 @@ ONLY_IN = {
     "jinja2": ("modelium/report/",),
     "matplotlib": ("modelium/report/", "traces/"),
     "pynvml": ("modelium/diagnosis.py", "modelium/live/"),
+    "aiohttp": ("modelium/gateway/",),
     "httptools": ("modelium/managers/emulation/",),
     "prometheus_client": ("modelium/metrics/",),
     "pandas": (),
@@ -148,6 +150,14 @@ def test_each_heavy_package_stays_in_its_place(package: str) -> None:
 def test_policies_have_no_clock_and_no_files() -> None:
     used = {(p, n) for p, n in all_imports() if p.startswith("policies/")}
     assert {(p, n) for p, n in used if n.split(".")[0] in NOT_IN_POLICIES} == set()
+
+
+def test_the_gateway_knows_seats_and_engines_and_nothing_behind_them() -> None:
+    used = {name for path, name in all_imports() if path.startswith("modelium/gateway/")}
+    behind = {name for name in used if name.startswith(("modelium.live", "modelium.managers"))}
+    known = ("modelium.live.seats.", "modelium.managers.engine.")
+    assert {name for name in behind if not name.startswith(known)} == set()
+    assert behind
 
 
 def test_nobody_imports_the_folders_by_their_bare_names() -> None:
