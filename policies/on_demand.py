@@ -28,6 +28,7 @@ from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     AWAKE,
     Option,
+    Ranking,
     Survey,
     Victim,
     ascending,
@@ -95,6 +96,7 @@ class OnDemand:
         self.every_s = scale_every_s if max_replicas > 1 else None
         self._place = PLACES[place] if isinstance(place, str) else place
         self._evict = evict
+        self._ranking = Ranking(evict) if evict is last_use else None
         self._sleep_level = sleep_level
         self._max_replicas = max_replicas
         self._scale_waiting = scale_waiting
@@ -210,30 +212,47 @@ class OnDemand:
         self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
     ) -> Option | None:
         """Choose GPUs for a copy that fits nowhere yet, and who leaves them; None: nobody may."""
-        evict, waking = self._evict, need.waking
-        for level, copies, drain in self._ways(survey, need.overdue):
-            heap = [
-                (evict(state, copy), copy.id, copy)
-                for copy in copies
-                if not rooms.keys().isdisjoint(copy.gpus)
-                and (drain or not copy.busy)
-                and copy is not waking
-            ]
-            victims = ascending(heap, lambda copy: may_leave(state, copy, self._least))
+        for level, asleep, drain in self._ways(survey, need.overdue):
+            victims = self._victims(state, survey, rooms, need.waking, asleep, drain)
             gives = partial(self._gives, state, level)
             if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
                 return option._replace(sleep_level=level)
         return None
 
-    def _ways(self, survey: Survey, overdue: bool) -> Iterator[tuple[int, list[Instance], bool]]:
-        """Ways to make room, the gentlest first: sleep level (0: unload), who, busy ones too."""
+    def _victims(
+        self,
+        state: ClusterState,
+        survey: Survey,
+        rooms: Mapping[str, int],
+        waking: Instance | None,
+        asleep: bool,
+        drain: bool,
+    ) -> Iterator[Victim]:
+        """Who may leave these GPUs (or sleeps there, with `asleep`), the lowest key first."""
+        evict, least, gpus = self._evict, self._least, rooms.keys()
+
+        def here(copy: Instance) -> bool:
+            return (
+                (drain or not copy.busy) and not gpus.isdisjoint(copy.gpus) and copy is not waking
+            )
+
+        if self._ranking and not asleep:
+            return self._ranking.ascending(
+                state, lambda copy: here(copy) and may_leave(state, copy, least)
+            )
+        copies = survey.ready + survey.asleep if asleep else survey.ready
+        heap = [(evict(state, copy), copy.id, copy) for copy in copies if here(copy)]
+        return ascending(heap, lambda copy: may_leave(state, copy, least))
+
+    def _ways(self, survey: Survey, overdue: bool) -> Iterator[tuple[int, bool, bool]]:
+        """Ways to make room, the gentlest first: sleep level (0: unload), also sleepers, busy."""
         if self._sleep_level:
-            yield self._sleep_level, survey.ready, False
-        yield 0, survey.ready, False
+            yield self._sleep_level, False, False
+        yield 0, False, False
         if survey.asleep:
-            yield 0, survey.ready + survey.asleep, False
+            yield 0, True, False
         if overdue:
-            yield 0, survey.ready + survey.asleep, True
+            yield 0, True, True
 
     def _overdue_s(self, state: ClusterState, model: str) -> float:
         """How long until requests for `model` have waited long enough to drain busy copies."""

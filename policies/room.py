@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from heapq import heapify, heappop
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
@@ -90,6 +90,56 @@ def ascending(heap: list[Victim], allowed: Callable[[Instance], bool]) -> Iterat
         victim = heappop(heap)
         if allowed(victim[2]):
             yield victim
+
+
+class Ranking:
+    """The ready copies by a key that never falls while a copy stays, kept between decisions.
+
+    An entry's key may be too low by now: it is looked at again when its turn comes, and put back
+    where it belongs. So to find the lowest, few copies are looked at, not all.
+    """
+
+    def __init__(self, key: Callable[[ClusterState, Instance], Any]) -> None:
+        self._key = key
+        self._heap: list[Victim] = []
+        self._aside: list[Victim] = []
+        self._ranked: set[str] = set()
+        self._instances: Mapping[str, Instance] = {}
+
+    def ascending(
+        self, state: ClusterState, allowed: Callable[[Instance], bool]
+    ) -> Iterator[Victim]:
+        """Yield the ready copies that are allowed to leave, the lowest key first."""
+        self._admit(state)
+        heap, key, instances = self._heap, self._key, state.instances
+        while heap:
+            before, name, copy = heap[0]
+            if instances.get(name) is not copy or copy.phase is not READY:
+                heappop(heap)
+                self._ranked.remove(name)
+            elif (now := key(state, copy)) != before:
+                heapreplace(heap, (now, name, copy))
+            else:
+                self._aside.append(heappop(heap))
+                if allowed(copy):
+                    yield self._aside[-1]
+
+    def _admit(self, state: ClusterState) -> None:
+        """Enter what became ready since the last time; put back whom that time passed by."""
+        if state.instances is not self._instances:  # another state
+            self._heap, self._aside, self._ranked = [], [], set()
+            self._instances = state.instances
+        if self._heap:
+            for victim in self._aside:
+                heappush(self._heap, victim)
+        else:
+            self._heap = self._aside  # in order, and so a heap
+        self._aside = []
+        for name in state.instances.keys() - self._ranked:
+            copy = state.instances[name]
+            if copy.phase is READY:
+                self._ranked.add(name)
+                heappush(self._heap, (self._key(state, copy), name, copy))
 
 
 def sweep(
