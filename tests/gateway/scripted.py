@@ -16,6 +16,7 @@ from modelium.gateway.limits import Limits, Rate
 from modelium.gateway.server import Address, listening
 from modelium.live.seats import Outcome, RefusedError, Request, Waiting
 from modelium.managers.engine import Api, Engine
+from tests.gateway.site import run_as_served
 
 Part = bytes | str
 BREAK = "break"
@@ -140,4 +141,4 @@ def perform(act: Callable[[Stage], Awaitable[None]], *scripts: Script, **more: A
         async with asyncio.timeout(60), stage(*scripts, **more) as here:
             await act(here)
 
-    asyncio.run(run())
+    run_as_served(run())

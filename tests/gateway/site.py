@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvloop
 from openai import AsyncOpenAI
 
 from modelium.core import Model
@@ -123,7 +124,13 @@ def visit(folder: Path, act: Callable[[Site], Awaitable[None]], *given: Any, **m
             await act(here)
             assert here.running == 0
 
-    asyncio.run(run())
+    run_as_served(run())
+
+
+def run_as_served(work: Coroutine[Any, Any, None]) -> None:
+    """Run on the event loop that `modelium run` uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 def events(raw: bytes) -> list[Any]:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 import schemathesis
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -62,7 +63,7 @@ class Background:
     def __init__(self, folder: Path, kind: str) -> None:
         self.site: Site
         self._up, self._stop = threading.Event(), asyncio.Event()
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(folder, kind))
 
     def _run(self, folder: Path, kind: str) -> None:
