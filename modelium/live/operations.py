@@ -24,7 +24,15 @@ CONFLICT = 409
 class Operations:
     """One live cluster and its policy, as an operator meets them."""
 
-    def __init__(self, cluster: LiveCluster, driver: Driver, policy: str) -> None:
+    def __init__(
+        self,
+        cluster: LiveCluster,
+        driver: Driver,
+        policy: str,
+        removed: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`removed` is told the name of a model that is served no more."""
+        self._removed = removed
         self._cluster = cluster
         self._driver = driver
         self._policy = policy
@@ -122,6 +130,8 @@ class Operations:
         self._cluster.roster.close(model)
         await self._each(model, lambda copy: Unload(copy.id, "it is removed (1 call)", drain=True))
         self._cluster.roster.drop(model)
+        await self._cluster.call(self._removed, model)
+        self._cluster.tell_news("removed-model", model=model, why="an operator removed it")
 
     # How
 

@@ -19,6 +19,7 @@ from modelium.live.routing import router
 from modelium.live.seats import Outcome, RefusedError, Request, Seat, Waiting
 from modelium.live.waiting import Entry, WaitingRoom
 from modelium.managers.engine import Engine
+from modelium.rules import never_fits
 from modelium.state import Copy, State
 
 HERE = (Phase.LOADING, Phase.WAKING, Phase.READY)
@@ -271,6 +272,8 @@ class Reception:
             self._demands[name].arrive()
 
     async def _wait(self, request: Request, told: Callable[[Waiting], None] | None) -> Seat:
+        if why := self._never(request.model):
+            raise RefusedError(503, why)
         wait_s = self.house.max_wait_s if request.deadline_s is None else request.deadline_s
         left_s = self.control.left_s(request.model)
         entry = self.room.enter(request, request.arrival_s + wait_s, retry_after_s=left_s)
@@ -286,9 +289,15 @@ class Reception:
             return entry.future.result()
         except asyncio.CancelledError:
             self.room.leave(entry)
-            if entry.future.done() and not entry.future.cancelled():
-                entry.future.result().finish("cancelled")
+            future = entry.future
+            if future.done() and not future.cancelled() and not future.exception():
+                future.result().finish("cancelled")
             raise
+
+    def _never(self, model: str) -> str:
+        """Why a model can never be loaded; as long as a GPU is lost, nobody can tell."""
+        state = self._state
+        return never_fits(state, model) if len(state.gpus) == len(state.all_gpus) else ""
 
     def _standing(self, entry: Entry) -> Waiting:
         model = entry.request.model

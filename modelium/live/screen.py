@@ -129,6 +129,10 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             )
         case "journal":
             return _line("journal", "", about["why"], "green" if about["well"] else "red")
+        case "new-model" | "refused-model" | "removed-model":
+            return _line(
+                "model", about["model"], about["why"], "red" if what == "refused-model" else ""
+            )
         case "policy-fault":
             return _line("policy", "", about["why"], "bold red")
         case "survivor" | "swept" | "ended":

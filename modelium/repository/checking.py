@@ -45,9 +45,9 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> ModelFiles:
     try:
         found = analyze(folder)
     except ModeliumError as error:
-        found = _python(folder)
-        if found is None:
+        if (python := _python(folder)) is None:
             raise RepositoryError(str(error)) from None
+        found = python
     if not allow_pickle and (pickled := next(_pickles(folder, found), None)):
         raise RepositoryError(
             f"{pickled.name} is a pickle, which can run any code when it is loaded: convert it to"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from openai import OpenAI
 
 from modelium.record import Run
+from tests.live import tiny
 from tests.live.running import Running, left_behind, running, sweep
 
 CONFIG: dict[str, Any] = {
@@ -220,3 +222,28 @@ def test_a_server_takes_few_threads_and_files(folder: Path) -> None:
             client.completions.create(model=name, prompt="x", max_tokens=1)
         assert process.num_fds() <= files + 2
         server.end()
+
+
+def test_models_that_are_put_into_the_repository_are_served(folder: Path) -> None:
+    tiny.llama(folder / "source", seed=1)
+    config = {**CONFIG, "model_repository": "repository", "models": ["mistral-7b"]}
+    with running(folder, config, "--emulate") as server:
+        incoming = folder / "repository" / "incoming"
+        shutil.copytree(folder / "source", incoming / "org--tiny")
+        server.wait_for("new-model", model="org/tiny")
+        answer = user(server).completions.create(model="org/tiny", prompt="x", max_tokens=3)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 3
+        (incoming / "broken").mkdir()
+        (incoming / "broken" / "config.json").write_text("{")
+        refused = server.wait_for("refused-model", model="broken")
+        assert "config.json" in refused["why"]
+        server.end()
+    with running(folder, config, "--emulate") as server:  # it is there at the next start
+        assert {one["name"] for one in server.client.models()} == {"mistral-7b", "org/tiny"}
+        server.client.delete("org/tiny")
+        assert not (folder / "repository" / "models" / "org" / "tiny").exists()
+        with pytest.raises(openai.NotFoundError):
+            user(server).completions.create(model="org/tiny", prompt="x")
+        server.end()
+    assert left_behind(folder) == []

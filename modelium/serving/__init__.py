@@ -1,0 +1,120 @@
+"""From a configuration to a running server: what `modelium run` does, for scripts as well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelium.config import Plan
+from modelium.core import Policy
+from modelium.errors import ModeliumError
+from modelium.live.bookkeeping import Bookkeeper
+from modelium.live.cluster import LiveCluster
+from modelium.live.journal import Journal
+from modelium.live.life import alive
+from modelium.live.operations import Operations
+from modelium.live.recording import about
+from modelium.live.telemetry import Telemetry
+from modelium.metrics import ModeliumMetrics
+from modelium.registry import make_policy, with_defaults
+from modelium.repository import StoredModel, watch
+from modelium.serving.front import gateway
+from modelium.serving.hardware import hardware
+from modelium.serving.managers import Managers
+from modelium.serving.order import Order as Order
+from modelium.serving.order import order as order
+from modelium.serving.stock import Stock
+
+if TYPE_CHECKING:
+    from modelium.live.driving import Driver
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    cluster: LiveCluster
+    driver: Driver
+    operations: Operations
+    metrics: ModeliumMetrics
+    url: str
+    notes: tuple[str, ...]
+    """What had to be assumed."""
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def serving(order: Order) -> AsyncIterator[Server]:
+    """Serve until the body ends; a signal sets `Server.stop`. Raises ModeliumError."""
+    inventory, order, plan, notes = hardware(order)
+    config, folder = order.config, Path(order.config.live.folder)
+    stock = Stock(order, plan)
+    given = stock.given()
+    policy, name, parameters = _policy(order, stock.plan)
+    slos = {one.model.name: one.model.slo for one in given.served}
+    told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
+    managers = Managers(config, folder)
+    for one in given.served:
+        managers.need(one.runtime)
+    cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
+    metrics = ModeliumMetrics()
+    Bookkeeper(cluster)
+    Telemetry(cluster, metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        if config.metrics.enabled:
+            metrics.start_server(config.metrics.port)
+            stack.callback(metrics.stop_server)
+        driver = await stack.enter_async_context(
+            alive(cluster, policy, keep_engines=order.keep_engines)
+        )
+        operations = Operations(cluster, driver, order.policy, stock.remove)
+        stack.enter_context(_incoming(cluster, stock, managers))
+        url = await stack.enter_async_context(gateway(config, cluster, operations))
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            cluster.loop.add_signal_handler(number, stop.set)
+            stack.callback(cluster.loop.remove_signal_handler, number)
+        all_notes = (*notes, *stock.notes)
+        yield Server(cluster, driver, operations, metrics, url, all_notes, stop)
+        cluster.reception.close("the server is stopping")
+
+
+def _policy(order: Order, plan: Plan) -> tuple[Policy, str, dict[str, str]]:
+    """The policy, its name and its parameters. Raises PolicyError."""
+    name, given = with_defaults(order.policy, plan.policy_defaults)
+    words = ",".join(f"{key}={value}" for key, value in given.items())
+    policy = make_policy(f"{name}:{words}", rng_seed=order.seed, models=plan.models)
+    return policy, name, given
+
+
+@contextmanager
+def _incoming(cluster: LiveCluster, stock: Stock, managers: Managers) -> Iterator[None]:
+    """Serve what is put into the repository's `incoming/`, from when it is whole."""
+    if stock.repository is None:
+        yield
+        return
+
+    def told(name: str, stored: StoredModel | None, why: str) -> None:
+        cluster.loop.call_soon_threadsafe(come, name, stored, why)
+
+    def come(name: str, stored: StoredModel | None, why: str) -> None:
+        try:
+            if stored is not None and name not in cluster.state.models:
+                one = stock.add(stored)
+                managers.need(one.runtime)
+                cluster.roster.put(one)
+        except ModeliumError as error:
+            why = str(error)
+        kind = "refused-model" if why else "new-model"
+        cluster.tell_news(kind, model=name, why=why or "it came into the repository")
+
+    with watch(stock.repository, told):
+        yield

@@ -1,0 +1,59 @@
+"""What to serve, and how: the configuration, with the command line's words before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelium.config import Config, find, read
+from modelium.config.schema import Cluster
+from modelium.errors import ConfigError
+
+DEFAULT_POLICY = "lru"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to serve, and how."""
+
+    config: Config
+    policy: str = "lru"
+    """As on the command line."""
+    emulate: bool = False
+    """Serve every model with an emulated engine."""
+    keep_engines: bool = False
+    """Leave the engines running at the end, for the next start to adopt."""
+    seed: int = 0
+
+
+def order(
+    config: Path | None,
+    policy: str = "",
+    *,
+    gpus: str = "",
+    host: str | None = None,
+    port: int | None = None,
+    emulate: bool = False,
+    speed: float | None = None,
+    keep_engines: bool = False,
+    seed: int = 0,
+) -> Order:
+    """Read the configuration and let the command line's words go first. Raises ModeliumError."""
+    path = find(config)
+    if path is None and not emulate:
+        raise ConfigError(
+            "no configuration was found; `modelium init` writes one (or try --emulate --gpus"
+            " 4xh100-80g with a configuration that names models)"
+        )
+    given = read(path) if path else Config()
+    address = {"host": host, "port": port}
+    changed = {key: value for key, value in address.items() if value is not None}
+    updates: dict[str, Any] = {"gateway": given.gateway.model_copy(update=changed)}
+    if speed is not None:
+        updates["emulated"] = given.emulated.model_copy(update={"speed": speed})
+    if gpus:
+        fleet = Cluster.model_validate({"gpus": gpus}).gpus
+        updates["cluster"] = given.cluster.model_copy(update={"gpus": fleet, "nodes": []})
+    named = policy or (given.policy[0] if given.policy else DEFAULT_POLICY)
+    return Order(given.model_copy(update=updates), named, emulate, keep_engines, seed)

@@ -1,0 +1,76 @@
+"""The models that can be served: those of the configuration, and those of the repository."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from modelium.config import Config, Plan, make_plan
+from modelium.config.engines import Engines
+from modelium.config.liveplan import live_input, served
+from modelium.config.schema import ModelEntry
+from modelium.core import Model
+from modelium.errors import ModeliumError
+from modelium.live.given import LiveInput, Served
+from modelium.repository import ModelRepository, StoredModel
+from modelium.serving.order import Order
+
+
+class Stock:
+    """Knows every model, also those that come while the server runs."""
+
+    def __init__(self, order: Order, plan: Plan) -> None:
+        """`order.config` with the hardware that `plan` was made for."""
+        self._config, self._plan, self._emulate = order.config, plan, order.emulate
+        self.repository = _repository(order.config)
+        self.notes: list[str] = []
+        for stored in self.repository.list_models() if self.repository else ():
+            if stored.name in self._config.models:
+                continue
+            try:
+                self._enter(stored)
+            except ModeliumError as error:
+                self.notes.append(f"{stored.name} is not served: {error}")
+        self._engines = Engines(self._plan.models)
+
+    def given(self) -> LiveInput:
+        """What the cluster begins with."""
+        return replace(
+            live_input(self._config, self._plan, emulate=self._emulate), work=self.work_s
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """Everything that is served now."""
+        return self._plan
+
+    def add(self, stored: StoredModel) -> Served:
+        """A model that has come into the repository. Raises ModeliumError."""
+        self._enter(stored)
+        self._engines = Engines(self._plan.models)
+        return served(self._config, self._plan, self._engines, stored.name, emulate=self._emulate)
+
+    def remove(self, name: str) -> None:
+        """A model is served no more; its files go if the repository holds them."""
+        if self.repository and any(name == one.name for one in self.repository.list_models()):
+            self.repository.remove_model(name)
+        models = {key: entry for key, entry in self._config.models.items() if key != name}
+        self._config = self._config.model_copy(update={"models": models})
+
+    def work_s(self, model: Model, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
+        """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""
+        return self._engines.work_s(model, gpu, prompt_tokens, output_tokens)
+
+    def _enter(self, stored: StoredModel) -> None:
+        entry = ModelEntry.model_validate({"path": stored.path, "runtime": stored.runtime})
+        models = {**self._config.models, stored.name: entry}
+        config = self._config.model_copy(update={"models": models})
+        self._plan = make_plan(config)
+        self._config = config
+
+
+def _repository(config: Config) -> ModelRepository | None:
+    """The repository, if the configuration names one."""
+    if "model_repository" not in config.model_fields_set:
+        return None
+    return ModelRepository(Path(config.model_repository), allow_pickle=config.live.allow_pickle)
