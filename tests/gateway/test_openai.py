@@ -110,6 +110,15 @@ def test_refusals_have_openais_shape_and_the_right_status(tmp_path: Path) -> Non
     visit(tmp_path, act, gateway={"max_body_bytes": 4000})
 
 
+def test_a_model_that_can_never_fit_is_refused_at_once(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        with pytest.raises(openai.InternalServerError, match="It can never run here") as error:
+            await here.openai().completions.create(model="huge", prompt="x")
+        assert error.value.status_code == 503
+
+    visit(tmp_path, act, [model("huge", 500)])
+
+
 def test_a_full_queue_is_429_and_says_when_to_come_again(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         client = here.openai()
