@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
-from math import isclose
 
 from modelium import catalog
-from modelium.catalog import Architecture, ModelSpec
 from modelium.config.models import Served
+from modelium.config.profiles import same_work
 from modelium.core import Model
 from modelium.errors import ConfigError
 from modelium.sim.profiles import Profile, roofline_step, step_time
@@ -54,21 +52,15 @@ class Engines:
 
     def _profile(self, name: str, gpu: str) -> Profile:
         served = self._models[name]
+        if gpu in served.profiles:
+            return served.profiles[gpu].profile()
         if served.spec is None:
             raise ConfigError(f"models.{name}: nothing says how fast it is")
         for known in catalog.models().values():
-            if _same(known, served.spec):
+            if same_work(known, served.spec):
                 return step_time(known.name, gpu, served.model.gpus)
         step = roofline_step(served.spec, catalog.gpu(gpu), served.model.gpus)
         return Profile(step, "roofline", f"data sheets: {gpu}, {served.spec.name}")
-
-
-def _same(known: ModelSpec, spec: ModelSpec) -> bool:
-    """Whether both compute the same; the size of a model on disk is known to about 1 %."""
-    shape = all(
-        getattr(known, field.name) == getattr(spec, field.name) for field in fields(Architecture)
-    )
-    return shape and isclose(known.dtype_bytes, spec.dtype_bytes, rel_tol=0.01)
 
 
 def _answer_s(engine: Infer, tokens: float) -> float:

@@ -61,7 +61,7 @@ def examine(path: Path) -> tuple[Config | None, list[str]]:
     except ConfigError as error:
         return None, [str(error)]
     except ValidationError as error:
-        return None, _lines(path, error)
+        return None, lines(path, error)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return given
 
 
-def _lines(path: Path, error: ValidationError) -> list[str]:
+def lines(path: Path, error: ValidationError) -> list[str]:
+    """Every problem of a file as a line with the key's path."""
     return [f"{path}: {_problem(dict(p))}" for p in error.errors(include_url=False)]
 
 
@@ -103,5 +104,6 @@ def _reworded(problem: dict[str, Any]) -> str:
 
 def key_path(where: list[str | int]) -> str:
     """Write `["cluster", "gpus", 1, "kind"]` as `cluster.gpus[1].kind`."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in where]
+    keys = [part for part in where if not str(part).startswith("<")]  # not the tag of a union
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys]
     return "".join(parts).removeprefix(".")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelium import catalog
 from modelium.analyze import analyze
 from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, ModelSpec, core_model
 from modelium.config import schema
 from modelium.config.hardware import Hardware
+from modelium.config.profiles import of_model
 from modelium.config.values import build
 from modelium.core import Model, Slo
 from modelium.costs import Stages
 from modelium.errors import ConfigError, ModeliumError, ProfileError
+
+if TYPE_CHECKING:
+    from modelium.sim.profiles import Entry
 
 DTYPE_BYTES: dict[str | None, float] = {
     "bfloat16": 2,
@@ -37,17 +42,23 @@ class Served:
     vllm: schema.EngineSettings
     infer: schema.Infer | None
     stages: Stages
+    profiles: Mapping[str, Entry] = field(default_factory=dict)
+    """Its step times that the configuration gives, by kind of GPU."""
 
 
 def served(
-    name: str, entry: schema.ModelEntry, config: schema.Config, hardware: Hardware
+    name: str,
+    entry: schema.ModelEntry,
+    config: schema.Config,
+    hardware: Hardware,
+    own: Sequence[Entry] = (),
 ) -> Served:
-    """One model of a configuration. Raises ConfigError with the key's path."""
+    """One model of a configuration; `own` are its profiles. Raises ConfigError with the path."""
     try:
         settings = config.vllm.default_settings.under(entry.vllm)
         spec, size = _facts(name, entry, settings, Path(config.model_repository))
         if spec is None:
-            base = _unknown(name, entry, size)
+            base = _unknown(name, entry, size, own)
         else:
             base = _known(spec, entry, settings, hardware)
     except ModeliumError as error:
@@ -70,7 +81,9 @@ def served(
     if model.min_replicas > model.max_replicas:
         least, most = model.min_replicas, model.max_replicas
         raise ConfigError(f"models.{name}: min_replicas is {least}, more than max_replicas, {most}")
-    return Served(model, spec, settings, entry.infer, build(Stages(), entry.load))
+    stages = build(build(Stages(), config.load), entry.load)
+    profiles = of_model(own, name, spec, model.gpus)
+    return Served(model, spec, settings, entry.infer, stages, profiles)
 
 
 def slo(section: schema.Slo) -> Slo | None:
@@ -106,11 +119,16 @@ def _found(name: str, entry: schema.ModelEntry, repository: Path) -> tuple[Model
     return spec, spec.weights_bytes
 
 
-def _unknown(name: str, entry: schema.ModelEntry, weights_bytes: int) -> Model:
-    if entry.infer is None:
+def _unknown(
+    name: str, entry: schema.ModelEntry, weights_bytes: int, own: Sequence[Entry]
+) -> Model:
+    if entry.infer is None and not of_model(own, name, None, entry.gpus or 1):
         raise ConfigError(
-            "its shape is unknown, so its speed is: give `catalogue`, `path`, or `infer: latency`"
+            "its shape is unknown, so its speed is: give `catalogue`, `path`, `infer: latency`, or"
+            " a profile"
         )
+    if entry.infer is None and not (entry.kv and entry.kv_per_token):
+        raise ConfigError("its shape is unknown, so its cache is: give `kv` and `kv_per_token`")
     return Model(name, weights_bytes, gpus=entry.gpus or 1, family=name)
 
 

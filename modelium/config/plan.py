@@ -10,6 +10,7 @@ from modelium.catalog.fleet import DEFAULT_SHARE
 from modelium.config import schema
 from modelium.config.hardware import Hardware, hardware
 from modelium.config.models import Served, served, slo
+from modelium.config.profiles import measured
 from modelium.config.simulation import Simulation
 from modelium.core import Slo
 from modelium.errors import ConfigError, did_you_mean
@@ -62,9 +63,12 @@ def make_plan(config: schema.Config) -> Plan:
     share = asked.max_gpu_memory_utilization or DEFAULT_SHARE
     cluster = hardware(config.cluster, share)
     classes = {name: slo(limits) or Slo() for name, limits in config.slo.classes.items()}
+    own = measured(config.profiles, config.models) if config.profiles else []
     return Plan(
         hardware=cluster,
-        models={name: served(name, one, config, cluster) for name, one in config.models.items()},
+        models={
+            name: served(name, one, config, cluster, own) for name, one in config.models.items()
+        },
         slo_classes=classes,
         policies=tuple(config.policy),
         policy_defaults=_policy_defaults(asked),

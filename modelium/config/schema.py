@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from modelium.catalog import gpu, parse_fleet
+from modelium.catalog import parse_fleet
 from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
+from modelium.config.profiles import Profiles
 from modelium.config.simulation import Simulation
-from modelium.config.values import Bytes, BytesPerS, Count, Seconds, Section, build, checked
+from modelium.config.values import (
+    Bytes,
+    BytesPerS,
+    Count,
+    GpuKind,
+    Seconds,
+    Section,
+    build,
+    checked,
+)
 from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,14 +58,10 @@ class Links(Section):
     """What the engine's loader reaches per GPU at best."""
 
 
-def _known_gpu(name: Any) -> Any:
-    return gpu(name).name if isinstance(name, str) else name
-
-
 class GpuGroup(Section):
     """Some GPUs of one kind."""
 
-    kind: Annotated[str, checked(_known_gpu)]
+    kind: GpuKind
     """Name in the catalogue, such as h100-80g."""
     count: Count = 1
     memory: Bytes | None = None
@@ -329,6 +335,10 @@ class Config(Section):
     """Folder that holds the folders of models."""
     cluster: Cluster = Cluster()
     models: Models = {}
+    load: LoadStages = LoadStages()
+    """Of all models; a model's own go before these."""
+    profiles: Profiles = []
+    """Step times measured on your machines: files that the fit wrote, or entries as in them."""
     slo: Slos = Slos()
     policy: Policies = []
     """What `simulate` plays when the command line names none: "lru" or "idle_ttl:idle_s=60"."""

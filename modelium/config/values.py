@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from modelium import catalog
 from modelium.errors import ModeliumError, did_you_mean
 from modelium.units import parse_bytes, parse_bytes_per_s, parse_seconds
 
@@ -60,6 +61,7 @@ def _quantity(read: Callable[[Any], Any], example: str) -> tuple[BeforeValidator
 Bytes = Annotated[int, *_quantity(parse_bytes, "80GiB"), Field(ge=0)]
 Seconds = Annotated[float, *_quantity(parse_seconds, "30s"), Field(ge=0)]
 BytesPerS = Annotated[float, *_quantity(parse_bytes_per_s, "6GB/s"), Field(gt=0)]
+GpuKind = Annotated[str, checked(lambda n: catalog.gpu(n).name if isinstance(n, str) else n)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 

@@ -14,7 +14,9 @@ from modelium.sim.profiles.roofline import Device, Work, roofline
 from modelium.sim.profiles.spread import DEFAULT_SPREAD, context_spread, uneven
 from modelium.sim.spec import StepTime
 
-__all__ = ["DEFAULT_SPREAD", "Profile", "context_spread", "load", "roofline_step", "step_time"]
+__all__ = [
+    "DEFAULT_SPREAD", "Entry", "Profile", "context_spread", "load", "roofline_step", "step_time",
+]  # fmt: skip
 
 FILES = ("llmservingsim.json", "aiconfigurator.json")
 """In order of trust: the first has measured mixed batches, too."""
@@ -26,7 +28,7 @@ class Profile:
 
     step: StepTime
     origin: str
-    """"fitted" or "roofline"."""
+    """"calibrated" (on the user's machines), "fitted" (to published figures) or "roofline"."""
     source: str
     licence: str = ""
     error: dict[str, dict[str, float]] | None = None
@@ -79,8 +81,8 @@ def roofline_step(model: ModelSpec, gpu: GpuSpec, tp: int = 1) -> StepTime:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One fit of a shipped file."""
+class Entry:
+    """One fit: coefficients for even contexts, and what they were fitted to."""
 
     model: str
     gpu: str
@@ -89,16 +91,19 @@ class _Entry:
     measured: str
     skew_alpha: float
     step: dict[str, Any]
-    error: dict[str, dict[str, float]]
+    error: dict[str, dict[str, float]] | None
     source: str
     licence: str
+    origin: str = "fitted"
 
-    def profile(self, spread: float) -> Profile:
+    def profile(self, spread: float = DEFAULT_SPREAD) -> Profile:
+        """The step time for contexts of that spread."""
         zero = dict.fromkeys(_NEEDED, 0.0)
         bends = tuple((int(at), float(by)) for at, by in self.step.get("decode_bends", ()))
         even = StepTime(**(zero | self.step | {"decode_bends": bends}))
         step = uneven(even, self.skew_alpha, spread)
-        return Profile(step, "fitted", f"{self.source} ({self.measured})", self.licence, self.error)
+        source = f"{self.source} ({self.measured})" if self.measured else self.source
+        return Profile(step, self.origin, source, self.licence, self.error)
 
 
 _NEEDED = (
@@ -108,14 +113,14 @@ _NEEDED = (
 
 
 @cache
-def _shipped() -> tuple[_Entry, ...]:
+def _shipped() -> tuple[Entry, ...]:
     return tuple(entry for name in FILES for entry in _read(Path(__file__).parent / name))
 
 
-def _read(file: Path) -> list[_Entry]:
+def _read(file: Path) -> list[Entry]:
     document = json.loads(file.read_text(encoding="utf-8"))
     source, licence = document["source"]["name"], document["source"]["licence"]
-    return [_Entry(**one, source=source, licence=licence) for one in document["profiles"]]
+    return [Entry(**one, source=source, licence=licence) for one in document["profiles"]]
 
 
 def _same_shape(a: ModelSpec, b: ModelSpec) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from modelium.config import Config, make_plan
 from modelium.config.template import TEMPLATE, json_schema
 from modelium.config.yaml import load
@@ -28,7 +30,10 @@ def test_every_commented_line_of_the_template_is_valid_too() -> None:
     assert config.cluster.nodes[1].gpus[0].count == 4
     assert config.models["classify"].infer is not None
     assert config.simulation.faults.schedule[0].for_ == 1200.0
-    assert make_plan(config).hardware.nodes[0].id == "big"
+    plan = make_plan(config)
+    assert plan.hardware.nodes[0].id == "big"
+    assert plan.models["llama-3.1-8b"].profiles["h100-80g"].step["decode_kv"] == pytest.approx(5e-8)
+    assert plan.models["llama-3.1-8b"].stages.unload_s == 1.0
 
 
 def test_the_schema_knows_every_way_of_writing() -> None:

@@ -1,0 +1,197 @@
+"""The section `profiles`: step times measured on the user's machines, before published ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+
+from modelium import catalog
+from modelium.catalog import Architecture, ModelSpec
+from modelium.config.files import lines
+from modelium.config.values import Count, GpuKind, Seconds, Section, checked
+from modelium.errors import ConfigError, ProfileError, did_you_mean
+
+if TYPE_CHECKING:
+    from modelium.sim.profiles import Entry
+
+Bend = tuple[Count, float]
+
+
+class Step(Section):
+    """Coefficients of a step's time in seconds; docs/profiles.md has the form."""
+
+    decode_c: Seconds = 0.0
+    """Decode-only steps: whatever the batch."""
+    decode_lo: Seconds = 0.0
+    """Per sequence up to the hinge."""
+    decode_hi: Seconds = 0.0
+    """Per sequence past the hinge."""
+    decode_hinge: Count
+    decode_kv: Seconds = 0.0
+    """Per token of context."""
+    mixed_c: Seconds = 0.0
+    """Steps with a prefill in them: whatever the batch."""
+    mixed_lo: Seconds = 0.0
+    """Per token up to the hinge."""
+    mixed_hi: Seconds = 0.0
+    """Per token past the hinge."""
+    mixed_hinge: Count
+    mixed_decode: Seconds = 0.0
+    """Per decoding sequence."""
+    mixed_prefill: Seconds = 0.0
+    """Per prefilling sequence."""
+    mixed_kv: Seconds = 0.0
+    """Per token of context of decoding sequences."""
+    mixed_ctx: Seconds = 0.0
+    """Per token computed and token already there."""
+    mixed_sq: Seconds = 0.0
+    """Per square of tokens computed at once."""
+    interference: Annotated[float, Field(ge=0)] = 0.0
+    """Extra slow-down per further busy instance on the GPU, on top of fair time sharing."""
+    decode_bends: list[Bend] = []
+    """Further bends of decode-only steps: sequences, and change of slope there."""
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Step:
+        for kind, least in (
+            ("decode", self.decode_c + self.decode_lo),
+            ("mixed", self.mixed_c + self.mixed_lo),
+        ):
+            if not 0 < least < float("inf"):
+                raise ValueError(f"a {kind} step takes {least:g} s: give {kind}_c or {kind}_lo")
+        return self
+
+
+class ProfileEntry(Section):
+    """The step time of one model on one kind of GPU, in the form that `modelium.sim.fit` writes."""
+
+    model: str
+    """A model of this configuration; or of the catalogue, for all models of that shape."""
+    gpu: GpuKind
+    tp: Count = 1
+    """Tensor-parallel size."""
+    replicas: Count = 1
+    """Data-parallel engines that share the model's experts."""
+    measured: str = ""
+    """Where and when, for reports."""
+    skew_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """What uneven contexts cost."""
+    step: Step
+    error: dict[str, dict[str, float]] | None = None
+    """Of the fit, for "decode" and "mixed"."""
+
+
+class _Source(BaseModel):
+    name: str
+    licence: str = ""
+
+
+class _Document(BaseModel):
+    """A file of the fit; its head says more than is needed here."""
+
+    source: _Source
+    profiles: list[ProfileEntry]
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list) else [given]
+
+
+Profiles = Annotated[
+    list[
+        Annotated[
+            Annotated[str, Tag("<file>")] | Annotated[ProfileEntry, Tag("<entry>")],
+            Discriminator(lambda given: "<file>" if isinstance(given, str) else "<entry>"),
+        ]
+    ],
+    checked(_listed, str | ProfileEntry | list[str | ProfileEntry]),
+]
+
+
+def measured(given: Sequence[str | ProfileEntry], models: Iterable[str]) -> list[Entry]:
+    """All entries that are configured, in order. Raises ConfigError with the key or the file."""
+    from modelium.sim.profiles import Entry
+
+    found: list[Entry] = []
+    for i, one in enumerate(given):
+        try:
+            if isinstance(one, str):
+                found += _from_file(Path(one))
+            else:
+                _check_name(one.model, models)
+                found.append(_entry(Entry, one, "configuration", ""))
+        except ConfigError as error:
+            raise ConfigError(f"profiles[{i}]: {error}") from None
+    return found
+
+
+def of_model(
+    entries: Sequence[Entry], name: str, spec: ModelSpec | None, tp: int
+) -> Mapping[str, Entry]:
+    """The first entry for each kind of GPU that is of this model, by its name or its shape."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.tp == tp and entry.replicas == 1 and _is(entry.model, name, spec):
+            found.setdefault(entry.gpu, entry)
+    return found
+
+
+def same_work(a: ModelSpec, b: ModelSpec) -> bool:
+    """Whether both compute the same; the size of a model on disk is known to about 1 %."""
+    shape = all(getattr(a, field.name) == getattr(b, field.name) for field in fields(Architecture))
+    return shape and isclose(a.dtype_bytes, b.dtype_bytes, rel_tol=0.01)
+
+
+def _is(measured: str, name: str, spec: ModelSpec | None) -> bool:
+    if measured == name:
+        return True
+    try:
+        return spec is not None and same_work(catalog.model(measured), spec)
+    except ProfileError:
+        return False
+
+
+def _check_name(name: str, models: Iterable[str]) -> None:
+    known = [*models, *catalog.models()]
+    if name in known:
+        return
+    try:
+        catalog.model(name)
+    except ProfileError:
+        raise ConfigError(
+            f"model: no model called {name!r}, here or in the catalogue.{did_you_mean(name, known)}"
+        ) from None
+
+
+def _from_file(path: Path) -> list[Entry]:
+    from modelium.sim.profiles import Entry
+
+    try:
+        document = _Document.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; `python -m modelium.sim.fit` writes one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(lines(path, error)[0]) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    source = document.source
+    return [_entry(Entry, one, source.name, source.licence) for one in document.profiles]
+
+
+def _entry(kind: type[Entry], one: ProfileEntry, source: str, licence: str) -> Entry:
+    given: dict[str, Any] = {
+        key: getattr(one, key)
+        for key in ("model", "gpu", "tp", "replicas", "measured", "skew_alpha", "error")
+    }
+    step: dict[str, Any] = one.step.model_dump()
+    return kind(**given, step=step, source=source, licence=licence, origin="calibrated")
