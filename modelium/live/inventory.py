@@ -165,9 +165,9 @@ class NvmlInventory:
                 self._known.setdefault(f"index {index}", Reading(index, "", "unknown", ""))
             else:
                 readings[reading.device] = reading
-        if not readings:
-            self._stop()
         self._forget_placeholders()
+        if len(readings) < len(self._known):
+            self._stop()  # one that was repaired is seen after a new start only
         for known in self._known.values():
             readings.setdefault(known.device, _without(known, why))
         return dict(sorted(readings.items()))

@@ -5,12 +5,14 @@
  *   driver VERSION                                      without this line: no driver is loaded
  *   gpu INDEX STATUS TOTAL USED PERCENT UUID NAME...    STATUS 0 works, 15 is lost; PERCENT -1: none
  *   proc INDEX PID BYTES KIND                           KIND c computes, g draws; BYTES -1: not told
+ *
+ * A GPU that was seen lost stays so for a process until that shuts NVML down and starts it anew.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7,
+enum { OK = 0, LOST = 15, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7,
        NO_DRIVER = 9 };
 enum { MOST = 64 };
 
@@ -22,6 +24,7 @@ typedef struct { int gpu; char kind; Process process; } Held;
 static Gpu gpus[MOST];
 static Held held[MOST];
 static int n_gpus, n_held, initialized;
+static int seen_lost[MOST];
 
 static int look(void) {
     const char *path = getenv("FAKE_NVML_STATE");
@@ -59,13 +62,21 @@ static int find(void *device, Gpu **found) {
     int status = ready(), index = (int)(size_t)device - 1;
     if (status) return status;
     for (int i = 0; i < n_gpus; i++)
-        if (gpus[i].index == index) { *found = &gpus[i]; return gpus[i].status; }
+        if (gpus[i].index == index) {
+            *found = &gpus[i];
+            if (gpus[i].status == LOST) seen_lost[index] = 1;
+            return seen_lost[index] ? LOST : gpus[i].status;
+        }
     return INVALID;
 }
 
 int nvmlInitWithFlags(unsigned flags) { int s = look(); if (!s) initialized = 1; return s; }
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
-int nvmlShutdown(void) { initialized = 0; return OK; }
+int nvmlShutdown(void) {
+    initialized = 0;
+    memset(seen_lost, 0, sizeof seen_lost);
+    return OK;
+}
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
     int status = ready();

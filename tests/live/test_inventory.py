@@ -131,6 +131,7 @@ def test_a_gpu_is_lost_and_comes_back(driver: FakeDriver, asker: Asker) -> None:
     assert readings[1]["total_bytes"] == 0
     driver.status[1] = 0
     driver.write()
+    asker.read()
     assert asker.read()[1]["lost"] == ""
 
 
@@ -141,7 +142,11 @@ def test_a_gpu_that_is_lost_from_the_start_has_its_place(driver: FakeDriver) -> 
     assert [bool(r["lost"]) for r in asker.read()] == [True, False, False]
     driver.status[0] = 0
     driver.write()
+    asker.read()
     assert [r["uuid"] for r in asker.read()] == ["GPU-0000", "GPU-0001", "GPU-0002"]
+    driver.status[0] = LOST
+    driver.write()
+    assert asker.read()[0]["uuid"] == "GPU-0000"
     assert asker.end() == ""
 
 
@@ -159,6 +164,18 @@ def test_gpus_keep_their_number_when_the_driver_counts_anew(
     driver.names, driver.uuids = names, uuids
     driver.write()
     assert [r["lost"] for r in asker.read()] == ["", "", ""]
+
+
+def test_a_gpu_that_is_added_gets_a_number_of_its_own(driver: FakeDriver) -> None:
+    names, uuids = driver.names, driver.uuids
+    driver.names, driver.uuids = [names[0], names[2]], [uuids[0], uuids[2]]
+    driver.write()
+    asker = Asker(driver)
+    asker.read()
+    driver.names, driver.uuids = names, uuids
+    driver.write()
+    assert [r["uuid"] for r in asker.read()] == [uuids[0], uuids[2], uuids[1]]
+    assert asker.end() == ""
 
 
 def test_a_driver_that_is_restarted_is_found_again(driver: FakeDriver, asker: Asker) -> None:

@@ -206,6 +206,19 @@ def test_sleep_holds_requests_until_it_is_woken(house: House) -> None:
     assert client.ask("GET", "/is_sleeping")[1] == {"is_sleeping": False}
 
 
+def test_what_a_client_had_sent_ahead_is_forgotten_when_it_leaves(house: House) -> None:
+    client = Client(house.start({**STEADY, "sleep_s": {"1": 0.3}}))
+    with client.socket() as connection:
+        connection.sendall(b"POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        body = b'{"prompt": "a"}'
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+    give_up_s = time.monotonic() + 10
+    while not client.ask("GET", "/is_sleeping")[1]["is_sleeping"]:
+        assert time.monotonic() < give_up_s
+    assert client.metric("vllm:num_requests_waiting") == 0
+
+
 def test_a_stream_goes_on_after_a_sleep(house: House) -> None:
     engine = house.start(STEADY)
     client = Client(engine)

@@ -63,6 +63,23 @@ def test_an_incomplete_batch_waits_for_more_but_not_for_ever() -> None:
     assert ends == pytest.approx([0.23, 0.23])
 
 
+def test_what_was_answered_or_given_up_fills_no_batch() -> None:
+    """A lone item waits its whole delay, whatever came before it."""
+    shape: dict[str, Any] = {"latency_s": [[0.1, 0.15, 0.2]], "max_delay_s": 0.05}
+    ends, _ = play([(0.0, 3), (1.0, 1)], **shape)
+    assert ends == pytest.approx([0.2, 1.15])
+    loop = VirtualLoop()
+    spec = parse({"model": "m", "engine": {"kind": "infer", **shape}}).engine
+    engine = Inferrer(spec, 1.0, loop, loop.clock)  # type: ignore[arg-type]
+    gone, stays = (Job(2, 0, lambda: done.append(loop.now_s)) for _ in range(2))
+    done: list[float] = []
+    engine.put(gone)
+    loop.call_at(0.01, engine.drop, gone)
+    loop.call_at(0.02, engine.put, stays)
+    loop.run()
+    assert done == pytest.approx([0.22])
+
+
 @given(st.integers(1, 12), st.integers(1, 3))
 def test_servers_share_the_queue(requests: int, servers: int) -> None:
     ends, _ = play([(0.0, 1)] * requests, latency_s=[[0.1]], servers=servers)
