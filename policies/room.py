@@ -103,7 +103,8 @@ class Ranking:
         self._key = key
         self._heap: list[Victim] = []
         self._aside: list[Victim] = []
-        self._ranked: set[str] = set()
+        self._seen: set[str] = set()
+        self._unready: list[str] = []
         self._instances: Mapping[str, Instance] = {}
 
     def ascending(
@@ -115,8 +116,7 @@ class Ranking:
         while heap:
             before, name, copy = heap[0]
             if instances.get(name) is not copy or copy.phase is not READY:
-                heappop(heap)
-                self._ranked.remove(name)
+                self._unready.append(heappop(heap)[1])
             elif (now := key(state, copy)) != before:
                 heapreplace(heap, (now, name, copy))
             else:
@@ -126,20 +126,27 @@ class Ranking:
 
     def _admit(self, state: ClusterState) -> None:
         """Enter what became ready since the last time; put back whom that time passed by."""
-        if state.instances is not self._instances:  # another state
-            self._heap, self._aside, self._ranked = [], [], set()
-            self._instances = state.instances
+        instances = state.instances
+        if instances is not self._instances:  # another state
+            self._heap, self._aside, self._unready, self._seen = [], [], [], set()
+            self._instances = instances
         if self._heap:
             for victim in self._aside:
                 heappush(self._heap, victim)
         else:
             self._heap = self._aside  # in order, and so a heap
         self._aside = []
-        for name in state.instances.keys() - self._ranked:
-            copy = state.instances[name]
-            if copy.phase is READY:
-                self._ranked.add(name)
+        new = instances.keys() - self._seen
+        self._seen |= new
+        unready, self._unready = [*self._unready, *new], []
+        for name in unready:
+            copy = instances.get(name)
+            if copy is None:
+                self._seen.discard(name)
+            elif copy.phase is READY:
                 heappush(self._heap, (self._key(state, copy), name, copy))
+            else:
+                self._unready.append(name)
 
 
 def sweep(
