@@ -38,11 +38,19 @@ from modelium.timeline import Timeline
 from modelium.units import PS_PER_S, ps
 
 
+class Clock(simpy.Environment):
+    """SimPy's clock, which the compiled plane may pass by where no event lies in between."""
+
+    def pass_to(self, at_ps: int) -> None:
+        """It is `at_ps` now."""
+        self._now = at_ps
+
+
 class SimCluster:
     """A `Cluster` in simulated time. `run` plays the trace; policies act through `start`."""
 
     def __init__(self, given: SimInput, plane: Plane, seed: int) -> None:
-        self.env = simpy.Environment()
+        self.env = Clock()
         self.settings = given.settings
         self.plane = plane
         self.facts: ConfiguredFacts = given.facts
@@ -133,7 +141,7 @@ class SimCluster:
             horizon = end_ps if soonest > end_ps else int(soonest)
             why = self.plane.advance(horizon)
             if self.plane.now_ps > self.env.now:
-                self.env.run(until=self.plane.now_ps)
+                self.env.pass_to(self.plane.now_ps)
             if why == self.plane.MISS:
                 self._missed(self.plane.missed_model())
             elif why == self.plane.IDLE:

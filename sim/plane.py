@@ -47,7 +47,8 @@ class Plane:
         self._rows = {pair: k for k, pair in enumerate(self._specs)}
         self.w: World = make_world(given, trace, self.models, self._specs)
         self._handle = keep(self.w)
-        self._at = self.w.at.data
+        self._at, self._arrival = self.w.at.data, self.w.arrival_ps.data
+        self._due, self._order = self.w.heap.due.data, self.w.heap.order.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
         self._copies: dict[int, Copy] = {}
         self._lanes: dict[tuple[str, ...], int] = {}
@@ -67,9 +68,11 @@ class Plane:
         return int(world.advance(self._handle, until_ps))
 
     def _soonest(self) -> int:
-        w, r = self.w, self._at[NEXT]
-        due = int(w.heap.due[w.heap.order[0]])
-        return min(due, int(w.arrival_ps[r])) if r < len(w.arrival_ps) else due
+        r, due = self._at[NEXT], self._due[self._order[0]]
+        if r == len(self._arrival):
+            return due
+        arrival = self._arrival[r]
+        return arrival if arrival < due else due
 
     @property
     def now_ps(self) -> int:
@@ -78,11 +81,11 @@ class Plane:
 
     def finished(self) -> bool:
         """All requests have arrived and are settled."""
-        return self._at[NEXT] == len(self.w.arrival_ps) and self._at[OPEN] == 0
+        return self._at[NEXT] == len(self._arrival) and self._at[OPEN] == 0
 
     def quiet(self) -> bool:
         """No engine works, and some model waits in vain: nothing will happen by itself."""
-        return self._at[HUNGRY] > 0 and int(self.w.heap.due[self.w.heap.order[0]]) == NEVER
+        return self._at[HUNGRY] > 0 and self._due[self._order[0]] == NEVER
 
     # Who waits
 
