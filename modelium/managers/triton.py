@@ -21,9 +21,11 @@ from os import getuid
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from modelium.errors import did_you_mean
 from modelium.managers import triton_layout
-from modelium.managers.engine import Engine, EngineError, Order, Process, Progress, StartError
+from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
 from modelium.managers.starting import Start
@@ -42,8 +44,11 @@ TRIES = 3
 """Loads of one model while its server dies under it."""
 UNLOAD_S = 10.0
 """An unload whose processes have ended is over within this time."""
+LOOK_S = 1.0
 DRAIN_S = 60.0
 ADOPT_S = 10.0
+SPARE_S = 5.0
+"""The start notices its deadline itself; calls end later, in threads that nobody waits for."""
 _TEXT = "transformers/"
 
 
@@ -177,17 +182,14 @@ class TritonManager:
             if self._remote is not None:
                 server: Remote = self._remote
             else:
-                told = engine.extra["server"]
                 server = ours = self._own(engine.devices[0])
-                process = Process(int(told["pid"]), float(told["started_s"]))
-                ports = told["http"], told["grpc"], told["metrics"]
-                if not ours.adopt(process, *ports):
+                if not ours.adopt() or ours.url != engine.url:
                     return False
             inputs, _ = server.client.tensors(engine.name, ADOPT_S)
             self._infer(server, engine.name, inputs, ADOPT_S, engine.extra["kind"])
-        except (EngineError, KeyError, TypeError, ValueError):
+        except (EngineError, KeyError):
             return False
-        server.keep(engine.name, inputs)
+        server.keep(engine, inputs)
         return True
 
     def sweep(self, known: Iterable[Engine]) -> list[str]:
@@ -226,18 +228,15 @@ class TritonManager:
         self._load(server, entry, start)
         inputs, outputs = server.client.tensors(entry, start.left_s)
         start.begin("canary")
-        start.watch(lambda: self._infer(server, entry, inputs, start.left_s, kind))
+        start.watch(lambda: self._infer(server, entry, inputs, start.left_s + SPARE_S, kind))
         start.begin("")
-        server.loaded[entry] = inputs
         extra: dict[str, Any] = {
             "kind": kind,
             "grpc": server.grpc,
             "inputs": [tensor.name for tensor in inputs],
             "outputs": [tensor.name for tensor in outputs],
         }
-        if isinstance(server, Server):
-            extra |= {"server": server.address, "server_pid": server.address["pid"]}
-        return Engine(
+        engine = Engine(
             instance=order.instance,
             model=order.model,
             runtime=self.runtime,
@@ -249,13 +248,15 @@ class TritonManager:
             stages=start.seconds,
             extra=extra,
         )
+        server.keep(engine, inputs)
+        return engine
 
     def _load(self, server: Remote, entry: str, start: Start) -> None:
         """Load it, again where the server died of another model's unload meanwhile."""
         for left in reversed(range(TRIES)):
             generation = server.generation
             try:
-                return start.watch(lambda: server.client.load(entry, start.left_s))
+                return start.watch(lambda: server.client.load(entry, start.left_s + SPARE_S))
             except GoneError as error:
                 if not left:
                     raise
@@ -330,22 +331,34 @@ class TritonManager:
 
     def _unload(self, server: Remote, entry: str, grace_s: float) -> None:
         """Raises GoneError if the server has to be started again for the sake of the others."""
-        until_s = time.monotonic() + grace_s
         try:
             if grace_s > 0:
+                until_s = time.monotonic() + grace_s
                 server.client.unload(entry, max(1.0, grace_s))
-                if server.client.wait_unloaded(entry, until_s - time.monotonic() + 2.0):
+                if server.client.wait_unloaded(entry, until_s - time.monotonic() + SPARE_S):
                     return
-            workers = server.workers(entry)
-            for worker in workers:
-                with contextlib.suppress(Exception):
+        except NoAnswerError:
+            pass  # it is loading still, or hangs
+        if not self._force(server, entry):
+            raise GoneError(f"Triton did not unload {entry}")
+
+    def _force(self, server: Remote, entry: str) -> bool:
+        """End the processes that run an entry, also those that a load is about to start."""
+        killed, until_s = False, time.monotonic() + UNLOAD_S
+        while time.monotonic() < until_s:
+            for worker in server.workers(entry):
+                with contextlib.suppress(psutil.Error):
                     worker.kill()
-            server.client.unload(entry, UNLOAD_S)
-            if server.client.wait_unloaded(entry, UNLOAD_S) or workers:
-                return  # its memory is free, whatever the server thinks of it
-        except NoAnswerError as error:
-            raise GoneError(str(error)) from error
-        raise GoneError(f"Triton did not unload {entry}")
+                    killed = True
+            try:
+                server.client.unload(entry, LOOK_S)
+                if server.client.wait_unloaded(entry, LOOK_S):
+                    return True
+            except NoAnswerError:
+                continue
+            if killed and not server.workers(entry):
+                return True  # its memory is free, whatever the server thinks of it
+        return False
 
     def _server(self, device: int) -> Remote:
         return self._remote if self._remote is not None else self._own(device)

@@ -25,6 +25,7 @@ OURS = Path(__file__).parent / "triton_models"
 OURS_MARK = ".modelium"
 """A file in each entry that was written here."""
 DESCRIBE_S = 120.0
+_PLAIN = r"[\w-][\w.-]{0,79}"
 SETTINGS = (
     "instances", "max_batch_size", "max_queue_delay_microseconds", "input", "output", "parameters",
     "task", "dtype", "env",
@@ -42,11 +43,11 @@ Config = dict[str, Any]
 def entry_name(instance: str) -> str:
     """A name that needs no quoting in paths and addresses, another one for every instance."""
     stem, mark, number = instance.rpartition("#")
-    if mark and number.isascii() and number.isdigit() and re.fullmatch(r"[\w.-]{1,80}", stem, re.A):
+    if mark and number.isascii() and number.isdigit() and re.fullmatch(_PLAIN, stem, re.A):
         return f"{stem}~{number}"
-    if re.fullmatch(r"[\w-][\w.-]{0,79}", instance, re.A):
+    if re.fullmatch(_PLAIN, instance, re.A):
         return instance
-    plain = re.sub(r"[^\w.-]", "_", instance, flags=re.A)[:60]
+    plain = re.sub(r"[^\w-]", "_", instance, flags=re.A)[:60]
     return f"{plain}~{hashlib.sha256(instance.encode()).hexdigest()[:10]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from modelium.managers.engine import EngineError, Process
+from modelium.managers.engine import Engine, EngineError, Process
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, runs, tail
 from modelium.managers.triton_client import Client, GoneError, Tensor
@@ -24,6 +25,8 @@ STARTED_S = 30.0
 PORT_TRIES = 3
 EXIT_S = 10
 """Seconds that a server gives requests in flight when it is told to end."""
+IDLE_S = 1.0
+"""The same for one that has nothing left to lose."""
 RELOAD_S = 600.0
 LOOK_S = 0.02
 SHM = Path("/dev/shm")
@@ -51,9 +54,9 @@ class Remote:
         self.loaded.pop(entry, None)
         erase(self.repository, entry)
 
-    def keep(self, entry: str, inputs: list[Tensor]) -> None:
-        """An entry that an earlier self loaded."""
-        self.loaded[entry] = inputs
+    def keep(self, engine: Engine, inputs: list[Tensor]) -> None:
+        """Its entry is loaded, now or by an earlier self."""
+        self.loaded[engine.name] = inputs
 
     def runs(self) -> bool:
         """Whether its process is there, as far as that can be known."""
@@ -101,6 +104,10 @@ class Server(Remote):
         self._processes, self._ports = processes, ports
         self._members: set[str] = set()
         self._numbers: tuple[int, ...] = ()
+        self._extras: dict[str, dict[str, Any]] = {}
+        """Of engines by entry; the executor has them, too."""
+        self._note = processes.folder / f"{self.name}.json"
+        """Where a later self finds the server, restarted or not."""
 
     # Coming and going
 
@@ -115,37 +122,43 @@ class Server(Remote):
         with self.lock:
             self._members.discard(entry)
             self.loaded.pop(entry, None)
+            self._extras.pop(entry, None)
             erase(self.repository, entry)
             if not self._members:
-                self._end(EXIT_S)
+                self._end(IDLE_S)
 
-    def adopt(self, process: Process, http: int, grpc: int, metrics: int) -> bool:
-        """Take over what an earlier self started; True if it is that one."""
+    def adopt(self) -> bool:
+        """Take over what an earlier self started; False if that does not run any more."""
         with self.lock:
-            if self.process is None and runs(process):
-                self.process, self._numbers = process, (http, grpc, metrics)
-                for port in self._numbers:
-                    self._ports.hold(port)
-                self._connect()
-            return self.process == process
+            if self.process is None:
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                    told = json.loads(self._note.read_text(encoding="utf-8"))
+                    process = Process(int(told["pid"]), float(told["started_s"]))
+                    if runs(process):
+                        self.process, self._numbers = process, tuple(map(int, told["ports"]))
+                        for port in self._numbers:
+                            self._ports.hold(port)
+                        self._connect()
+            return self.runs()
 
-    def keep(self, entry: str, inputs: list[Tensor]) -> None:
+    def keep(self, engine: Engine, inputs: list[Tensor]) -> None:
         with self.lock:
-            self._members.add(entry)
-            self.loaded[entry] = inputs
+            self._members.add(engine.name)
+            self.loaded[engine.name] = inputs
+            assert isinstance(engine.extra, dict), "plain data"
+            self._extras[engine.name] = engine.extra
+            self._tell(engine.name)
+
+    def _tell(self, entry: str) -> None:
+        """Let its engine know which processes it has, now that they are others."""
+        if self.process is not None and entry in self._extras:
+            pids = [worker.pid for worker in self.workers(entry)]
+            self._extras[entry].update(server_pid=self.process.pid, pids=pids)
 
     @property
     def members(self) -> set[str]:
         """Entries that are loaded or about to be."""
         return set(self._members)
-
-    @property
-    def address(self) -> dict[str, Any]:
-        """What a later self needs to find it again."""
-        assert self.process is not None, "asked of a server that runs"
-        http, grpc, metrics = self._numbers
-        found = {"pid": self.process.pid, "started_s": self.process.started_s}
-        return {**found, "http": http, "grpc": grpc, "metrics": metrics}
 
     def runs(self) -> bool:
         return self.process is not None and runs(self.process)
@@ -183,6 +196,7 @@ class Server(Remote):
             for entry in list(self.loaded):
                 try:
                     self.client.load(entry, RELOAD_S)
+                    self._tell(entry)
                 except EngineError:
                     self.loaded.pop(entry, None)
 
@@ -211,6 +225,8 @@ class Server(Remote):
         self.process = self._processes.spawn(
             self.name, self._command(), self._layout.variables(self._variables())
         )
+        told = {"pid": self.process.pid, "started_s": self.process.started_s}
+        self._note.write_text(json.dumps({**told, "ports": self._numbers}), encoding="utf-8")
         trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
         try:
             while time.monotonic() < until_s:
@@ -264,6 +280,7 @@ class Server(Remote):
         for port in self._numbers:
             self._ports.give(port)
         self._numbers = ()
+        self._note.unlink(missing_ok=True)
         for left in SHM.glob(f"{self._prefix}*"):
             left.unlink(missing_ok=True)
 

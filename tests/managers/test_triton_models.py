@@ -1,0 +1,168 @@
+"""Files of every kind, served by a real Triton: ONNX, TorchScript, Hugging Face, Triton's own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium.managers.engine import Engine, Order, StartError
+from modelium.managers.triton import TritonManager
+from tests.live import tiny
+from tests.managers.triton_house import (
+    DEADLINE_S,
+    double,
+    doubled,
+    infer,
+    manager,
+    needs_triton,
+    onnx,
+    processes_of,
+    tensor,
+    torchscript,
+)
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonManager]:
+    folder = tmp_path_factory.mktemp("triton-models")
+    yield manager(folder / "logs")
+    assert processes_of(folder) == []
+
+
+def served(triton: TritonManager, name: str, path: Path, **settings: Any) -> Engine:
+    return triton.start(Order(name, name, path, settings=settings, deadline_s=DEADLINE_S))
+
+
+@pytest.fixture(scope="module")
+def llama(
+    triton: TritonManager, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, Path]]:
+    path = tiny.llama(tmp_path_factory.mktemp("models") / "llama", context=256)
+    engine = served(triton, "llama", path)
+    yield engine, path
+    triton.stop(engine)
+
+
+def text(engine: Engine, prompt: str, tokens: int, warmth: float = 0.0) -> dict[str, Any]:
+    return infer(
+        engine,
+        tensor("text_input", "BYTES", prompt),
+        tensor("max_tokens", "INT32", tokens),
+        tensor("temperature", "FP32", warmth),
+    )
+
+
+def test_onnx_rows_are_computed_as_the_file_says(triton: TritonManager, tmp_path: Path) -> None:
+    engine = served(triton, "sum", onnx(tmp_path / "sum" / "model.onnx"))
+    assert engine.extra["inputs"] == ["X"]
+    given = tensor("X", "FP32", 1, 2, 3, 4, 5, 6, shape=[2, 3])
+    assert infer(engine, given) == {"Y": [2, 4, 6, 8, 10, 12]}
+    assert "unexpected shape" in infer(engine, tensor("X", "FP32", 1, 2, shape=[1, 2]))["error"]
+    triton.stop(engine)
+
+
+def test_batches_are_put_together_and_taken_apart(triton: TritonManager, tmp_path: Path) -> None:
+    path = onnx(tmp_path / "sum" / "model.onnx")
+    more = {"max_batch_size": 64, "max_queue_delay_microseconds": 300_000}
+    engine = served(triton, "sums", path, **more)
+    with ThreadPoolExecutor(8) as pool:
+        rows = [tensor("X", "FP32", n, n + 1, n + 2, shape=[1, 3]) for n in range(8)]
+        told = list(pool.map(lambda row: infer(engine, row)["Y"], rows))
+    assert told == [[2 * n, 2 * n + 2, 2 * n + 4] for n in range(8)]
+    inferences, executions = _counted(engine)
+    assert inferences == 9, "with the first small one"
+    assert executions < inferences
+    triton.stop(engine)
+
+
+def test_torchscript_takes_and_gives_several_tensors(triton: TritonManager, tmp_path: Path) -> None:
+    engine = served(triton, "both", torchscript(tmp_path / "both" / "model.pt"))
+    assert engine.extra["inputs"] == ["a", "b"]
+    a, b = (
+        tensor(name, "FP32", *row, shape=[1, 2]) for name, row in (("a", (5, 7)), ("b", (2, 3)))
+    )
+    assert infer(engine, a, b) == {"OUTPUT__0": [7, 10], "OUTPUT__1": [3, 4]}
+    triton.stop(engine)
+
+
+def test_a_text_model_goes_on_with_a_prompt_and_counts_its_tokens(
+    llama: tuple[Engine, Path],
+) -> None:
+    engine, _ = llama
+    once, again = text(engine, "Once", 12), text(engine, "Once", 12)
+    assert once == again
+    assert once["prompt_tokens"] == [4], "tokens are bytes here"
+    assert 1 <= once["output_tokens"][0] <= 12
+    assert text(engine, "Twice", 12)["text_output"] != once["text_output"]
+    warm = {text(engine, "Once", 12, 1.5)["text_output"][0] for _ in range(4)}
+    assert len(warm) > 1, "at a temperature it varies"
+
+
+def test_a_text_model_refuses_what_it_cannot_do(llama: tuple[Engine, Path]) -> None:
+    engine, _ = llama
+    assert "exceed the context, 256" in text(engine, "x" * 250, 12)["error"]
+    assert "max_tokens is 0" in text(engine, "Once", 0)["error"]
+    assert "text_input is empty" in text(engine, "", 1)["error"]
+    assert text(engine, "Once", 1)["output_tokens"] == [1]
+
+
+def test_an_encoder_gives_a_vector_for_each_text(
+    triton: TritonManager, llama: tuple[Engine, Path]
+) -> None:
+    engine = served(triton, "embed", llama[1], task="embed")
+    together = infer(engine, tensor("text_input", "BYTES", "a", "bcd"))
+    alone = infer(engine, tensor("text_input", "BYTES", "a"))
+    assert together["prompt_tokens"] == [1, 3]
+    assert together["embedding"][:64] == pytest.approx(alone["embedding"], abs=1e-5)
+    triton.stop(engine)
+
+
+def test_a_model_of_a_triton_repository_keeps_its_own_configuration(
+    triton: TritonManager, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    double(folder / "1")
+    began = tmp_path / "began"
+    (folder / "config.pbtxt").write_text(
+        'name: "other" backend: "python"\n'
+        'input { name: "X" data_type: TYPE_FP32 dims: -1 }\n'
+        'output { name: "Y" data_type: TYPE_FP32 dims: -1 }\n'
+        f'parameters {{ key: "began" value: {{ string_value: "{began}" }} }}\n'
+    )
+    engine = triton.load_model("own", folder)
+    assert doubled(engine, 4) == [8]
+    assert triton.is_model_loaded("own")
+    assert triton.get_model_endpoint("own") == engine.url
+    triton.unload_model("own")
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt"]
+    (folder / "config.pbtxt").write_text("input { name: 7 }")
+    with pytest.raises(StartError, match=r"own: .*config.pbtxt: 1:"):
+        triton.load_model("own", folder)
+
+
+def test_a_damaged_file_is_refused_with_its_cause(triton: TritonManager, tmp_path: Path) -> None:
+    path = onnx(tmp_path / "sum" / "model.onnx")
+    (path / "model.onnx").write_bytes(b"no protobuf at all")
+    with pytest.raises(StartError, match=r"sum: model.onnx: .*failed"):
+        served(triton, "sum", path)
+    hf = tiny.llama(tmp_path / "llama")
+    (hf / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(StartError, match=r"cut: .*[Ss]afetensor"):
+        served(triton, "cut", hf)
+
+
+def _counted(engine: Engine) -> tuple[int, int]:
+    host, _, port = engine.url.removeprefix("http://").rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", f"/v2/models/{engine.name}/stats")
+    told = json.loads(connection.getresponse().read())["model_stats"][0]
+    connection.close()
+    return told["inference_count"], told["execution_count"]
