@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -80,7 +81,7 @@ class Processes:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{folder}: no folder for logs: {error.strerror}") from error
-        self._scratch = _scratch(f"{runtime} {self.folder}")
+        self._scratch = _root(f"{runtime} {self.folder}")
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 
@@ -107,7 +108,9 @@ class Processes:
         It inherits the open files `pass_fds`. Raises OSError if there is no such program.
         """
         scratch = self.scratch(instance)
-        scratch.mkdir(mode=0o700, exist_ok=True)
+        with self._lock:
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            scratch.mkdir(mode=0o700, exist_ok=True)
         marked = {**environment, MARK: str(scratch), "TMPDIR": str(scratch)}
         with self.log(instance).open("wb") as out:
             child = subprocess.Popen(
@@ -148,9 +151,11 @@ class Processes:
         self._kill(instance, process)
         with self._lock:
             child = self._children.pop(instance, None)
+            shutil.rmtree(self.scratch(instance), ignore_errors=True)
+            with contextlib.suppress(OSError):  # others still have theirs in it
+                self._scratch.rmdir()
         if child is not None:
             child.wait()
-        shutil.rmtree(self.scratch(instance), ignore_errors=True)
 
     def left(self, known: Iterable[str]) -> Iterator[str]:
         """Names of instances of which processes run, without those `known`; `end` takes them.
@@ -224,12 +229,15 @@ def _short(instance: str) -> str:
     return f"{plain[:29]}~{hashlib.sha256(instance.encode()).hexdigest()[:10]}"
 
 
-def _scratch(owner: str) -> Path:
-    """A directory with a short path that nobody else can write to, the same for one owner."""
+def _root(owner: str) -> Path:
+    """Where an owner's scratch directories are: a short path, always the same for one owner.
+
+    Raises ConfigError if somebody else has put something there.
+    """
     digest = hashlib.sha256(owner.encode()).hexdigest()[:10]
     place = Path(tempfile.gettempdir()).resolve() / f"modelium-{os.getuid()}-{digest}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.is_symlink() or place.stat().st_uid != os.getuid():
-        raise ConfigError(f"{place} belongs to somebody else; set TMPDIR to a place of your own")
-    place.chmod(0o700)
+    with contextlib.suppress(FileNotFoundError):
+        found = place.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ConfigError(f"{place} is somebody else's; set TMPDIR to a place of your own")
     return place

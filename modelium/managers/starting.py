@@ -27,6 +27,7 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
     _stage: str = ""
+    _share: float = 0.0
     _since_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,14 +39,19 @@ class Start:
         """Seconds to go, at least a moment."""
         return max(0.1, self.until_s - time.monotonic())
 
-    def begin(self, stage: str) -> None:
-        """Another stage begins; "" ends the last one."""
+    def begin(self, stage: str, share: float = 0.0) -> None:
+        """Another stage begins, or the same has come this far; "" ends the last one."""
+        if (stage, share) == (self._stage, self._share):
+            return
         now_s = time.monotonic()
-        if self._stage:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._since_s
-        self._stage, self._since_s = stage, now_s
+        if stage != self._stage:
+            if self._stage:
+                took_s = now_s - self._since_s
+                self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + took_s
+            self._since_s = now_s
+        self._stage, self._share = stage, share
         if stage and self.progress is not None:
-            self.progress(stage, 0.0)
+            self.progress(stage, share)
 
     def go_on(self) -> None:
         """Raises StartError if the start was given up or took too long."""

@@ -14,7 +14,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import getuid
 from pathlib import Path
@@ -26,9 +26,8 @@ from modelium.managers import vllm_command, vllm_http, vllm_log
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, runs, tail
+from modelium.managers.starting import LOOK_S, Start
 
-LOOK_S = 0.2
-"""How often a start looks at its log, its server, and whether it was cancelled."""
 PORT_TRIES = 3
 """Starts on another port where somebody took the port first."""
 ABORT_S = 2.0
@@ -110,17 +109,16 @@ class VLLMManager:
     # The interface of `modelium.managers.engine.Manager`
 
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
-        until_s = time.monotonic() + order.deadline_s
         if order.path is None or not order.path.exists():
             raise StartError(f"{order.model}: its files are not at {order.path}")
-        order = replace(order, path=order.path.absolute())
+        start = Start(replace(order, path=order.path.absolute()), progress)
         with self._lock:
             self._mine.add(order.instance)
         try:
-            with self._turn(order, until_s, progress):
+            with self._turn(start):
                 for _ in range(PORT_TRIES):
                     with contextlib.suppress(_PortTakenError):
-                        return self._try(order, self._ports.take(), until_s, progress)
+                        return self._try(start, self._ports.take())
             raise StartError(f"{order.model}: others took {PORT_TRIES} ports before it could")
         except BaseException:
             with self._lock:
@@ -186,25 +184,26 @@ class VLLMManager:
     # Starting
 
     @contextlib.contextmanager
-    def _turn(self, order: Order, until_s: float, progress: Progress | None) -> Iterator[None]:
+    def _turn(self, start: Start) -> Iterator[None]:
         """Wait until no other start is under way on its GPUs.
 
         vLLM measures the free memory of a GPU when it starts, and takes what changes meanwhile for
         its own.
         """
         with self._lock:
-            turns = [self._turns.setdefault(d, threading.Lock()) for d in sorted(order.devices)]
+            devices = sorted(start.order.devices)
+            turns = [self._turns.setdefault(device, threading.Lock()) for device in devices]
         with contextlib.ExitStack() as held:
             for turn in turns:
                 while not turn.acquire(timeout=LOOK_S):
-                    if progress is not None:
-                        progress("queued", 0.0)
-                    _go_on(order, until_s)
+                    start.begin("queued")
+                    start.go_on()
                 held.callback(turn.release)
             yield
 
-    def _try(self, order: Order, port: int, until_s: float, progress: Progress | None) -> Engine:
+    def _try(self, start: Start, port: int) -> Engine:
         """One start on one port, with nothing left of it if it fails."""
+        order = start.order
         command = vllm_command.command(self.program, order, self._host, port, cpu=self.cpu)
         variables = vllm_command.variables(self.program, order, self._env, cpu=self.cpu)
         process = None
@@ -224,7 +223,7 @@ class VLLMManager:
                 process=process,
                 log=str(log),
             )
-            return self._until_ready(order, engine, vllm_log.Stages(log, progress), until_s)
+            return self._until_ready(start, engine)
         except BaseException as error:
             self._processes.end(order.instance, process, 0.0)
             self._ports.give(port)
@@ -237,25 +236,23 @@ class VLLMManager:
                 error.log = tail(self._processes.log(order.instance))
             raise
 
-    def _until_ready(
-        self, order: Order, engine: Engine, stages: vllm_log.Stages, until_s: float
-    ) -> Engine:
+    def _until_ready(self, start: Start, engine: Engine) -> Engine:
         """Follow the start until a first token was made; a listening server proves nothing."""
-        stages.begin("process")
+        start.begin("process")
+        follower = vllm_log.Follower(Path(engine.log), start)
         while not vllm_http.healthy(engine):
-            if (status := self._processes.wait(order.instance, LOOK_S)) is not None:
+            if (status := self._processes.wait(engine.instance, LOOK_S)) is not None:
                 raise _EndedError(status)
-            stages.read()
-            _go_on(order, until_s)
-        stages.read()
-        stages.begin("canary")
+            follower.read()
+            start.go_on()
+        follower.read()
+        start.begin("canary")
         tasks = vllm_log.tasks(tail(Path(engine.log), 10_000, 1 << 20))
         if "embed" in tasks and "generate" not in tasks:
             engine = replace(engine, extra={"task": "embed"})
-        left_s = max(0.1, until_s - time.monotonic())
-        _watched(lambda: vllm_http.canary(engine, left_s), lambda: _go_on(order, until_s))
-        stages.end()
-        return replace(engine, stages=stages.seconds)
+        start.watch(lambda: vllm_http.canary(engine, start.left_s))
+        start.begin("")
+        return replace(engine, stages=start.seconds)
 
     def _explained(self, order: Order, error: Exception) -> StartError:
         """Why a start failed, from its log if that says it."""
@@ -277,33 +274,6 @@ class _EndedError(Exception):
     def __init__(self, status: int) -> None:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         super().__init__(f"the engine's process {how} and did not say why")
-
-
-def _go_on(order: Order, until_s: float) -> None:
-    """Raises StartError if the start was given up or took too long."""
-    if order.cancelled.is_set():
-        raise StartError(f"{order.model}: the start was given up")
-    if time.monotonic() > until_s:
-        raise StartError(f"{order.model}: not ready after {order.deadline_s:g} s")
-
-
-def _watched(work: Callable[[], None], look: Callable[[], None]) -> None:
-    """Do something that blocks while `look` is called again and again and may raise."""
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        look()
-        thread.join(LOOK_S)
-    if raised:
-        raise raised[0]
 
 
 def _port(engine: Engine) -> int:

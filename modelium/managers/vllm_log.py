@@ -7,10 +7,9 @@ log names stages and causes, but whether an engine is ready is asked over HTTP.
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
-from modelium.managers.engine import Progress
+from modelium.managers.starting import Start
 
 _STAGES = tuple(
     (stage, re.compile(pattern))
@@ -52,31 +51,12 @@ MOST_CAUSE = 300
 """Letters of a cause."""
 
 
-class Stages:
-    """Reads a log as it grows, and times the stages that it tells of."""
+class Follower:
+    """Reads a log as it grows, and has the stages begin that it tells of."""
 
-    def __init__(self, log: Path, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._log, self._progress = log, progress
+    def __init__(self, log: Path, start: Start) -> None:
+        self._log, self._start = log, start
         self._at_byte, self._rest = 0, b""
-        self._stage, self._share, self._begun_s = "", 0.0, time.monotonic()
-
-    def begin(self, stage: str, share: float = 0.0) -> None:
-        """A stage begins, or has come this far; the one before has ended."""
-        if (stage, share) == (self._stage, self._share):
-            return
-        if stage != self._stage:
-            self.end()
-        self._stage, self._share = stage, share
-        if self._progress is not None:
-            self._progress(stage, share)
-
-    def end(self) -> None:
-        """The stage that was under way has ended."""
-        now_s = time.monotonic()
-        if self._stage:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now_s - self._begun_s
-        self._stage, self._begun_s = "", now_s
 
     def read(self) -> None:
         """Look at what was written since the last time."""
@@ -87,7 +67,7 @@ class Stages:
         *lines, self._rest = (self._rest + new).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             if known := stage_of(line.decode(errors="replace")):
-                self.begin(*known)
+                self._start.begin(*known)
 
 
 def stage_of(line: str) -> tuple[str, float] | None:

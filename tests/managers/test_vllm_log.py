@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers.vllm_log import MOST_CAUSE, Stages, address_taken, cause, no_memory, tasks
+from modelium.managers.engine import Order
+from modelium.managers.starting import Start
+from modelium.managers.vllm_log import MOST_CAUSE, Follower, address_taken, cause, no_memory, tasks
 
 WORKER = "(Worker pid=15053) ERROR 11-25 09:15:07 [multiproc_executor.py:953] "
 CORE = "(EngineCore pid=15045) ERROR 11-25 09:15:08 [core.py:1510] "
@@ -89,8 +91,9 @@ def test_a_taken_port_and_the_tasks_are_seen() -> None:
 def test_stages_are_followed_as_the_log_grows(tmp_path: Path) -> None:
     log, heard = tmp_path / "log", list[tuple[str, float]]()
     log.write_bytes(b"")
-    stages = Stages(log, lambda stage, share: heard.append((stage, share)))
-    stages.begin("process")
+    start = Start(Order("m#1", "m"), lambda stage, share: heard.append((stage, share)))
+    start.begin("process")
+    follower = Follower(log, start)
     lines = [
         b"(Worker pid=1) INFO [cpu_model_runner.py:68] Starting to load model /m...\n",
         b"Loading safetensors checkpoint shards:  25% Completed | 1/4 [00:00<00:03, 1.0it/s]\r",
@@ -105,8 +108,8 @@ def test_stages_are_followed_as_the_log_grows(tmp_path: Path) -> None:
     with log.open("ab", buffering=0) as file:
         for line in lines:
             file.write(line)
-            stages.read()
-    stages.end()
+            follower.read()
+    start.begin("")
     assert heard == [
         ("process", 0.0),
         ("weights", 0.0),
@@ -118,5 +121,5 @@ def test_stages_are_followed_as_the_log_grows(tmp_path: Path) -> None:
         ("graphs", 0.5),
         ("server", 0.0),
     ]
-    assert list(stages.seconds) == ["process", "weights", "profile", "compile", "graphs", "server"]
-    assert all(seconds >= 0 for seconds in stages.seconds.values())
+    assert list(start.seconds) == ["process", "weights", "profile", "compile", "graphs", "server"]
+    assert all(seconds >= 0 for seconds in start.seconds.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +124,7 @@ def stream(engine: Engine, tokens: int) -> Iterator[Any]:
         yield from chunks
 
 
-def shared_memory() -> set[str]:
-    """Blocks of shared memory on this machine."""
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem.mp-"))}
+def shared_memory(some: list[psutil.Process]) -> set[Path]:
+    """Blocks of shared memory that these processes have mapped."""
+    maps = [Path(f"/proc/{one.pid}/maps").read_text() for one in some]
+    return {Path(name) for text in maps for name in re.findall(r"/dev/shm/psm_\w+", text)}
