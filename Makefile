@@ -4,6 +4,7 @@ VENV := .venv
 PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
   $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 READY := $(VENV)/.ready
+SIMULATES := $(VENV)/.simulates
 DEMO := runs/demo
 
 # Engines have environments of their own: vLLM, Triton's Python and Modelium want different packages.
@@ -12,25 +13,34 @@ ENGINES := .engines
 VLLM := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 PIP_INSTALL := install -qq --disable-pip-version-check
 
-.PHONY: help demo test lint bench docs engines engines-vllm engines-triton engines-ray
+.PHONY: help demo demo-live test lint bench docs engines engines-vllm engines-triton engines-ray
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   how several policies would serve the bundled trace: a table and a report"
+	@echo "make demo-live  a live server with emulated engines, under the demo's trace; Ctrl-C ends it"
 	@echo "make test   all tests, with coverage; real servers included"
 	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  how fast the simulator is, and how close to others"
 	@echo "make docs   docs/cli.md and the JSON schema, generated from the code"
 
-$(READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "modelium needs Python 3.11 or later; none found" >&2; exit 2; }
-	@test -x $(VENV)/bin/python || { echo "Setting up $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
-	@echo "Installing what pyproject.toml names (once)" >&2
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -e ".[dev]"
-	@touch $@
+define install
+@test -n "$(PYTHON)" || { echo "modelium needs Python 3.11 or later; none found" >&2; exit 2; }
+@test -x $(VENV)/bin/python || { echo "Setting up $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
+@echo "Installing what pyproject.toml names (once)" >&2
+@$(VENV)/bin/pip $(PIP_INSTALL) -e "$(1)"
+@touch $@
+endef
 
-demo: $(READY)
+$(SIMULATES): pyproject.toml
+	$(call install,.)
+
+$(READY): pyproject.toml
+	$(call install,.[dev])
+
+# A newcomer need not wait for what only tests need.
+demo: $(SIMULATES)
 	@$(VENV)/bin/modelium simulate --trace traces/data/day24.csv.gz --config traces/data/demo.yaml \
 	  --policy ilp --policy gdsf --policy lru --policy static --out $(DEMO) --force
 	@echo "Next    modelium simulate --help · docs/concepts.md"
@@ -86,6 +96,11 @@ lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+demo-live: $(READY)
+	@$(VENV)/bin/modelium run --config traces/data/live.yaml --emulate --speed 20 --port 0 \
+	  --policy ilp:every_s=15 --replay traces/data/day24.csv.gz --replay-speed 40 \
+	  --out runs/demo-live-report --force
 
 bench: $(READY)
 	@$(VENV)/bin/python benchmarks/engine.py

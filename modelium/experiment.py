@@ -86,7 +86,7 @@ def prepare(experiment: Experiment) -> Prepared:
     assumed: list[str] = []
     if experiment.models or not config.models:
         config = _with_models(config, experiment, trace.model.names, assumed)
-    check_models(trace, config.models)
+    check_models(trace, config.models, str(path) if path else "")
     plan = make_plan(_with_hardware(config, experiment.gpus, assumed))
     if experiment.router:
         routed = plan.simulation.model_copy(update={"router": experiment.router})

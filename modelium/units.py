@@ -85,6 +85,8 @@ def format_bytes(n: float) -> str:
 def format_seconds(s: float) -> str:
     """Print a duration as a person would: 12 ms, 3.4 s, 5 min, 2.5 h, 3 d."""
     size = abs(s)
+    if not size:
+        return "0 s"
     if size < 1e-3:
         return f"{s * 1e6:.0f} us"
     if size < 1:

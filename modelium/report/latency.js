@@ -41,7 +41,7 @@ function cross(x, y) {
 
 function ttftLegend(run) {
   const { at, of } = run.felt.cold;
-  const shown = at.length < of ? ` (${at.length} of ${of} shown)` : "";
+  const shown = at.length < of ? ` (${at.length.toLocaleString("en")} of ${of.toLocaleString("en")} shown)` : "";
   return [
     lineSwatch("half of the requests within", { class: "c4 stroke" }),
     lineSwatch("99 % within", { class: "c5 stroke thin", "stroke-dasharray": "5 2" }),

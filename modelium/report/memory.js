@@ -32,6 +32,7 @@ function memoryLegend(named, withOthers) {
   const items = named.map((name, i) => swatch(name, stateStyle(i, 0)));
   if (withOthers) items.push(swatch("all other models", stateStyle(8, 0)));
   items.push(swatch("hatched: loading or leaving", stateStyle(8, 1)), swatch("pale: asleep", stateStyle(8, 2)));
+  items.push(swatch("busy: 0 to 100 % of the time", { class: "busy" }));
   return items;
 }
 
@@ -117,7 +118,7 @@ function tag(edges, base, band, name, x, y) {
     i = last + 1;
   }
   const letters = best ? Math.floor((best.wide - 6) / 7) : 0;
-  if (letters < 3) return null;
+  if (letters < 3 || (name.length > letters && letters < 9)) return null; // a few letters tell nothing
   const text = name.length <= letters ? name : `${name.slice(0, letters - 1)}…`;
   const at = (x(edges[best.i]) + x(edges[best.last + 1])) / 2;
   return label(at, (y(best.low) + y(best.high)) / 2 + 4, text, "middle", { class: `c${band.colour} tag` });
@@ -127,7 +128,7 @@ function busyPanel(root, share, x, end, top, height) {
   const edges = share.map((_, i) => (i * end) / share.length).concat(end);
   const y = linear(0, 1, top + height, top), none = share.map(() => 0);
   const path = svg("path", { d: steps(edges, none, share, x, y), class: "busy" });
-  path.append(svg("title", {}, "share of time in which the GPU was busy"));
+  path.append(svg("title", {}, "share of time in which the GPU was busy, 0 to 100 %"));
   root.append(path, svg("rect", { x: x(0), y: top, width: x(end) - x(0), height, class: "frame" }));
   root.append(label(x(0) - 6, top + height / 2 + 4, "busy", "end"));
 }

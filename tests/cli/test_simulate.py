@@ -168,7 +168,7 @@ def test_a_model_that_the_configuration_does_not_know_is_named_with_its_row(
     said = modelium("simulate", "--trace", trace)
     assert said.code == 2
     assert f"{trace}, row " in said.err
-    assert "no model called 'qwen2.5-14b'. Did you mean" in said.err
+    assert "no model called 'qwen2.5-14b' in modelium.yaml. Did you mean" in said.err
 
 
 def test_the_configuration_decides_what_the_command_line_leaves_open(

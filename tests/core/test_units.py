@@ -99,7 +99,7 @@ def test_sizes_are_printed_short(n: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("s", "text"),
     [
-        (0.0, "0 us"),
+        (0.0, "0 s"),
         (0.012, "12 ms"),
         (3.44, "3.4 s"),
         (300, "5 min"),

@@ -292,7 +292,7 @@ def test_reasons_have_the_numbers_that_decided(world: type) -> None:
     w.use("b")
     unload, load = [a for _, a in w.log if isinstance(a, Unload | Load)][1:]
     assert unload.reason == "last use at 0, lowest; idle 59.0 s; makes room for b"
-    assert load.reason == "1 waiting, oldest 0 us; frees a#1"
+    assert load.reason == "1 waiting, oldest 0 s; frees a#1"
 
 
 def test_only_policies_that_scale_ask_for_ticks(world: type) -> None:

@@ -128,7 +128,7 @@ def test_a_model_that_nobody_knows_is_named_with_row_and_hint():
         check_models(trace, {"phi-4", "llama-3.1-8b"})
     assert str(caught.value) == (
         "prod.csv, row 2: no model called 'llama-3.1-8'. Did you mean 'llama-3.1-8b'? "
-        "(1 more models are unknown, too.)"
+        "(1 more model is unknown, too.)"
     )
-    with pytest.raises(TraceError, match="Known models are: x, y"):
-        check_models(trace.take(np.array([2])), ["y", "x"])
+    with pytest.raises(TraceError, match=r"called 'gpt' in m\.yaml\. Known models are: x, y"):
+        check_models(trace.take(np.array([2])), ["y", "x"], "m.yaml")
