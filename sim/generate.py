@@ -261,10 +261,9 @@ def busy_ps_now(engines: Engines, e: int, now: int) -> int:
 
 
 @kernel
-def backlog_tokens(engines: Engines, e: int) -> int:
-    """Tokens that the unfinished requests of the engine have yet to compute (span not counted)."""
-    engine = engines.engines[e]
-    return engine.owed_tokens - engine.held_tokens
+def backlog_tokens(engines: Engines, requests: Requests, e: int, now: int) -> int:
+    """Tokens that unfinished requests of the engine have yet to compute, after this iteration."""
+    return engines.engines[e].owed_tokens - kv_tokens_now(engines, requests, e, now)
 
 
 @kernel

@@ -4,10 +4,11 @@ A *lane* executes batches: it has `servers` executors (Triton's instance groups)
 executor, a pipeline of stages that overlap. Instances on the same GPUs share a lane and take turns
 by the arrival of their oldest request; an instance that shares time instead has a lane of its own.
 
-While nothing is ever reordered (batches of one, no delay, no classes) a request's finish is known
-on arrival and computed at once, in the same order of float operations as AlpaServe's simulator
-(Li et al., OSDI'23, `simulate_requests_mixed`). Otherwise batches are formed when a server is free.
-Clocks are float seconds here, exact where the other simulator's are.
+Where nothing is ever reordered (batches of one, no delay, no classes, no stranger on the GPUs, no
+queue before it) a request's finish is known on arrival and computed at once, in the same order of
+float operations as AlpaServe's simulator (Li et al., OSDI'23, `simulate_requests_mixed`). Otherwise
+batches are formed when a server is free. Clocks are float seconds here, exact where the other
+simulator's are. `tests/sim/reference_infer.py` says the same in plain Python.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Lanes(NamedTuple):
     max_batch: NDArray[np.int64]  # [slot]
     max_delay: NDArray[np.float64]  # [slot] s
     fixed: NDArray[np.float64]  # [slot] s
-    at_once: NDArray[np.bool_]  # [slot] finish known on arrival
+    at_once: NDArray[np.bool_]  # [slot] finish known on arrival, if nobody queues
     head: NDArray[np.int32]  # [slot, class] queue of requests, -1 none
     tail: NDArray[np.int32]
     length: NDArray[np.int64]  # [slot] requests in its queues
@@ -68,6 +69,14 @@ def add_busy(busy, gpu, start_s, end_s, weight):
         start_s = (k + 1) * width
         k += 1
     busy.seconds[gpu, k] += (end_s - start_s) * weight
+
+
+@inlined
+def slow_factor(units, interference):
+    """Fair time sharing of `units` engines, plus interference for each neighbour."""
+    if units == 1:
+        return FULL_SPEED
+    return int(np.rint(FULL_SPEED * units * (1.0 + interference * (units - 1))))
 
 
 @inlined
@@ -98,7 +107,7 @@ def predict(lanes, slot, tokens, now_s, slow):
         t = now_s
         for k in range(lanes.stages[lane]):
             t = max(t, lanes.clock[lane, k]) + _stage_time(lanes, slot, k, 1, tokens, slow)
-    if not lanes.at_once[slot]:
+    if lanes.queued[lane] > 0:
         ahead = lanes.queued[lane] // (lanes.max_batch[slot] * lanes.servers[lane])
         t += ahead * _stage_time(lanes, slot, 0, lanes.max_batch[slot], 0, slow)
     return t + lanes.fixed[slot]
@@ -146,7 +155,7 @@ def _fly(lanes, requests, answer_s, slot, server, r, end_s):
 def put(lanes, busy, requests, arrival_s, answer_s, slot, cls, r, now_s, slow):
     """A request reaches an instance; return when its lane is next due (ps)."""
     lane = lanes.lane[slot]
-    if lanes.at_once[slot]:
+    if lanes.at_once[slot] and lanes.queued[lane] == 0:
         server, end_s = _execute(lanes, busy, slot, 1, requests.prompt[r], now_s, slow)
         _fly(lanes, requests, answer_s, slot, server, r, end_s)
         return due(lanes, requests, lane)
@@ -175,7 +184,9 @@ def due(lanes, requests, lane):
 
 
 @inlined
-def step(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow, done):
+def step(
+    lanes, busy, requests, arrival_s, answer_s, lane, now_ps, units, interference, done
+):  # fmt: skip
     """What is due in a lane: collect answers into `done`, start batches. Returns their number."""
     n = 0
     for server in range(lanes.servers[lane]):
@@ -187,12 +198,16 @@ def step(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow, done):
         lanes.first[lane, server] = r
     lanes.timer[lane] = NEVER
     if lanes.queued[lane] > 0:
-        _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow)
+        _start_batches(
+            lanes, busy, requests, arrival_s, answer_s, lane, now_ps, units, interference
+        )
     return n
 
 
 @inlined
-def _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slow):
+def _start_batches(
+    lanes, busy, requests, arrival_s, answer_s, lane, now_ps, units, interference
+):  # fmt: skip
     now_s = now_ps / PS
     while lanes.queued[lane] > 0:
         free_s = lanes.clock[lane, first_free(lanes, lane)]
@@ -203,6 +218,7 @@ def _start_batches(lanes, busy, requests, arrival_s, answer_s, lane, now_ps, slo
         if slot < 0:
             lanes.timer[lane] = deadline
             return
+        slow = slow_factor(units, interference[slot])
         _batch(lanes, busy, requests, answer_s, slot, max(now_s, free_s), slow)
 
 
@@ -219,7 +235,11 @@ def _choose(lanes, arrival_s, lane, now_ps):
             cls += 1
         oldest_s = arrival_s[lanes.head[slot, cls]]
         if lanes.length[slot] < lanes.max_batch[slot]:
-            ready = np.int64(np.rint((oldest_s + lanes.max_delay[slot]) * PS))
+            first_s = oldest_s
+            for other in range(cls + 1, lanes.head.shape[1]):
+                if lanes.head[slot, other] >= 0:
+                    first_s = min(first_s, arrival_s[lanes.head[slot, other]])
+            ready = np.int64(np.rint((first_s + lanes.max_delay[slot]) * PS))
             if ready > now_ps:
                 deadline = min(deadline, ready)
                 continue

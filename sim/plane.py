@@ -52,6 +52,8 @@ class Plane:
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
         self._copies: dict[int, Copy] = {}
         self._lanes: dict[tuple[str, ...], int] = {}
+        self._in_order: set[int] = set()
+        """Slots whose lane never reorders what reaches it, so long as it has its GPUs alone."""
         self._kv = {m.name: (m.kv_bytes, m.kv_bytes_per_token) for m in given.models}
         self.demand: Mapping[str, Demand] = {
             name: ModelMeters(self.w, k) for name, k in self.models.items()
@@ -165,6 +167,7 @@ class Plane:
             g = self._gpus[name]
             w.on[g, w.n_on[g]] = slot
             w.n_on[g] += 1
+        self._know_neighbours(gpus)
         self._copies[slot] = copy
         return copy
 
@@ -201,8 +204,8 @@ class Plane:
         lanes.max_batch[slot] = len(spec.latency_s[0])
         lanes.max_delay[slot] = spec.max_delay_s
         lanes.fixed[slot] = spec.fixed_s
-        at_once = len(spec.latency_s[0]) == 1 and spec.max_delay_s == 0
-        lanes.at_once[slot] = at_once and lanes.head.shape[1] == 1
+        if len(spec.latency_s[0]) == 1 and spec.max_delay_s == 0 and lanes.head.shape[1] == 1:
+            self._in_order.add(slot)
         lanes.head[slot], lanes.tail[slot], lanes.length[slot] = -1, -1, 0
 
     def _open_lane(self, lane: int, copy: Copy, spec: Infer) -> None:
@@ -215,6 +218,15 @@ class Plane:
         lanes.n_gpus[lane] = len(copy.gpus)
         for k, name in enumerate(copy.gpus):
             lanes.gpus[lane, k] = self._gpus[name]
+
+    def _know_neighbours(self, gpus: tuple[str, ...]) -> None:
+        """A finish is known on arrival where no neighbour can slow it down before it begins."""
+        w, lanes = self.w, self.w.lanes
+        for g in (self._gpus[name] for name in gpus):
+            for slot in self._in_order.intersection(w.on[g, : w.n_on[g]].tolist()):
+                mine = lanes.n_members[lanes.lane[slot]]
+                on = w.n_on[w.slot_gpus[slot, : w.n_slot_gpus[slot]]]
+                lanes.at_once[slot] = bool((on == mine).all())
 
     def open(self, copy: Copy) -> None:
         """The instance takes requests from now on."""
@@ -256,6 +268,8 @@ class Plane:
             if not row and self._lanes.get(copy.gpus) == lane:
                 del self._lanes[copy.gpus]
         w.kind[slot] = NONE
+        self._in_order.discard(slot)
+        self._know_neighbours(copy.gpus)
         del self._copies[slot]
         self._free.append(slot)
 

@@ -30,7 +30,7 @@ from modelium.sim.books import (
 )  # fmt: skip
 from modelium.sim.handle import world_at
 from modelium.sim.heap import NEVER, set_due
-from modelium.sim.infer import FULL_SPEED, PS, add_busy
+from modelium.sim.infer import PS, add_busy, slow_factor
 from modelium.sim.jit import inlined, kernel
 
 HORIZON, MISS, IDLE = 0, 1, 2
@@ -119,7 +119,7 @@ def _settle(w, r, outcome):
 @inlined
 def dispatch(w, r, now):
     """Send a request to a ready instance of its model, or turn it away."""
-    slot = _route(w, r)
+    slot = _route(w, r, now)
     m, cls = w.requests.model[r], w.slo_class[r]
     if w.outstanding[slot] >= w.capacity[slot] + w.option[QUEUE_LIMIT]:
         _settle(w, r, REJECTED)
@@ -157,7 +157,7 @@ def _in_time(w, slot, r, now_s, slow, slo):
 
 
 @inlined
-def _route(w, r):
+def _route(w, r, now):
     """The router: which ready instance of its model gets the request."""
     m = w.requests.model[r]
     n, router = w.n_ready[m], w.option[ROUTER]
@@ -171,17 +171,17 @@ def _route(w, r):
     best, best_key = w.ready[m, 0], np.inf
     for k in range(n):
         slot = w.ready[m, k]
-        key = _queue_key(w, slot) if router == SHORTEST_QUEUE else float(w.outstanding[slot])
+        key = _queue_key(w, slot, now) if router == SHORTEST_QUEUE else float(w.outstanding[slot])
         if key < best_key:
             best, best_key = slot, key
     return best
 
 
 @inlined
-def _queue_key(w, slot):
+def _queue_key(w, slot, now):
     """Work ahead of a new request: tokens to compute, or when the lane's last stage is free."""
     if w.kind[slot] == GENERATE:
-        return float(generate.backlog_tokens(w.engines, slot))
+        return float(generate.backlog_tokens(w.engines, w.requests, slot, now))
     lane = w.lanes.lane[slot]
     if w.lanes.servers[lane] > 1:
         return w.lanes.clock[lane, infer.first_free(w.lanes, lane)]
@@ -253,8 +253,7 @@ def _unit_busy(w, slot, now, change):
                 w.busy_since_ps[g] = now
             elif w.busy_engines[g] == 0:
                 add_busy(w.busy, g, w.busy_since_ps[g] / PS, now / PS, 1.0)
-        if w.n_on[g] > 1:
-            _repace(w, g, now)
+        _repace(w, g, now)
 
 
 @inlined
@@ -268,13 +267,16 @@ def _repace(w, g, now):
 
 @inlined
 def _slow_factor(w, slot):
-    """Fair time sharing between busy engines on a GPU, plus interference for each neighbour."""
+    return slow_factor(_sharers(w, slot), w.interference[slot])
+
+
+@inlined
+def _sharers(w, slot):
+    """How many busy engines share the busiest GPU of an instance, itself included."""
     units = 1
     for k in range(w.n_slot_gpus[slot]):
         units = max(units, w.busy_units[w.slot_gpus[slot, k]])
-    if units == 1:
-        return FULL_SPEED
-    return int(np.rint(FULL_SPEED * units * (1.0 + w.interference[slot] * (units - 1))))
+    return units
 
 
 @inlined
@@ -286,10 +288,11 @@ def _work(w, unit, now):
         set_due(w.heap, unit, w.engines.engines[unit].due_ps)
     else:
         lane = unit - n_slots
-        slow = _slow_factor(w, w.lanes.members[lane, 0])
+        units = _sharers(w, w.lanes.members[lane, 0])
         n = infer.step(
-            w.lanes, w.busy, w.requests, w.arrival_s, w.answer_s, lane, now, slow, w.done
-        )
+            w.lanes, w.busy, w.requests, w.arrival_s, w.answer_s, lane, now, units,
+            w.interference, w.done,
+        )  # fmt: skip
         set_due(w.heap, unit, infer.due(w.lanes, w.requests, lane))
     hear = False
     for k in range(n):
