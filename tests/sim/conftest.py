@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Engine, Infer, Settings
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
+
+sys.path.insert(0, str(Path(__file__).parent))  # the references in plain Python, by their names
 
 Floats = NDArray[np.float64]
 TOKEN_S = 1e-6

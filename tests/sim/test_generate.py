@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import reference_generate as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.errors import ConfigError
 from modelium.sim import generate
 from modelium.sim.spec import Generate, StepTime
-
-_HERE = Path(__file__).resolve()
-_spec = importlib.util.spec_from_file_location(
-    "reference_generate", _HERE.with_name("reference_generate.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-sys.modules["reference_generate"] = reference
-_spec.loader.exec_module(reference)
 
 PS = 1e-12
 NEVER = reference.NEVER
