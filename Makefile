@@ -99,7 +99,7 @@ lint: $(READY)
 
 demo-live: $(READY)
 	@$(VENV)/bin/modelium run --config traces/data/live.yaml --emulate --speed 20 --port 0 \
-	  --policy ilp:every_s=15 --replay traces/data/day24.csv.gz --replay-speed 40 \
+	  --policy ilp:every_s=15 --replay traces/data/day24.csv.gz --replay-speed 60 \
 	  --out runs/demo-live-report --force
 
 bench: $(READY)

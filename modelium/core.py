@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Phase(StrEnum):
@@ -125,17 +125,11 @@ class Instance(Protocol):
         """1: weights in host RAM; 2: weights dropped; 0: not asleep."""
 
     @property
-    def running(self) -> int:
-        """Requests that the engine works on."""
-
+    def running(self) -> int: ...  # requests that the engine works on
     @property
-    def waiting(self) -> int:
-        """Requests queued at this instance."""
-
+    def waiting(self) -> int: ...  # requests queued at this instance
     @property
-    def served(self) -> int:
-        """Requests ever sent to this instance."""
-
+    def served(self) -> int: ...  # requests ever sent to this instance
     @property
     def last_used_s(self) -> float:
         """When a request was last sent here; when it became ready, if none ever was."""
@@ -145,24 +139,17 @@ class Instance(Protocol):
         """When its last request ended; when it became ready, if none ever did."""
 
     @property
-    def ready_since_s(self) -> float:
-        """When it last became ready; `inf` before that."""
-
+    def ready_since_s(self) -> float: ...  # when it last became ready; `inf` before that
     @property
-    def bytes_per_gpu(self) -> int:
-        """What it holds on each of its GPUs now."""
-
+    def bytes_per_gpu(self) -> int: ...  # what it holds on each of its GPUs now
     @property
     def awake_bytes_per_gpu(self) -> int:
         """What it holds on each of its GPUs when loaded or woken, with the KV pool it was given."""
 
     @property
-    def host_bytes(self) -> int:
-        """What it holds in its node's RAM now (asleep at level 1)."""
-
+    def host_bytes(self) -> int: ...  # what it holds in its node's RAM now (asleep at level 1)
     @property
-    def busy(self) -> bool:
-        """It has a request, running or waiting."""
+    def busy(self) -> bool: ...  # it has a request, running or waiting
 
 
 class Demand(Protocol):
@@ -179,20 +166,15 @@ class Demand(Protocol):
         """How long the first of those has waited; 0 if none does."""
 
     @property
-    def last_arrival_s(self) -> float:
-        """`-inf` before the first."""
-
+    def last_arrival_s(self) -> float: ...  # `-inf` before the first
     @property
     def request_rate_per_s(self) -> float:
         """Exponentially weighted arrival rate (time constant: the cluster's `rate_window_s`)."""
 
     @property
-    def prompt_tokens(self) -> int:
-        """Sum over all arrivals."""
-
+    def prompt_tokens(self) -> int: ...  # sum over all arrivals
     @property
-    def output_tokens(self) -> int:
-        """Sum over all arrivals (live: over completed ones)."""
+    def output_tokens(self) -> int: ...  # the same (live: over completed ones)
 
 
 class Costs(Protocol):
@@ -212,17 +194,13 @@ class ClusterState(Protocol):
     """Everything that a policy may know; live and read-only, cheap to read."""
 
     @property
-    def now_s(self) -> float:
-        """The only clock that a policy may read."""
-
+    def now_s(self) -> float: ...  # the only clock that a policy may read
     @property
     def models(self) -> Mapping[str, Model]: ...
     @property
     def nodes(self) -> Mapping[str, Node]: ...
     @property
-    def gpus(self) -> Mapping[str, Gpu]:
-        """The GPUs that work now; a lost one is absent."""
-
+    def gpus(self) -> Mapping[str, Gpu]: ...  # those that work now; a lost one is absent
     @property
     def instances(self) -> Mapping[str, Instance]: ...
     @property
@@ -357,6 +335,19 @@ class Policy(Protocol):
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
         """Answer `event` with actions, in order. Read time from `state.now_s` only."""
+
+
+class Planner(Policy, Protocol):
+    """A policy whose plans take long to find: a live cluster searches them in a thread.
+
+    `decide` at a `Tick` is `adopt(state, pose(state)())`; live, other events come in between.
+    """
+
+    def pose(self, state: ClusterState) -> Callable[[], Any] | None:
+        """Return the search for the next plan, which reads and changes nothing else, if due."""
+
+    def adopt(self, state: ClusterState, thought: Any) -> Iterable[Action]:
+        """Follow the plan that the search found; `state` may have moved on since."""
 
 
 class Router(Protocol):

@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "Check this machine and the configuration.",
     "init": "Write a commented configuration file.",
     "run": "Serve models live, under a policy.",
+    "replay": "Play a trace against a running server.",
     "watch": "Watch a running server on the terminal.",
     "status": "Show GPUs, who is on them, and totals.",
     "list": "List the models of a running server.",

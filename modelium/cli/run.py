@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from modelium.serving import Order, Server
+    from modelium.traces import Trace
 
 FILE = click.Path(path_type=Path)
 DRAW_EVERY_S = 0.5
@@ -31,6 +32,8 @@ DRAW_EVERY_S = 0.5
 @click.option("--keep-engines", is_flag=True, help="Leave the engines running at the end.")
 @click.option("--out", type=FILE, help="Folder for tables and report of the run, at its end.")
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
+@click.option("--replay", type=FILE, metavar="TRACE", help="Play this trace against the server.")
+@click.option("--replay-speed", default=1.0, help="10: ten times as fast as it was.")
 @click.option("--seed", default=0, help="Of policies that draw lots.")
 @click.option(
     "--log-format", type=click.Choice(["auto", "text", "json"]), default="auto",
@@ -47,6 +50,8 @@ def run(
     keep_engines: bool,
     out: Path | None,
     force: bool,
+    replay: Path | None,
+    replay_speed: float,
     seed: int,
     log_format: str,
 ) -> None:
@@ -65,7 +70,9 @@ def run(
 
         raise RecordError(f"{out} exists already: choose another folder, or replace it (--force)")
     shown = log_format == "auto" and sys.stdout.isatty()
-    journal = _loop(_serve(asked, shown=shown, as_json=log_format == "json"))
+    trace = _trace(replay)
+    as_json = log_format == "json"
+    journal = _loop(_serve(asked, trace, replay_speed, shown=shown, as_json=as_json))
     if out is not None:
         _record(journal, out, force)
 
@@ -78,11 +85,23 @@ def _loop(work: Any) -> Path:
         return journal
 
 
-async def _serve(asked: Order, *, shown: bool, as_json: bool) -> Path:
+def _trace(path: Path | None) -> Trace | None:
+    from modelium.traces import read_trace
+
+    return read_trace(path) if path is not None else None
+
+
+async def _serve(
+    asked: Order, trace: Trace | None, speed: float, *, shown: bool, as_json: bool
+) -> Path:
+    from modelium.replay import Play, play
     from modelium.serving import serving
 
     async with serving(asked) as server:
         _say(server, as_json)
+        if trace is not None:
+            playing = asyncio.create_task(play(trace, Play(server.url, speed=speed)))
+            server.on_end(playing.cancel)
         if shown:
             await _draw(server)
         else:

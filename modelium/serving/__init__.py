@@ -7,9 +7,9 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,18 @@ class Server:
     notes: tuple[str, ...]
     """What had to be assumed."""
     stop: asyncio.Event
+    ends: list[Callable[[], object]] = field(default_factory=list)
+
+    def on_end(self, do: Callable[[], object]) -> None:
+        """Have something done before the gateway closes."""
+        self.ends.append(do)
+
+    def signalled(self) -> None:
+        """Ctrl-C or SIGTERM: end in order; the second time at once."""
+        if self.stop.is_set():
+            hurried = replace(self.cluster.deadlines, shutdown_s=0.0, stop_grace_s=0.0)
+            self.cluster.deadlines = hurried
+        self.stop.set()
 
 
 @asynccontextmanager
@@ -78,13 +90,16 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         operations = Operations(cluster, driver, order.policy, stock.remove)
         stack.enter_context(_incoming(cluster, stock, managers))
         url = await stack.enter_async_context(gateway(config, cluster, operations))
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            cluster.loop.add_signal_handler(number, stop.set)
-            stack.callback(cluster.loop.remove_signal_handler, number)
         all_notes = (*notes, *stock.notes)
-        yield Server(cluster, driver, operations, metrics, url, all_notes, stop)
-        cluster.reception.close("the server is stopping")
+        server = Server(cluster, driver, operations, metrics, url, all_notes, asyncio.Event())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            cluster.loop.add_signal_handler(number, server.signalled)
+        try:
+            yield server
+        finally:
+            for do in server.ends:
+                do()
+            cluster.reception.close("the server is stopping")
 
 
 def _policy(order: Order, plan: Plan) -> tuple[Policy, str, dict[str, str]]:

@@ -24,6 +24,13 @@ class BadRequest(Exception):  # noqa: N818 - it is an answer
         self.body = {"error": {"message": why, "type": kind, "param": param, "code": status}}
 
 
+class WrongShape(BadRequest):
+    """A body in which a field is missing or of the wrong type."""
+
+    def __init__(self, why: str, param: str | None = None) -> None:
+        super().__init__(why, param, kind="Bad Request")
+
+
 class Choice:
     """One prompt of a request, and the text made for it."""
 
@@ -105,14 +112,13 @@ class Answer:
 
     def _begin_stream(self) -> None:
         self.exchange.open()
-        usage: dict[str, Any] = {"usage": None} if self.usage_wanted else {}
         for choice in self.choices:
             index, end = {"index": choice.index}, {"logprobs": None, "finish_reason": None}
             if self.chat:
                 first = {**index, "delta": {"role": "assistant", "content": ""}, **end}
-                self.exchange.send(_event({**self._frame(), "choices": [first], **usage}))
+                self.exchange.send(_event({**self._frame(), "choices": [first]}))
             made = {"delta": {"content": "\0"}} if self.chat else {"text": "\0"}
-            whole = _event({**self._frame(), "choices": [{**index, **made, **end}], **usage})
+            whole = _event({**self._frame(), "choices": [{**index, **made, **end}]})
             choice.head, choice.tail = whole.rsplit(b"\\u0000", 1)
 
     def _frame(self) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""`modelium replay`: play a trace against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from modelium.cli.options import as_json, client, server
+
+
+@click.command()
+@click.option("--trace", required=True, type=click.Path(path_type=Path), help="Who asked what.")
+@click.option(
+    "--speed", default=1.0, type=click.FloatRange(min=0, min_open=True), show_default=True,
+    help="10: ten times as fast as it was.",
+)  # fmt: skip
+@click.option("--most", type=click.IntRange(1), help="Requests, at most.  [default: all]")
+@click.option("--chat", is_flag=True, help="As chats instead of completions.")
+@server
+@as_json
+def replay(
+    trace: Path, speed: float, most: int | None, chat: bool, url: str, key: str, as_json: bool
+) -> None:
+    """Play a trace against a running server, at its times; exit code 1 if an answer is missing.
+
+    Every second request is streamed. What the server saw is in its journal and its report.
+    """
+    from modelium.replay import Play, Tally, play
+    from modelium.traces import read_trace
+
+    there = client(url, key)
+    there.status()  # a wrong address is told before the trace is read
+    read = read_trace(trace)
+    how = Play(there.url, key, speed, most or len(read), chat)
+    shown = sys.stderr.isatty() and not as_json
+
+    def seen(tally: Tally) -> None:
+        if shown:
+            click.echo(f"\r{tally.sent:,} sent, {tally.completed:,} answered", nl=False, err=True)
+
+    tally = asyncio.run(play(read, how, seen))
+    if shown:
+        click.echo(err=True)
+    if as_json:
+        click.echo(json.dumps(tally.as_dict(), indent=2))
+    else:
+        skipped = f", {tally.skipped:,} skipped (no such model)" if tally.skipped else ""
+        click.echo(
+            f"{tally.sent:,} sent: {tally.completed:,} answered, {tally.refused:,} refused,"
+            f" {tally.failed:,} failed{skipped}"
+        )
+        for error, count in sorted(tally.errors.items(), key=lambda row: -row[1])[:10]:
+            click.echo(f"{count:>6,} x {error}")
+    if tally.completed < tally.sent:
+        raise click.exceptions.Exit(1)
