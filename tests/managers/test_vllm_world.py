@@ -9,19 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from modelium.managers import VLLMManager, vllm_http
-from modelium.managers.engine import EngineError, StartError
+from modelium.managers.engine import Engine, EngineError, StartError
 from tests.live import tiny
 from tests.managers.vllm_house import (
     DEADLINE_S,
     ONE_THREAD,
     SMALL,
     completion,
+    core,
     free_port,
     manager,
     needs_vllm,
@@ -42,21 +44,46 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     assert processes_of(tmp_path) == []
 
 
-def test_a_port_that_somebody_takes_meanwhile(tmp_path: Path) -> None:
-    """Between the look and vLLM's bind: it starts again on the next port, and serves there."""
-    base, path = free_port(), tiny.llama(tmp_path / "m")
-    made = VLLMManager(folder=tmp_path / "logs", env=ONE_THREAD, base_port=base)
+@dataclass
+class Robbed:
+    """A server whose port was taken by another program while it started."""
+
+    manager: VLLMManager
+    engine: Engine
+    taken: int
+
+
+@pytest.fixture(scope="module")
+def robbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robbed]:
+    folder, base = tmp_path_factory.mktemp("vllm"), free_port()
+    made = VLLMManager(folder=folder / "logs", env=ONE_THREAD, base_port=base)
     thieves: list[socket.socket] = []
 
     def steal(stage: str, _: float) -> None:
+        """Between the manager's look and vLLM's bind."""
         if stage == "process" and not thieves:
             thieves.append(socket.create_server(("127.0.0.1", base)))
 
-    engine = made.start(order("m", path), steal)
+    engine = made.start(order("m", tiny.llama(folder / "m")), steal)
     thieves[0].close()
-    assert engine.url != f"http://127.0.0.1:{base}"
-    assert completion(engine)
-    made.stop(engine)
+    yield Robbed(made, engine, base)
+    made.stop(engine, 0.0)
+    assert processes_of(folder) == []
+
+
+def test_a_start_whose_port_is_taken_goes_on_with_another(robbed: Robbed) -> None:
+    assert robbed.engine.url != f"http://127.0.0.1:{robbed.taken}"
+    assert completion(robbed.engine)
+
+
+def test_a_server_whose_core_has_died_is_in_trouble_and_leaves_nothing(robbed: Robbed) -> None:
+    family = tree(robbed.engine)
+    blocks = shared_memory(family)
+    core(robbed.engine).kill()
+    assert robbed.manager.trouble(robbed.engine, 30.0)
+    robbed.manager.stop(robbed.engine)
+    assert running(family) == []
+    assert [block for block in blocks if block.exists()] == []
 
 
 EXECUTOR = """
