@@ -131,7 +131,8 @@ def labels(table: pa.Table, column: str) -> tuple[Codes, list[str]]:
     array = table[column].unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # no rows, no chunks
         array = pa.concat_arrays(array.chunks) if array.chunks else pa.array([], array.type)
-    return array.indices.fill_null(-1).to_numpy(), array.dictionary.to_pylist()
+    codes = array.indices.fill_null(-1) if array.indices.null_count else array.indices
+    return codes.to_numpy(), array.dictionary.to_pylist()
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelium.core import ClusterState, Demand, Gpu
 from modelium.errors import ConfigError
 from modelium.record import COLD
 from modelium.rules import never_fits
 from modelium.sim import world
+from modelium.sim.answers import answers
 from modelium.sim.books import (
     FAILED,
     GENERATE,
@@ -139,6 +141,15 @@ class Plane:
         m = self.models[model]
         if self.w.n_waiting[m]:
             world.release(self._handle, m, self.now_ps, COLD.index(cold))
+
+    # What became of them
+
+    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """First and last token of each request (s; NaN where none came); whether it met its SLO."""
+        n = len(self.w.outcome)
+        columns = np.empty(n), np.empty(n), np.empty(n, np.bool_)
+        answers(self._handle, *columns)
+        return columns
 
     # Instances
 

@@ -84,7 +84,7 @@ def check_conservation(w: World) -> None:
 
 def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Column]:
     w = cluster.plane.w
-    first, finish = _times(w)
+    first, finish, met = cluster.plane.answers()
     columns: dict[str, Column] = {
         "arrival_s": w.arrival_s,
         "model": (w.requests.model, [model.name for model in given.models]),
@@ -98,7 +98,7 @@ def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Co
         "preemptions": w.requests.preemptions,
         "cached_tokens": np.maximum(w.requests.cached, 0),
         "retries": w.retries,
-        "slo_met": _slo_met(w, first, finish),
+        "slo_met": met,
     }
     for name in ("slo_class", "organization"):
         if (labels := getattr(trace, name)) is not None:
@@ -109,28 +109,6 @@ def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Co
 def _outcomes(w: World) -> NDArray[np.int32]:
     table = [OUTCOMES.index(_OUTCOME[code]) for code in sorted(_OUTCOME)]
     return np.array(table, np.int32)[w.outcome]
-
-
-def _times(w: World) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """First and last token, in seconds; NaN where there was none."""
-    completed = w.outcome == COMPLETED
-    whole = ~np.isnan(w.answer_s)
-    first, finish = w.requests.first_ps / PS_PER_S, w.requests.finish_ps / PS_PER_S
-    np.copyto(first, w.answer_s, where=whole)
-    np.copyto(finish, w.answer_s, where=whole)
-    first[~np.where(whole, completed, w.requests.first_ps >= 0)] = np.nan
-    finish[~completed] = np.nan
-    return first, finish
-
-
-def _slo_met(
-    w: World, first: NDArray[np.float64], finish: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    which = w.requests.model * np.int32(w.slo.shape[1]) + w.slo_class.astype(np.int32)
-    ttft, tpot, e2e = (np.take(limit, which) for limit in w.slo.reshape(-1, 3).T)
-    met: NDArray[np.bool_] = (first - w.arrival_s <= ttft) & (finish - w.arrival_s <= e2e)
-    gaps = np.maximum(w.requests.output - 1, 1)
-    return met & ~((finish - first) / gaps > tpot)
 
 
 def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
