@@ -18,10 +18,13 @@ class Triton(Section):
     environment: str | None = None
     """Folder of the Python environment that holds the server; else one is looked for."""
     url: str | None = None
-    """gRPC address of a server that runs already, host:port; else one is started."""
+    """HTTP address of a server that runs already, in explicit mode; else servers are started."""
+    grpc: str | None = None
+    """Its gRPC address, host:port. [default: the port after that of `url`]"""
     repository: str | None = None
-    """Folder for the servers' model folders; it must be the running server's own, if there is one.
-    [default: live.folder/triton]"""
+    """The folder that the running server serves; needed with `url`."""
+    env: dict[str, str] = {}
+    """Environment variables of the servers that are started."""
 
 
 class Ray(Section):

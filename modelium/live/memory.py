@@ -106,7 +106,12 @@ def group(engine: Engine) -> int:
 
 
 def _held(reading: Reading, engine: Engine) -> int:
-    """What an engine holds of a GPU: its workers hold it, not the leader of its group."""
+    """What an engine holds of a GPU: its workers hold it, not the leader of its group.
+
+    Where one server holds several engines, each names its own workers.
+    """
+    if (workers := engine.extra.get("pids")) is not None:
+        return sum(size for pid, size in reading.processes.items() if pid in workers)
     mine = group(engine)
     return sum(size for pid, size in reading.processes.items() if _group_of(pid) == mine)
 

@@ -55,7 +55,13 @@ def _triton(config: Config, folder: Path) -> Manager:
     if not given.enabled:
         raise ConfigError("triton.enabled is false, but a model needs Triton; name another runtime")
     manager: Manager = TritonManager(
-        given.url, _path(given.repository), environment=_path(given.environment), folder=folder
+        given.url,
+        _path(given.repository),
+        grpc=given.grpc,
+        environment=_path(given.environment),
+        folder=folder,
+        env=given.env,
+        stall_s=config.live.stall,
     )
     return manager
 
