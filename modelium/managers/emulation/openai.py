@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from modelium.managers.emulation.answers import Answer, BadRequest, Choice, embeddings
+from modelium.managers.emulation.answers import Answer, BadRequest, Choice, WrongShape, embeddings
 from modelium.managers.emulation.generate import Batcher, Sequence
 from modelium.managers.emulation.http import Exchange
 from modelium.managers.emulation.spec import Spec
@@ -49,8 +49,10 @@ class OpenAi:
 
     def _chat(self, exchange: Exchange, body: dict[str, Any]) -> None:
         messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise BadRequest("messages has to be a list with at least one message", "messages")
+        if not isinstance(messages, list):
+            raise WrongShape("messages has to be a list", "messages")
+        if not messages:
+            raise BadRequest("messages has to be a list with at least one message")
         text = " ".join(_text(message) for message in messages)
         name = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
         output, finish = self._limit(body, name, None)
@@ -61,7 +63,7 @@ class OpenAi:
         prompts = _prompts(body, "input")
         kind = body.get("encoding_format", "float")
         if kind not in ("float", "base64"):
-            raise BadRequest(f"encoding_format {kind!r} is not float or base64", "encoding_format")
+            raise WrongShape(f"encoding_format {kind!r} is not float or base64", "encoding_format")
         self._fits(prompts, 0)
         total = sum(tokens for _, tokens in prompts)
         words = [Words(prompt, self.spec.seed) for prompt, _ in prompts]
@@ -116,19 +118,18 @@ class OpenAi:
     def _read(self, exchange: Exchange) -> dict[str, Any]:
         kind = exchange.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind and kind != b"application/json" and not kind.endswith(b"+json"):
-            raise BadRequest("Unsupported Media Type: Only 'application/json' is allowed",
-                             status=415, kind="Unsupported Media Type")  # fmt: skip
+            raise WrongShape("Unsupported Media Type: Only 'application/json' is allowed")
         try:
             body = orjson.loads(exchange.body)
         except orjson.JSONDecodeError as error:
-            raise BadRequest(f"the body is not JSON: {error}") from None
+            raise WrongShape(f"the body is not JSON: {error}") from None
         if not isinstance(body, dict):
-            raise BadRequest("the body has to be a JSON object")
+            raise WrongShape("the body has to be a JSON object")
         name = body.setdefault("model", self.spec.model)
         if name != self.spec.model:
             raise BadRequest(f"The model `{name}` does not exist.", "model", 404, "NotFoundError")
         if not isinstance(body.get("stream_options") or {}, dict):
-            raise BadRequest("stream_options has to be an object", "stream_options")
+            raise WrongShape("stream_options has to be an object", "stream_options")
         if body.get("stream_options") and not body.get("stream"):
             raise BadRequest("Stream options can only be defined when `stream=True`.",
                              "stream_options")  # fmt: skip
@@ -174,7 +175,7 @@ def _prompts(body: dict[str, Any], name: str) -> list[tuple[bytes, int]]:
         elif isinstance(one, list) and one and _is_ids(one):
             prompts.append((orjson.dumps(one), len(one)))
         else:
-            raise BadRequest(f"{name} has to be text or token ids, or a list of them", name)
+            raise WrongShape(f"{name} has to be text or token ids, or a list of them", name)
     return prompts
 
 
@@ -185,14 +186,14 @@ def _is_ids(given: list[Any]) -> bool:
 def _text(message: Any) -> str:
     """The text of a chat message, whose content may come in parts."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise BadRequest("each message has to be an object with a role", "messages")
+        raise WrongShape("each message has to be an object with a role", "messages")
     content = message.get("content")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         return " ".join(part for part in parts if isinstance(part, str))
     if content is None or isinstance(content, str):
         return content or ""
-    raise BadRequest("the content of a message has to be text or a list of parts", "messages")
+    raise WrongShape("the content of a message has to be text or a list of parts", "messages")
 
 
 def _whole(body: dict[str, Any], name: str, default: Any) -> Any:
@@ -200,5 +201,5 @@ def _whole(body: dict[str, Any], name: str, default: Any) -> Any:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequest(f"{name} has to be a whole number, got {value!r}", name)
+        raise WrongShape(f"{name} has to be a whole number, got {value!r}", name)
     return value
