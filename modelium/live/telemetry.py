@@ -33,8 +33,9 @@ class Telemetry:
     def _over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         request, now_s = seat.request, self._cluster.now_s()
         first_s = seat.first_s if seat.first_s is not None else now_s
-        gaps = request.output_tokens - 1
         whole = outcome == "completed"
+        # An answer that came in one piece shows no time between its tokens.
+        gaps = request.output_tokens - 1 if seat.moved_s > first_s else 0
         self._metrics.record_request(
             request.model,
             seat.engine.runtime,
@@ -42,7 +43,7 @@ class Telemetry:
             STATUS.get(outcome, outcome),
             " ".join(seat.copy.gpus),
             ttft_s=first_s - request.arrival_s if whole else None,
-            tpot_s=(now_s - first_s) / gaps if whole and gaps > 0 and now_s > first_s else None,
+            tpot_s=(seat.moved_s - first_s) / gaps if whole and gaps > 0 else None,
             wait_s=seat.begun_s - request.arrival_s,
             prompt_tokens=request.prompt_tokens if whole else 0,
             output_tokens=request.output_tokens if whole else 0,
