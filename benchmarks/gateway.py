@@ -191,9 +191,11 @@ async def memory(bench: Bench) -> Iterator[Row]:
     settled = np.array([sample for sample in samples if sample[0] > seconds / 5])
     slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0]) * 60 / (1 << 20)
     now, note = settled[-1, 1] / (1 << 20), f"over the last four fifths of {bench.minutes:g} min"
+    fifths = np.array_split(settled[:, 1] / (1 << 20), 4)
+    curve = ", ".join(f"{part.mean():.1f}" for part in fifths)
     count = sum(len(good(answers)) for answers in answered[:2])
     return iter([
-        row("memory at the end", now, "MiB", f"{count:,} requests"),
+        row("memory at the end", now, "MiB", f"{count:,} requests; by fifths {curve}"),
         row("memory grows by", slope, "MiB/min", note, most=1.0),
     ])  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_every_call_of_a_real_client(tmp_path: Path) -> None:
 
 def test_a_stream_at_a_cold_model_tells_how_far_it_is(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
-        body = {"model": "a", "prompt": "x", "max_tokens": 2, "stream": True}
+        body = {"model": "a", "prompt": "x", "max_tokens": 150, "stream": True}
         async with here.http.post(f"{here.url}/v1/completions", json=body) as answer:
             raw = await answer.read()
         assert answer.status == 200
@@ -66,13 +66,13 @@ def test_a_stream_at_a_cold_model_tells_how_far_it_is(tmp_path: Path) -> None:
         assert comments
         assert all(one.endswith("position 1") for one in comments)
         assert "to go" in comments[0]
-        assert comments == told[: len(comments)]
+        assert comments == told[: len(comments)]  # and none while it answers, for 1.5 s
         assert told[-1] == "data: [DONE]"
         client = here.openai()
         said = await client.completions.create(model="a", prompt="x", max_tokens=2, stream=True)
         assert len([piece async for piece in said]) == 2
 
-    visit(tmp_path, act, settings=SLOW_LOAD)
+    visit(tmp_path, act, settings={**STEADY, "stages": SLOW_LOAD["stages"]})
 
 
 def test_openais_client_reads_past_the_comments(tmp_path: Path) -> None:
@@ -106,6 +106,10 @@ def test_refusals_have_openais_shape_and_the_right_status(tmp_path: Path) -> Non
         assert told["error"]["type"] == "invalid_request_error"
         status, told = await here.post("/v1/completions", {"model": "a", "prompt": "x" * 5000})
         assert status == 413
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        status, told = await here.ask("POST", "/v1/completions", data=b"junk", headers=headers)
+        assert status == 400
+        assert "cannot be read" in told["error"]["message"]
 
     visit(tmp_path, act, gateway={"max_body_bytes": 4000})
 
