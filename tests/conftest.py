@@ -34,7 +34,7 @@ def modelium(
 
     def call(*args: object) -> Said:
         capsys.readouterr()
-        code = cli.run([str(arg) for arg in args])
+        code = cli.invoke([str(arg) for arg in args])
         return Said(code, *capsys.readouterr())
 
     return call

@@ -76,7 +76,7 @@ def test_what_is_installed_runs_from_elsewhere(built: Path, tmp_path: Path, kind
     )  # fmt: skip
     code = (
         "import modelium, modelium.sim.spec, modelium.policies, modelium.traces.trace;"
-        "from modelium.cli import run; print(modelium.__path__[0]); run(['--version']);"
+        "from modelium.cli import invoke; print(modelium.__path__[0]); invoke(['--version']);"
         "from modelium import catalog; print(catalog.gpu('h100').name);"
         "from modelium.config.template import TEMPLATE; print(TEMPLATE[:1])"
     )

@@ -92,7 +92,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 well, 1 reader gone, 2 bad input, 130 interrupted."""
-    code = run(sys.argv[1:])
+    code = invoke(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader left (`| head`); Python would complain at exit
@@ -101,7 +101,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(args: list[str]) -> int:
+def invoke(args: list[str]) -> int:
     """Run the command line and return its exit code; bad input is one line on stderr."""
     try:
         code: Any = cli.main(args, prog_name="modelium", standalone_mode=False)

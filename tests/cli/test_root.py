@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ def test_help_lists_every_command(modelium: Run, args: list[str]) -> None:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_listed_command_exists_and_says_the_same_of_itself(name: str) -> None:
-    command = getattr(importlib.import_module(f"modelium.cli.{name}"), name)
+    command = cli.cli.get_command(click.Context(cli.cli), name)
     assert isinstance(command, click.Command)
     assert command.name == name
 
