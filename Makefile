@@ -22,7 +22,7 @@ help:
 	@echo "make test   all tests, with coverage; real servers included"
 	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  how fast the simulator is, and how close to others"
+	@echo "make bench  how fast the simulator and the gateway are, and how close to others"
 	@echo "make docs   docs/cli.md and the JSON schema, generated from the code"
 
 define install
@@ -104,6 +104,7 @@ demo-live: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/python benchmarks/engine.py
+	@$(VENV)/bin/python benchmarks/gateway.py
 
 docs: $(READY)
 	@$(VENV)/bin/python docs/generate.py
