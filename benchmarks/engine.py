@@ -134,13 +134,13 @@ def _churn_world(names: tuple[str, ...]) -> SimInput:
     )
 
 
-def sample(scale: float) -> Callable[[], int]:
-    """The bundled sample through the command line: the whole process."""
+def report(scale: float, *more: str) -> Callable[[], int]:
+    """The bundled sample through the command line: the whole process, report included."""
     out = tempfile.mkdtemp()
+    trace = str(ROOT / "traces/data/day24.csv.gz")
     command = [
-        sys.executable, "-m", "modelium", "simulate", "--trace",
-        str(ROOT / "traces/data/day24.csv.gz"), "--policy", "lru", "--gpus", "4xh100-80g",
-        "--out", f"{out}/run", "--force", "--json",
+        *MODELIUM, "simulate", "--trace", trace, "--policy", "lru", "--gpus", "4xh100-80g",
+        "--out", f"{out}/run", "--force", "--json", *more,
     ]  # fmt: skip
 
     def work() -> int:
@@ -150,20 +150,47 @@ def sample(scale: float) -> Callable[[], int]:
     return work
 
 
-WORKS = {"vidur": vidur, "alpaserve": alpaserve, "churn": churn, "sample": sample}
+def sample(scale: float) -> Callable[[], int]:
+    """The same without the report: tables and figures only."""
+    return report(scale, "--no-report")
+
+
+def usage(scale: float) -> Callable[[], int]:
+    """`modelium --help`: the whole process."""
+
+    def work() -> int:
+        subprocess.run([*MODELIUM, "--help"], check=True, capture_output=True)
+        return 0
+
+    return work
+
+
+MODELIUM = (sys.executable, "-m", "modelium")
+
+WORKS: dict[str, Callable[[float], Callable[[], int]]] = {
+    "vidur": vidur,
+    "alpaserve": alpaserve,
+    "churn": churn,
+    "sample": sample,
+    "report": report,
+    "help": usage,
+}
+
+PROCESSES = ("sample", "report", "help")
+"""Works that are commands of their own: CPU seconds and memory are those of the child."""
 
 
 def measure(name: str, scale: float) -> dict[str, float | str]:
     """Run one work twice, the second time with the clock running."""
     work = WORKS[name](scale)
-    if name in ("vidur", "sample"):
+    if name == "vidur" or name in PROCESSES:
         work()  # compiles, or fills the cache of compiled kernels
     else:
         WORKS[name](min(scale, 0.002))()
     before = _cpu_s()
     requests = work()
     cpu_s = _cpu_s() - before
-    who = resource.RUSAGE_CHILDREN if name == "sample" else resource.RUSAGE_SELF
+    who = resource.RUSAGE_CHILDREN if name in PROCESSES else resource.RUSAGE_SELF
     return {
         "work": name,
         "requests": requests,
