@@ -26,7 +26,7 @@ from modelium.gateway.engines import (
     usage_of,
 )  # fmt: skip
 from modelium.gateway.errors import ApiError, refused
-from modelium.gateway.translating import kserve_payload, openai_answer
+from modelium.gateway.translating import kserve_payload, openai_answer, output_of
 from modelium.live.seats import RefusedError, Request, Seat
 from modelium.managers.engine import Engine
 
@@ -114,6 +114,10 @@ def only_openai(engine: Engine) -> None:
 
 async def text_model(desk: Desk, ask: Ask, engine: Engine) -> Given:
     """Ask a text model behind KServe's protocol."""
+    gives, needed = engine.extra.get("outputs"), output_of(ask)
+    if gives is not None and needed not in gives:
+        why = f"{engine.model} gives {', '.join(gives)}: use /v2/models/.../infer or /predict"
+        raise ApiError(422, why, param="model")
     payload = kserve_payload(ask)
     async with called(desk, engine, infer_path(engine), payload, ask.request.id) as answer:
         raw = await answer.read()

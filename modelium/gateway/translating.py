@@ -25,6 +25,11 @@ def kserve_payload(ask: Ask) -> bytes:
     return dumped({"id": ask.request.id, "inputs": tensors})
 
 
+def output_of(ask: Ask) -> str:
+    """The tensor that holds the answer."""
+    return "embedding" if ask.path == EMBEDDINGS else "text_output"
+
+
 def _text_tensors(ask: Ask) -> list[dict[str, Any]]:
     warmth = ask.body.get("temperature")
     if warmth is not None and (isinstance(warmth, bool) or not isinstance(warmth, int | float)):

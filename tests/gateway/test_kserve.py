@@ -193,6 +193,17 @@ def test_text_models_on_triton_stream_in_one_piece() -> None:
     perform(act, counted, text_model("hey", prompt_tokens=5, output_tokens=3), api="kserve")
 
 
+def test_models_that_give_something_else_are_not_asked() -> None:
+    async def act(here: Stage) -> None:
+        for path in ("/v1/completions", "/v1/embeddings"):
+            status, raw = await here.ask(path, input="x")
+            assert status == 422
+            assert "a gives scores, labels: use" in json.loads(raw)["error"]["message"]
+        assert here.heard == []
+
+    perform(act, api="kserve", outputs=["scores", "labels"])
+
+
 def test_a_users_own_class_takes_any_json_by_predict_only() -> None:
     async def act(here: Stage) -> None:
         body = {"prompt": "x", "depth": 123456789012345678901234567890}
