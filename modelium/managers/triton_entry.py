@@ -113,10 +113,13 @@ def _own(version: Path, folder: Path, order: Order, layout: Layout | None) -> Co
     from google.protobuf import json_format, text_format
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    version.rmdir()
+    place = version
+    if any(path.name.isdecimal() and path.is_dir() for path in folder.iterdir()):
+        version.rmdir()
+        place = version.parent
     for path in folder.iterdir():
         if path.name != CONFIG:
-            (version.parent / path.name).symlink_to(path)
+            (place / path.name).symlink_to(path)
     try:
         parsed = text_format.Parse((folder / CONFIG).read_text(encoding="utf-8"), ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:

@@ -29,9 +29,9 @@ from tests.managers.triton_house import (
     manager,
     needs_triton,
     order,
-    processes_of,
     server_of,
 )
+from tests.managers.vllm_house import processes_of
 
 pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
 

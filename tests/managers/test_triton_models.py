@@ -16,16 +16,17 @@ from modelium.managers.triton import TritonManager
 from tests.live import tiny
 from tests.managers.triton_house import (
     DEADLINE_S,
+    config,
     double,
     doubled,
     infer,
     manager,
     needs_triton,
     onnx,
-    processes_of,
     tensor,
     torchscript,
 )
+from tests.managers.vllm_house import processes_of
 
 pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
 
@@ -130,19 +131,17 @@ def test_a_model_of_a_triton_repository_keeps_its_own_configuration(
 ) -> None:
     folder = tmp_path / "own"
     double(folder / "1")
-    began = tmp_path / "began"
-    (folder / "config.pbtxt").write_text(
-        'name: "other" backend: "python"\n'
-        'input { name: "X" data_type: TYPE_FP32 dims: -1 }\n'
-        'output { name: "Y" data_type: TYPE_FP32 dims: -1 }\n'
-        f'parameters {{ key: "began" value: {{ string_value: "{began}" }} }}\n'
-    )
+    config(folder, tmp_path / "began")
     engine = triton.load_model("own", folder)
     assert doubled(engine, 4) == [8]
     assert triton.is_model_loaded("own")
     assert triton.get_model_endpoint("own") == engine.url
     triton.unload_model("own")
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt"]
+    (folder / "1" / "model.py").rename(folder / "model.py")
+    (folder / "1").rmdir()
+    assert doubled(triton.load_model("own", folder), 4) == [8], "a version folder is not needed"
+    triton.unload_model("own")
     (folder / "config.pbtxt").write_text("input { name: 7 }")
     with pytest.raises(StartError, match=r"own: .*config.pbtxt: 1:"):
         triton.load_model("own", folder)

@@ -16,7 +16,7 @@ from modelium.errors import ConfigError
 from modelium.managers import triton_layout
 from modelium.managers.engine import Engine, Order
 from modelium.managers.triton import TritonManager
-from tests.managers.vllm_house import free_port, processes_of
+from tests.managers.vllm_house import free_port
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 DEADLINE_S = 200.0
@@ -84,6 +84,16 @@ def double(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text(MODEL)
     return folder
+
+
+def config(folder: Path, began: Path) -> None:
+    """Say beside it what `double` takes and gives."""
+    (folder / "config.pbtxt").write_text(
+        'name: "other" backend: "python"\n'
+        'input { name: "X" data_type: TYPE_FP32 dims: -1 }\n'
+        'output { name: "Y" data_type: TYPE_FP32 dims: -1 }\n'
+        f'parameters {{ key: "began" value: {{ string_value: "{began}" }} }}\n'
+    )
 
 
 def order(instance: str, path: Path, mode: str = "", device: int = 0, **more: Any) -> Order:
@@ -175,6 +185,3 @@ def _part(field: int, content: bytes) -> bytes:
 
 def _text(field: int, value: str) -> bytes:
     return _part(field, value.encode())
-
-
-__all__ = ["processes_of"]
