@@ -156,7 +156,10 @@ def _engine(given: Any) -> Generate | Infer:
             raise ConfigError("engine.latency_s is a list of stages, each seconds by batch size")
         where = "engine.latency_s"
         values["latency_s"] = tuple(tuple(_number(x, where) for x in row) for row in rows)
-        return _fill(Infer, values, "engine.")
+        infer = _fill(Infer, values, "engine.")
+        if infer.servers < 1:
+            raise ConfigError(f"engine.servers is {infer.servers}: it is 1 or more")
+        return infer
     raise ConfigError(f'engine.kind is {kind!r}: it is "generate" or "infer"')
 
 
