@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelium.core import Action, ClusterState, Phase, Sleep
 from modelium.policies.diff import Target, diff
 from modelium.policies.forecast import EwmaForecast, Forecast
-from modelium.policies.ilp_problem import MICRO, Effort, Fate, Plan, Problem
-from modelium.policies.ilp_start import possible_gain
+from modelium.policies.ilp_problem import Effort
+from modelium.policies.ilp_search import Answer, Question
 from modelium.policies.ilp_view import Aims, View
 from modelium.policies.least_loss import least_loss
 from modelium.policies.on_demand import Need, OnDemand
 from modelium.policies.planned import Planned
-from modelium.policies.room import AWAKE, Option, Survey, may_leave
-from modelium.units import MIB, format_bytes
+from modelium.policies.room import Option, Survey, may_leave
 
 
 class Ilp(Planned):
@@ -69,71 +68,43 @@ class Ilp(Planned):
         self._effort = Effort(work, time_limit_s, workers, seed)
         self._min_gain = min_gain
         self._hysteresis = hysteresis
-        super().__init__(self._place, every_s, fallback=_Reaction(self._aims, self._forecast))
-        self._planned_s = float("-inf")
-        self._problem: Problem | None = None
+        super().__init__(self._ask, every_s, fallback=_Reaction(self._aims, self._forecast))
+        self._found: Answer | None = None
         self._to_sleep: dict[str, str] = {}
-        self._reasons: dict[str, str] = {}
-        self._kv_bytes: dict[str, int] = {}
-        self._keep: set[str] = set()
 
-    def _place(self, state: ClusterState) -> Target:
-        """The plan: what is there now, unless changing it gains enough."""
+    def _ask(self, state: ClusterState) -> Callable[[], Answer]:
+        """Read all that a plan depends on; what was asked last has its answer already."""
         view = View(state, self._aims, self._forecast)
-        problem, last = view.problem(), self._problem
-        self._planned_s, self._problem = state.now_s, problem
-        self._to_sleep, self._reasons, self._kv_bytes = {}, {}, {}
-        self._keep = set()
-        if problem == last or possible_gain(problem) < self._min_gain * MICRO:
-            return _as_it_is(state)
-        from modelium.policies.ilp_model import solve  # OR-Tools takes a second to import
+        question = Question(view, self._effort, self._min_gain, self._hysteresis)
+        same = self._found is not None and question.problem == self._found.problem
+        return question.stay if same else question.search
 
-        stay, best = solve(problem, self._effort)
-        needed = max(self._min_gain * MICRO, self._hysteresis * abs(stay.value))
-        if best.missing >= stay.missing and best.value - stay.value < needed:
-            return _as_it_is(state)
-        self._explain(view, best, (best.value - stay.value) / MICRO)
-        return _target(state, best)
-
-    def _explain(self, view: View, plan: Plan, gain: float) -> None:
-        state = view.state
-        self._keep = {copy for copy, fate in plan.fates.items() if fate is not Fate.GONE}
-        for new in plan.new:
-            self._kv_bytes[new.model] = new.kv_mib * MIB * len(new.gpus)
-        comes = [new.model for new in plan.new]
-        for copy in state.instances.values():
-            fate = plan.fates.get(copy.id)
-            if fate is Fate.AWAKE and copy.phase is Phase.ASLEEP:
-                comes.append(copy.model)
-            elif fate and fate is not Fate.AWAKE and copy.phase is Phase.READY:
-                size = format_bytes(copy.bytes_per_gpu * len(copy.gpus))
-                rate = view.rate_per_s(copy.model)
-                why = f"plan {gain:+.1f}: frees {size} of {copy.model} ({rate:.2g}/s)"
-                self._reasons[copy.model] = why
-                if fate is Fate.ASLEEP:
-                    self._to_sleep[copy.id] = why
-        for model in comes:
-            rate = view.rate_per_s(model)
-            self._reasons[model] = f"plan {gain:+.1f}: serves {rate:.2g}/s of {model} without delay"
+    def adopt(self, state: ClusterState, thought: Answer) -> Iterable[Action]:
+        """Pursue the plan that was found."""
+        self._found, self._to_sleep = thought, dict(thought.to_sleep)
+        return super().adopt(state, thought.target)
 
     def steps(self, state: ClusterState, target: Target, tidy: bool) -> Sequence[Action]:
         """Put to sleep what should, then go on; what was used since the plan stays."""
+        plan = self._found
+        if plan is None:
+            return ()
         for copy in state.instances.values():
-            if copy.phase is Phase.READY and copy.last_used_s > self._planned_s:
+            if copy.phase is Phase.READY and copy.last_used_s > plan.asked_s:
                 self._to_sleep.pop(copy.id, None)
                 groups = self._target.setdefault(copy.model, [])
                 if all(set(group) != set(copy.gpus) for group in groups):
                     groups.append(copy.gpus)
-        idle = [c for c in self._to_sleep if c in state.instances and not state.instances[c].busy]
-        sleeps = [Sleep(copy, 1, self._to_sleep[copy]) for copy in idle]
+        sleeps = [
+            Sleep(copy, 1, why)
+            for copy, why in self._to_sleep.items()
+            if copy in state.instances
+            and state.instances[copy].phase is Phase.READY
+            and not state.instances[copy].busy
+        ]
         self._to_sleep = {}
         return sleeps or diff(
-            state,
-            target,
-            tidy=False,
-            reasons=self._reasons,
-            kv_bytes=self._kv_bytes,
-            keep=self._keep,
+            state, target, tidy=False, reasons=plan.reasons, kv_bytes=plan.kv_bytes, keep=plan.keep
         )
 
 
@@ -143,7 +114,7 @@ class _Reaction(OnDemand):
     label = "plan loses"
 
     def __init__(self, aims: Aims, forecast: Forecast) -> None:
-        super().__init__(sleep_level=1 if aims.sleep else 0)
+        super().__init__("best_fit", sleep_level=1 if aims.sleep else 0)
         self._aims, self._forecast = aims, forecast
 
     def make_room(
@@ -162,22 +133,3 @@ class _Reaction(OnDemand):
     def kv_bytes(self, state: ClusterState, model: str) -> int | None:
         """As large as the forecast needs."""
         return View(state, self._aims, self._forecast).kv_bytes(model)
-
-
-def _as_it_is(state: ClusterState) -> Target:
-    target: dict[str, list[tuple[str, ...]]] = {}
-    for copy in state.instances.values():
-        if copy.phase in AWAKE:
-            target.setdefault(copy.model, []).append(copy.gpus)
-    return target
-
-
-def _target(state: ClusterState, plan: Plan) -> Target:
-    target: dict[str, list[tuple[str, ...]]] = {}
-    for copy, fate in plan.fates.items():
-        if fate is Fate.AWAKE:
-            here = state.instances[copy]
-            target.setdefault(here.model, []).append(here.gpus)
-    for new in plan.new:
-        target.setdefault(new.model, []).append(new.gpus)
-    return target

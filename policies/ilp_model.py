@@ -34,7 +34,7 @@ from modelium.policies.ilp_problem import (
     free_gpus,
     groups,
 )  # fmt: skip
-from modelium.policies.ilp_start import filled, staying
+from modelium.policies.ilp_start import filled, refilled, staying
 
 Terms = list[tuple[IntVar, int]]
 
@@ -64,9 +64,11 @@ def solve(problem: Problem, effort: Effort) -> tuple[Plan, Plan]:
     stay = programme.complete(staying(problem))
     if stay is None:
         raise AssertionError("what exists is legal")
-    fill = programme.complete(filled(problem))
-    left_s = effort.time_limit_s - stay.wall_s - (fill.wall_s if fill else 0.0)
-    start = fill if fill and fill.plan.better_than(stay.plan) else stay
+    start, left_s = stay, effort.time_limit_s - stay.wall_s
+    for placement in (filled(problem), refilled(problem)):
+        if found := programme.complete(placement):
+            left_s -= found.wall_s
+            start = found if found.plan.better_than(start.plan) else start
     best = programme.improve(start, replace(effort, time_limit_s=max(left_s, 0.0)))
     return stay.plan, best.plan
 

@@ -1,8 +1,8 @@
-"""A good placement to start the search from: keep what is there, fill the room that is left."""
+"""Good placements to start the search from, by highest value per byte first, best fit."""
 
 from __future__ import annotations
 
-from modelium.policies.ilp_problem import PARTS, Fate, Placement, Problem, Want, groups
+from modelium.policies.ilp_problem import PARTS, Fate, Held, Placement, Problem, Want, groups
 
 
 def staying(problem: Problem) -> Placement:
@@ -11,8 +11,13 @@ def staying(problem: Problem) -> Placement:
 
 
 def filled(problem: Problem) -> Placement:
-    """Change nothing, and load what fits beside it: highest value per byte first, best fit."""
-    return _Filling(problem).run()
+    """Change nothing, and load what fits beside it."""
+    return _Filling(problem, list(problem.held)).run()
+
+
+def refilled(problem: Problem) -> Placement:
+    """Begin anew: what exists has to be worth its room, or it sleeps or goes."""
+    return _Filling(problem, [copy for copy in problem.held if Fate.GONE not in copy.fates]).run()
 
 
 def possible_gain(problem: Problem) -> float:
@@ -37,23 +42,48 @@ def possible_gain(problem: Problem) -> float:
 
 
 class _Filling:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, staying: list[Held]) -> None:
         self.problem = problem
         self.free = {room.gpu: problem.usable_mib(room) for room in problem.rooms}
+        self.host = {node: problem.usable_host_mib(node) for node in problem.nodes}
         self.idle = dict.fromkeys(problem.room, problem.busy_max)
-        wants = {want.model: want for want in problem.wants}
-        for copy in problem.held:
-            self._take(copy.gpus, copy.mib(copy.now), None)
-            if copy.now is Fate.AWAKE:
-                self._take(copy.gpus, 0, wants.get(copy.model))
+        self.wants = {want.model: want for want in problem.wants}
+        self.fates: dict[str, Fate] = {}
+        self.staying = staying
+        for copy in staying:
+            self._settle(copy, copy.now)
 
     def run(self) -> Placement:
         loads: dict[str, tuple[str, ...]] = {}
         for want in sorted(self.problem.wants, key=_density, reverse=True):
-            if not self.problem.held_of(want.model) and (gpus := self._fit(want)):
+            held = self.problem.held_of(want.model)
+            for copy in held:
+                if copy.id not in self.fates and self._fits(copy, Fate.AWAKE):
+                    self._settle(copy, Fate.AWAKE)
+            ready = any(self.fates.get(c.id) is Fate.AWAKE or c in self.staying for c in held)
+            if not ready and (gpus := self._fit(want)):
                 loads[want.model] = gpus
                 self._take(gpus, self._need(want), want)
-        return Placement(staying(self.problem).fates, self._in_order(loads))
+        for copy in self.problem.held:
+            if copy.id not in self.fates:
+                self._settle(copy, Fate.ASLEEP if self._fits(copy, Fate.ASLEEP) else Fate.GONE)
+        return Placement(self.fates, self._in_order(loads))
+
+    def _fits(self, copy: Held, fate: Fate) -> bool:
+        host = self.host[self.problem.node(*copy.gpus)]
+        return (
+            fate in copy.fates
+            and all(self.free[gpu] >= copy.mib(fate) for gpu in copy.gpus)
+            and (fate is not Fate.ASLEEP or host >= copy.host_mib)
+        )
+
+    def _settle(self, copy: Held, fate: Fate) -> None:
+        self.fates[copy.id] = fate
+        self._take(
+            copy.gpus, copy.mib(fate), self.wants.get(copy.model) if fate is Fate.AWAKE else None
+        )
+        if fate is Fate.ASLEEP:
+            self.host[self.problem.node(*copy.gpus)] -= copy.host_mib
 
     def _in_order(self, loads: dict[str, tuple[str, ...]]) -> dict[str, list[tuple[str, ...]]]:
         """Rename GPUs that are alike so that the earlier ones get more."""

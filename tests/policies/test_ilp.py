@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from modelium.core import ClusterState, Done, Load, Phase, Remind, Sleep, Tick, Unload, Wake
+from modelium.core import (
+    ClusterState,
+    Done,
+    Load,
+    Miss,
+    Phase,
+    Remind,
+    Sleep,
+    Tick,
+    Unload,
+    Wake,
+)  # fmt: skip
 from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.forecast import EwmaForecast
 from modelium.policies.ilp import Ilp
@@ -222,3 +234,71 @@ def test_refused_and_remind_events_are_harmless(world: Any) -> None:
     ilp = Ilp(forecast=Known())
     assert not plan_of(here, ilp)
     assert not list(ilp.decide(here.state, Done(Remind(0.0))))
+
+
+# Planning off the loop
+
+
+def test_a_search_reads_nothing_after_it_was_posed(world: Any) -> None:
+    def posed() -> tuple[Any, Any]:
+        here = world({"a": 60, "b": 60, "c": 20}, facts=SLOW)
+        here.load("a g0", "c g0")
+        return here, Ilp(forecast=Known(a=0.0001, b=0.5, c=0.1)).pose(here.state)
+
+    _, search = posed()
+    here, late = posed()
+    answer = search()
+    here.cluster.lose("g0")
+    here.cluster.run(10.0)
+    with ThreadPoolExecutor(4) as threads:
+        assert [answer] * 8 == list(threads.map(lambda _: late(), range(8)))
+    assert answer.reasons
+
+
+def test_the_forecast_is_asked_only_while_posing(world: Any) -> None:
+    class Counting(Known):
+        asked = 0
+
+        def rate_per_s(self, state: ClusterState, model: str, horizon_s: float) -> float:
+            self.asked += 1
+            return super().rate_per_s(state, model, horizon_s)
+
+    here = world({"a": 60, "b": 60}, facts=SLOW)
+    forecast = Counting(a=0.5)
+    search = Ilp(forecast=forecast).pose(here.state)
+    asked = forecast.asked
+    assert asked
+    assert search().target
+    assert forecast.asked == asked
+
+
+def test_misses_are_answered_during_a_search_and_the_plan_keeps_what_they_did(world: Any) -> None:
+    here = world({"a": 40, "b": 40, "c": 40}, facts=SLOW)
+    here.load("a g0")
+    ilp = Ilp(forecast=Known(a=0.5, b=0.4, c=0.0001), sleep=False)
+    search = ilp.pose(here.state)
+    for name in ("c", "b"):  # c takes the room that the plan has for b
+        here.cluster.submit(name)
+        for event in (Miss(name),):
+            for action in ilp.decide(here.state, event):
+                here.cluster.start(action)
+        here.cluster.run(60.0)
+    assert here.residents() == ["a", "b"]
+    assert here.state.demand["b"].waiting == here.state.demand["c"].waiting == 0
+    assert not list(ilp.adopt(here.state, search()))  # b is there already
+
+
+def test_a_copy_that_fell_asleep_during_the_search_stays_asleep(world: Any) -> None:
+    more = {"a": {"asleep_bytes": 1 << 30}}
+    here = world({"a": 60, "b": 60, "c": 5}, facts=SLOW, more=more)
+    (a,) = here.load("a g0")
+    ilp = Ilp(forecast=Known(a=0.01, b=0.001, c=0.5))
+    search = ilp.pose(here.state)
+    here.cluster.submit("b")
+    for _ in range(3):
+        for action in ilp.decide(here.state, Miss("b")):
+            here.cluster.start(action)
+        here.cluster.run(60.0)
+    assert here.state.instances[a].phase is Phase.ASLEEP
+    [load] = ilp.adopt(here.state, search())
+    assert (type(load), load.model) == (Load, "c")

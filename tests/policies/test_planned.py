@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
 import pytest
 
-from modelium.core import ClusterState, Done, Load, Miss, Tick, Unload
+from modelium.core import (
+    Action,
+    ClusterState,
+    Done,
+    Event,
+    Load,
+    Miss,
+    Tick,
+    Unload,
+)  # fmt: skip
+from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.bfd import Bfd
+from modelium.policies.diff import Target
 from modelium.policies.ffd import Ffd
+from modelium.policies.ilp import Ilp
 from modelium.policies.lru import Lru
 from modelium.policies.pack import pack
 from modelium.policies.place import best_fit, first_fit
-from modelium.policies.planned import Planned
+from modelium.policies.planned import Plan, Planned
 from modelium.policies.static import Static
 
 
@@ -167,3 +183,131 @@ def test_what_was_loaded_instead_of_a_lost_copy_is_not_doubled_when_its_gpu_is_b
     w.cluster.regain("g1")
     w.cluster.run(10.0)
     assert [copy.gpus for copy in w.state.instances.values()] == [("g0",)]
+
+
+# Planning off the loop
+
+
+def searched(*targets: Target) -> Plan:
+    """Plans that are found later."""
+    left = iter(targets)
+    return lambda state: partial(dict, next(left))
+
+
+class Between:
+    """A policy as it decides while a search goes on."""
+
+    def __init__(self, policy: Planned) -> None:
+        self.policy = policy
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        return () if isinstance(event, Tick) else self.policy.decide(state, event)
+
+
+@pytest.mark.parametrize("policy", [Ffd, Ilp])
+def test_a_plan_that_is_posed_and_adopted_at_once_is_that_of_the_tick(
+    world: type, policy: Callable[[], Planned]
+) -> None:
+    class Apart:
+        """Decides as a live cluster does, in the shortest time."""
+
+        def __init__(self) -> None:
+            self.of = policy()
+            self.every_s = self.of.every_s
+
+        def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+            if isinstance(event, Tick) and (search := self.of.pose(state)):
+                return self.of.adopt(state, search())
+            return self.of.decide(state, event)
+
+    logs = []
+    for one in (policy(), Apart()):
+        w = world(dict.fromkeys("abcd", 30), [80]).obey(one)
+        logs.append(w.use(*"abcadbcaacdb" * 5, apart_s=40.0).log)
+    assert logs[0] == logs[1]
+    assert logs[0]
+
+
+def test_only_one_search_is_posed_a_period(world: type) -> None:
+    w = world({"a": 10})
+    policy = Planned(searched({}, {}), 30.0)
+    assert policy.pose(w.state)
+    assert policy.pose(w.state) is None
+    assert not list(policy.decide(w.state, Tick()))  # nothing to follow yet
+    w.cluster.run(30.0)
+    assert policy.pose(w.state)
+
+
+def begin(world: Any, policy: Planned) -> Callable[[], Iterable[Action]]:
+    """Begin a search; what ends it."""
+    search = policy.pose(world.state)
+    assert search is not None
+    world.obey(Between(policy))
+    return lambda: list(policy.adopt(world.state, search()))
+
+
+def test_what_a_miss_loads_during_a_search_is_kept_and_stands_for_what_the_plan_wanted(
+    world: type,
+) -> None:
+    w = world({"a": 30}, [80, 80])
+    policy = Planned(searched({"a": [("g1",)]}), 1000.0, fallback=Lru())
+    adopt = begin(w, policy)
+    w.use("a")
+    assert [copy.gpus for copy in w.state.instances.values()] == [("g0",)]
+    assert not adopt()  # one copy was wanted, one is there
+    w.use("a")
+    assert w.did(Load) == ["a"]
+
+
+def test_what_a_miss_evicts_during_a_search_does_not_come_back_by_the_plan(world: type) -> None:
+    w = world({"a": 60, "b": 60})
+    w.load("a g0")
+    adopt = begin(w, Planned(searched({"a": [("g0",)]}), 1000.0, fallback=Lru()))
+    w.use("b")
+    assert w.residents() == ["b"]
+    assert not adopt()
+
+
+def test_what_breaks_during_a_search_comes_back_by_the_plan(world: type) -> None:
+    w = world({"a": 60})
+    w.load("a g0")
+    adopt = begin(w, Planned(searched({"a": [("g0",)]}), None))
+    w.cluster.lose("g0")
+    w.cluster.regain("g0")
+    w.cluster.run(0.0)
+    assert adopt() == [Load("a", ("g0",), "the plan wants it here; loads in 0 s")]
+
+
+def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> None:
+    slow = ConfiguredFacts(default_stages=Stages(), default_links=Links())
+    w = world({"a": 30, "b": 80}, [80, 80, 80], facts=slow)
+    w.load("a g0", "b g1")
+    there, back = {"a": [("g1",)], "b": [("g2",)]}, {"a": [("g0",)], "b": [("g2",)]}
+    policy = Planned(searched(there, back), 5.0)
+    w.obey(policy)  # b begins to move; a has to wait until it has left g1
+    w.obey(Between(policy))
+    w.cluster.run(6.0)
+    adopt = begin(w, policy)
+    w.cluster.run(1000.0)
+    places = {copy.model: copy.gpus for copy in w.state.instances.values()}
+    assert places == {"a": ("g1",), "b": ("g2",)}
+    assert not adopt()
+
+
+class Stubborn:
+    """Asks for what is refused: a busy copy is not unloaded."""
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        return [Unload(c.id) for c in state.instances.values()] if isinstance(event, Miss) else []
+
+
+def test_what_was_refused_during_a_search_did_not_happen(world: type) -> None:
+    w = world({"a": 30, "b": 80})
+    w.load("a g0")
+    policy = Planned(searched({"a": [("g0",)]}), 1000.0, fallback=Stubborn(), tidy=True)
+    adopt = begin(w, policy)
+    w.cluster.submit("a", 1e6)
+    w.cluster.submit("b")
+    w.cluster.run(1.0)
+    assert w.residents() == ["a"]
+    assert not adopt()
