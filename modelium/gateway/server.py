@@ -17,6 +17,8 @@ from modelium.gateway.desk import Desk
 
 LINGER_S = 2.0
 """What is still being sent when the server ends has this long."""
+KEEP_ALIVE_S = 75.0
+"""A client's idle connection is closed after this."""
 BACKLOG = 4096
 """Connections that may wait to be accepted: a thousand clients may come at once."""
 
@@ -47,7 +49,11 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
     """Serve until the body ends; gives the URL. Raises ConfigError if that is not possible."""
     # A client that leaves cancels its handler, which closes the engine's connection.
     runner = web.AppRunner(
-        make_app(desk), access_log=None, handler_cancellation=True, shutdown_timeout=LINGER_S
+        make_app(desk),
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEP_ALIVE_S,
+        shutdown_timeout=LINGER_S,
     )
     await runner.setup()
     try:
