@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from modelium.conversation import Conversation
@@ -39,6 +39,7 @@ from modelium.live.given import LiveInput
 from modelium.live.inventory import Inventory
 from modelium.live.journal import Journal, JournalError
 from modelium.live.learning import Learnt, LearntCosts
+from modelium.live.lines import Watchers, as_news, line_of
 from modelium.live.memory import Memory
 from modelium.live.reception import LiveSeat, Reception
 from modelium.live.roster import Roster
@@ -53,17 +54,6 @@ T = TypeVar("T")
 THREADS = 64
 """Managers that block at the same time: one per transition, and the probes."""
 KEPT_DECISIONS = 10_000
-News = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass
-class Watchers:
-    """Who hears what happens: metrics, the event stream, the terminal."""
-
-    news: list[News] = field(default_factory=list)
-    done: list[Callable[[Event], None]] = field(default_factory=list)
-    over: list[Callable[[LiveSeat, str, str], None]] = field(default_factory=list)
-    refused: list[Callable[[Request, RefusedError], None]] = field(default_factory=list)
 
 
 class LiveCluster:
@@ -145,7 +135,7 @@ class LiveCluster:
         try:
             row, line = self._write(action, why)
         except JournalError as error:  # what cannot be accounted for is not done
-            why, (row, line) = str(error), (0, self._line(action, str(error)))
+            why, (row, line) = str(error), (0, line_of(self.state, action, str(error)))
         if why:
             self.tell_news("decision", **as_news(line))
             self.talk.answer(Done(action, why))
@@ -251,7 +241,17 @@ class LiveCluster:
 
     def suspect(self, copy: Copy, why: str) -> None:
         """A request found an engine broken: look at it now."""
-        self.spawn(self.probe(copy, why))
+        if copy.id not in self.reception.suspects:
+            self.reception.suspects.add(copy.id)
+            self.spawn(self._clear_up(copy, why))
+
+    async def _clear_up(self, copy: Copy, why: str) -> None:
+        try:
+            await self.probe(copy, why)
+        finally:
+            self.reception.suspects.discard(copy.id)
+        if copy.phase is Phase.READY:
+            self.reception.release(copy.model)
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
@@ -306,6 +306,7 @@ class LiveCluster:
         self.timeline.mark(copy, "")
         self.state.remove(copy)
         self.engines.pop(copy.id, None)
+        self.reception.close_meters(copy.id)
         self.room.give(copy.gpus, self.held.pop(copy.id, 0))
         self.lost.pop(copy.id, None)
 
@@ -391,26 +392,8 @@ class LiveCluster:
 
     def _write(self, action: Action, why: str) -> tuple[int, Decision]:
         """Log a decision before it is carried out. Raises JournalError."""
-        line = self._line(action, why)
+        line = line_of(self.state, action, why)
         self.talk.acted()
         row = self.journal.decided(line)
         self.decisions.append((row, line))
         return row, line
-
-    def _line(self, action: Action, why: str) -> Decision:
-        instance = getattr(action, "instance", "")
-        known = self.state.instances.get(instance)
-        model = getattr(action, "model", known.model if known else "")
-        gpus = getattr(action, "gpus", known.gpus if known else ())
-        kind, now_s = type(action).__name__.lower(), self.now_s()
-        line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
-        if why:
-            line.end_s, line.error, line.instance = now_s, why, ""
-        return line
-
-
-def as_news(line: Decision) -> dict[str, Any]:
-    """A decision as plain values."""
-    about = asdict(line)
-    about["end_s"] = None if line.end_s != line.end_s else line.end_s
-    return about

@@ -68,6 +68,7 @@ async def _end(cluster: LiveCluster, keep_engines: bool) -> None:
             await cluster.call(manager.close)
     cluster.timeline.close()
     with contextlib.suppress(JournalError):  # the disk is full, and was said to be
-        cluster.journal.timeline(cluster.timeline.rows)
+        busy = cluster.reception.busy.rows(cluster.now_s())
+        cluster.journal.timeline([*cluster.timeline.rows, *busy])
         cluster.journal.close("engines kept" if keep_engines else "stopped")
     cluster.shut()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import did_you_mean
-from modelium.live.cluster import News, as_news
+from modelium.live.lines import News, as_news
 from modelium.live.seats import RefusedError
 from modelium.state import Copy
 

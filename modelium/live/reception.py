@@ -13,6 +13,7 @@ from typing import Protocol
 
 from modelium.core import Demand, Phase
 from modelium.errors import did_you_mean
+from modelium.live.busy import Busy
 from modelium.live.failures import Failures
 from modelium.live.meters import LiveDemand, LiveMeters
 from modelium.live.routing import router
@@ -82,6 +83,7 @@ class LiveSeat:
         self.gpu_seconds = 0.0
         self._reception = reception
         self._share_s = reception.meters[copy.id].begin()
+        reception.busy.begin(copy.gpus)
         self._open = True
 
     def first_token(self) -> None:
@@ -128,8 +130,11 @@ class Reception:
         self.control = control
         self.failures = failures
         self.room = WaitingRoom(self.clock, house.queue_limit)
+        self.busy = Busy(self.clock)
         self.meters: dict[str, LiveMeters] = {}
         self.seats: set[LiveSeat] = set()
+        self.suspects: set[str] = set()
+        """Instances that are being looked at, because a request found them broken."""
         self.closed = ""
         """Why nobody is admitted any more."""
         self.going: dict[str, str] = {}
@@ -162,6 +167,11 @@ class Reception:
         meters = LiveMeters(self.clock, lambda: self._queued(model))
         self.meters[copy_id] = meters
         return meters
+
+    def close_meters(self, copy_id: str) -> None:
+        """An instance is gone; its last requests find out by themselves."""
+        if not self.meters[copy_id].busy:
+            del self.meters[copy_id]
 
     def waiting_models(self) -> list[str]:
         """Models with requests that no ready instance can take."""
@@ -231,6 +241,9 @@ class Reception:
         self.seats.discard(seat)
         copy, meters = seat.copy, self.meters[seat.copy.id]
         idle, share = meters.end(share_s)
+        if idle and copy.id not in self._state.instances:
+            del self.meters[copy.id]
+        self.busy.end(copy.gpus)
         seat.gpu_seconds = share * len(copy.gpus)
         if outcome != "lost":
             demand = self._demands.get(copy.model)
@@ -313,7 +326,9 @@ class Reception:
         free = [
             self._state.copy(copy.id)
             for copy in self._state.instances_of(request.model)
-            if copy.phase is Phase.READY and copy.running < self.house.places
+            if copy.phase is Phase.READY
+            and copy.running < self.house.places
+            and copy.id not in self.suspects
         ]
         return self._route(request, free) if free else None
 
