@@ -21,7 +21,7 @@ from comparison import Comparison, Row
 
 from modelium.core import Action, ClusterState, Event, Gpu, Load, Model, Node, Slo, Tick
 from modelium.costs import INSTANT, ConfiguredFacts
-from modelium.errors import RecordError
+from modelium.errors import RecordError, did_you_mean
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Admission, Infer, Settings
 from modelium.traces import Trace
@@ -86,7 +86,9 @@ def read(folder: Path) -> Case:
         file = folder / f"{name}.json"
         try:
             tables[name] = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise RecordError(f"{file}: {error.strerror}") from None
+        except ValueError as error:
             raise RecordError(f"{file}: {error}") from None
     models = tables["models"]["models"]
     return Case(
@@ -165,6 +167,10 @@ def _trace(folder: Path, models: list[str]) -> Trace:
         raise RecordError(f"{folder}: no trace.csv")
     rows = list(_rows(file))
     code = {name: k for k, name in enumerate(models)}
+    for line, row in enumerate(rows, 2):
+        if row["model"] not in code:
+            hint = did_you_mean(row["model"], models) or f" Known: {', '.join(models)}."
+            raise RecordError(f"{file}, line {line}: no model {row['model']!r}.{hint}")
     ones = np.ones(len(rows), np.int32)
     return Trace(
         np.array([float(row["arrival_s"]) for row in rows]),

@@ -92,6 +92,7 @@ def play(
     *,
     gpu_bytes: Sequence[int] = (1,),
     stages: Stages = INSTANT,
+    facts: ConfiguredFacts | None = None,
     settings: Settings | None = None,
     slo_classes: Mapping[str, Slo] | None = None,
     seed: int = 0,
@@ -107,7 +108,7 @@ def play(
         models=[Model(name, **{"weights_bytes": 1, **model}) for name in asked.model.names],
         engines=lambda model, kind: engine,
         work=lambda model, kind, prompt, output: 1.0,
-        facts=ConfiguredFacts(default_stages=stages),
+        facts=facts or ConfiguredFacts(default_stages=stages),
         settings=settings or Settings(limits=Limits(loads_at_once_per_gpu=1000), drain_s=1e6),
         slo_classes=slo_classes or {},
     )

@@ -110,7 +110,7 @@ def test_iterations_as_long_as_their_batch_are_processor_sharing(
     A request of N tokens is N iterations of work. It joins at the end of an iteration: with 2000
     of them on average, that is less than 1/1000 of its time.
     """
-    n, rho, tokens = 200_000, 0.7, 2000
+    n, rho, tokens = 400_000, 0.8, 2000
     rng = np.random.default_rng(10)
     lengths = {
         "exp": rng.geometric(1 / tokens, n),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modelium.core import Policy
-from modelium.costs import Stages
+from modelium.costs import ConfiguredFacts, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import BUSY_S, IdleTtl
 from modelium.policies.landlord import Landlord
@@ -211,6 +211,29 @@ def test_set_up_times_may_be_random(lab: SimpleNamespace) -> None:
     policy = IdleTtl(idle_s=idle_s, qps_min=float("inf"))
     served = lab.play(asked, policy, stages=loads_take(load_s), settings=settings, seed=5)
     assert lab.near(served.wait_s, exact) == ""
+
+
+class RandomLoads(ConfiguredFacts):
+    """Loads take exponential times."""
+
+    def __init__(self, mean_s: float) -> None:
+        super().__init__()
+        self.mean_s, self.rng = mean_s, np.random.default_rng(19)
+
+    def stages(self, model: str) -> Stages:
+        return loads_take(self.rng.exponential(self.mean_s))
+
+
+def test_exponential_set_up_times_for_every_busy_period(lab: SimpleNamespace) -> None:
+    """E[D^2] = 2 E[D]^2; the timeout is a hair, as below."""
+    rate, load_s, unit_s, n = 0.5, 5.0, 0.02, 6_000
+    exact, begun = set_up_queue(rate, load_s, 2 * load_s**2)
+    assert exact == pytest.approx(6.0, abs=1e-9)
+    asked = lab.trace(lab.poisson(rate / unit_s, n), service_s=unit_s * lab.exponential(n))
+    policy = IdleTtl(idle_s=0.0, qps_min=float("inf"))
+    served = lab.play(asked, policy, facts=RandomLoads(load_s * unit_s))
+    assert lab.near(served.wait_s / unit_s, exact) == ""
+    assert lab.near(began(served, "load"), begun) == ""
 
 
 def test_a_timeout_of_nothing_loads_for_every_busy_period(lab: SimpleNamespace) -> None:

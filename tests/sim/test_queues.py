@@ -47,6 +47,7 @@ def draw(law: str, n: int = N) -> np.ndarray:
             return rng.exponential(np.where(rng.random(n) < 0.9, 0.5, 5.5))
         case "lognormal":
             return rng.lognormal(-log(5) / 2, log(5) ** 0.5, n)
+    assert law == "bimodal"
     return np.where(rng.random(n) < 0.95, 0.5, 10.5)
 
 
@@ -58,8 +59,8 @@ SQUARE = {"exp": 2.0, "det": 1.0, "h2": 2 * (0.9 * 0.25 + 0.1 * 30.25), "lognorm
 @pytest.mark.parametrize(
     ("law", "rate", "wait"),
     [
-        ("exp", 0.5, 1.0), ("exp", 0.8, 4.0),
-        ("det", 0.5, 0.5), ("det", 0.8, 2.0),
+        ("exp", 0.5, 1.0), ("exp", 0.8, 4.0), ("exp", 0.9, 9.0),
+        ("det", 0.5, 0.5), ("det", 0.8, 2.0), ("det", 0.9, 4.5),
         ("h2", 0.7, 7.583333), ("lognormal", 0.7, 5.833333), ("bimodal", 0.6, 4.3125),
     ],
 )  # fmt: skip
@@ -67,17 +68,24 @@ def test_one_server_waits_as_pollaczek_and_khinchine_say(
     lab: SimpleNamespace, law: str, rate: float, wait: float
 ) -> None:
     assert rate * SQUARE[law] / (2 * (1 - rate)) == pytest.approx(wait, abs=1e-6)
-    served = lab.play(lab.trace(lab.poisson(rate, N), service_s=draw(law)))
+    n = N if rate < 0.9 else 5 * N
+    served = lab.play(lab.trace(lab.poisson(rate, n), service_s=draw(law, n)))
     assert lab.near(served.wait_s, wait) == ""
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.8])
-def test_mm1_sojourn_times_are_exponential(lab: SimpleNamespace, rate: float) -> None:
-    n = 4 * N
+@pytest.mark.parametrize(
+    ("rate", "p95", "p99"),
+    [(0.5, 5.991465, 9.210340), (0.8, 14.978661, 23.025851), (0.9, 29.957323, 46.051702)],
+)
+def test_mm1_sojourn_times_are_exponential(
+    lab: SimpleNamespace, rate: float, p95: float, p99: float
+) -> None:
+    n = 4 * N if rate < 0.9 else 12 * N
     served = lab.play(lab.trace(lab.poisson(rate, n), service_s=lab.exponential(n)))
     assert lab.near(served.sojourn_s, 1 / (1 - rate)) == ""
-    for beyond in (0.05, 0.01):
+    for beyond, quantile in ((0.05, p95), (0.01, p99)):
         t = -log(beyond) / (1 - rate)
+        assert t == pytest.approx(quantile, abs=1e-6)
         assert lab.near(served.sojourn_s > t, beyond) == "", f"P(W > {t:.6f})"
 
 
@@ -134,19 +142,26 @@ def test_gamma_arrivals_wait_as_gim1(
 
 
 @pytest.mark.parametrize(
-    ("rate", "servers", "wait"),
-    [(1.6, 2, 1.777778), (3, 4, 0.509434), (8, 10, 0.204590), (90, 100, 0.0216940)],
-)
+    ("rate", "servers", "waiting", "wait", "p99"),
+    [
+        (1.6, 2, 0.711111, 1.777778, None), (3, 4, 0.509434, 0.509434, None),
+        (8, 10, 0.409180, 0.204590, 1.855785), (90, 100, 0.216940, 0.0216940, None),
+    ],
+)  # fmt: skip
 def test_many_servers_wait_as_erlang_c(
-    lab: SimpleNamespace, rate: float, servers: int, wait: float
+    lab: SimpleNamespace, rate: float, servers: int, waiting: float, wait: float, p99: float | None
 ) -> None:
     share = erlang_c(rate, servers)
+    assert share == pytest.approx(waiting, abs=1e-6)
     assert share / (servers - rate) == pytest.approx(wait, abs=1e-6)
     engine, n = replace(lab.SERVER, servers=servers), 4 * N
     served = lab.play(lab.trace(lab.poisson(rate, n), service_s=lab.exponential(n)), engine=engine)
     assert lab.near(served.wait_s, wait) == ""
     t = log(share / 0.05) / (servers - rate)  # 95th percentile of the wait
     assert lab.near(served.wait_s > t, 0.05) == ""
+    if p99 is not None:
+        assert log(share / 0.01) / (servers - rate) == pytest.approx(p99, abs=1e-6)
+        assert lab.near(served.wait_s > p99, 0.01) == ""
     assert lab.near(served.wait_s > 1e-5, share * exp(-1e-5 * (servers - rate))) == ""
 
 
@@ -213,5 +228,6 @@ def test_with_servers_enough_the_number_served_is_poisson(lab: SimpleNamespace, 
     )
     assert lab.near(inside, 6.0) == ""
     assert lab.near((inside - 6.0) ** 2, 6.0) == ""
-    for k in (3, 6, 9):
+    assert exp(-6) == pytest.approx(0.00247875, abs=1e-8)
+    for k in (0, 3, 6, 9):
         assert lab.near(inside == k, exp(-6) * 6.0**k / factorial(k)) == ""
