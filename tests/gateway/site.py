@@ -25,7 +25,7 @@ from tests.live.harness import INSTANT
 from tests.live.house import House, house
 
 ONE = [model("a", 60)]
-SLOW_LOAD = {**INSTANT, "stages": {"process": 0.1, "weights": 1.4}, "speed": 1.0}
+SLOW_LOAD = {**INSTANT, "stages": {"process": 0.1, "weights": 3.0}, "speed": 1.0}
 STEP = {"decode_c": 0.01, "mixed_c": 0.01}
 STEADY = {
     **INSTANT,

@@ -173,7 +173,7 @@ def test_requests_a_minute_are_limited_per_organization(tmp_path: Path) -> None:
         with pytest.raises(openai.RateLimitError, match="2 requests per minute") as error:
             await client.completions.create(model="a", prompt="x", max_tokens=1)
         assert error.value.code == "rate_limit_exceeded"
-        assert 25 <= int(error.value.response.headers["Retry-After"]) <= 30
+        assert 5 <= int(error.value.response.headers["Retry-After"]) <= 30
         body = {**BODY, "organizationId": "acme"}
         assert (await here.post("/predict/a", body))[0] == 429
         assert (await here.post("/v1/completions", BODY))[0] == 200
@@ -185,8 +185,8 @@ def test_requests_a_minute_are_limited_per_organization(tmp_path: Path) -> None:
 def test_tokens_a_minute_are_limited_however_they_were_asked_for(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         for name, body in {
-            "whole": BODY,
-            "streamed": {**BODY, "stream": True},
+            "whole": {**BODY, "max_tokens": 40},
+            "streamed": {**BODY, "max_tokens": 40, "stream": True},
         }.items():
             headers = {"X-Organization": name}
             for status in (200, 200, 429):
@@ -195,7 +195,7 @@ def test_tokens_a_minute_are_limited_however_they_were_asked_for(tmp_path: Path)
                     await answer.read()
                     assert answer.status == status
 
-    visit(tmp_path, act, rate=Rate(tokens_per_minute=9))
+    visit(tmp_path, act, rate=Rate(tokens_per_minute=50))
 
 
 def test_buckets_fill_with_time_and_full_ones_are_forgotten(

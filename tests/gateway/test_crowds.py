@@ -54,7 +54,7 @@ def test_clients_that_give_up_waiting_leave_nothing_behind(tmp_path: Path) -> No
         assert status == 200
         assert [row[1] for row in here.journal()] == ["completed"]
 
-    visit(tmp_path, act, settings=SLOW_LOAD)
+    visit(tmp_path, act, settings={**SLOW_LOAD, "stages": {"process": 8.0}})
 
 
 def test_five_hundred_streams_at_once_are_all_whole(tmp_path: Path) -> None:

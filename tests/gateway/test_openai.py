@@ -145,11 +145,11 @@ def test_who_waits_too_long_is_told_so_with_a_status_or_in_its_stream(tmp_path: 
             await client.completions.create(model="a", prompt="x")
         assert error.value.status_code == 503
         said = await client.completions.create(model="a", prompt="x", stream=True)
-        with pytest.raises(openai.APIError, match="no engine of a was ready within 1 s"):
+        with pytest.raises(openai.APIError, match=r"no engine of a was ready within \d+ s"):
             [piece async for piece in said]
         assert here.waiting() == 0
 
-    slow = {**SLOW_LOAD, "stages": {"process": 6.0}}
+    slow = {**SLOW_LOAD, "stages": {"process": 15.0}}
     visit(tmp_path, act, settings=slow)
 
 
