@@ -201,7 +201,9 @@ def _check_target(folder: Path, replace: bool) -> None:
     if not folder.exists():
         return
     if not replace:
-        raise RecordError(f"{folder} exists already: choose another output folder, or replace it")
+        raise RecordError(
+            f"{folder} exists already: choose another output folder, or replace it (--force)"
+        )
     if not any((folder / name).is_file() for name in MARKS):
         raise RecordError(f"{folder} exists and is not the folder of a run: it is left alone")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -166,7 +167,9 @@ def _chunks(
 ) -> Iterator[tuple[str, str, str]]:
     """Name of the client, place of the file and its text, for each file of these kinds."""
     if path.is_dir():
-        for file in sorted(path.rglob("chunk-*")):
+        # `walk`, unlike `rglob`, goes on when a folder is gone or closed to us.
+        found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        for file in sorted(file for file in found if file.name.startswith("chunk-")):
             if (match := CHUNK.search(file.name)) and match[2] in kinds:
                 yield f"{file.parent.name}-{match[1]}", str(file), file.read_text() if texts else ""
         return
