@@ -1,0 +1,74 @@
+"""`modelium run` with a real Triton: models of three kinds take turns in the memory of one GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from openai import OpenAI
+
+from modelium.managers import triton_layout
+from tests.live import tiny
+from tests.live.running import Running, left_behind, running, sweep
+from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
+
+
+def post(server: Running, path: str, body: dict[str, Any]) -> Any:
+    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "llama")
+    onnx(tmp_path / "sum" / "model.onnx")
+    double(tmp_path / "double" / "1")
+    config(tmp_path / "double", tmp_path / "began")
+    models = {
+        name: {"path": name, "runtime": "triton", "weights": "20GiB"}
+        | ({} if name == "llama" else {"infer": {"latency": [0.01]}})
+        for name in ("llama", "sum", "double")
+    }
+    asked = {
+        "cluster": {"gpus": [{"kind": "h100-80g", "memory": "50GiB", "count": 1}]},
+        "model_repository": str(tmp_path),
+        "models": models,
+        "triton": {"env": ONE_THREAD, "environment": str(triton_layout.find().python.parents[1])},
+        "policy": "lru",
+    }
+    row = {"name": "X", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
+    try:
+        with running(tmp_path / "run", asked) as server:
+            client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+            told = client.completions.create(
+                model="llama", prompt="Once", max_tokens=5, temperature=0
+            )
+            assert told.usage is not None
+            assert (told.usage.prompt_tokens, told.usage.completion_tokens) == (4, 5)
+            assert post(server, "/predict/double", {"inputs": [3, 4]})["outputs"][0]["data"] == [
+                6,
+                8,
+            ]
+            assert post(server, "/v2/models/sum/infer", {"inputs": [row]})["model_name"] == "sum"
+            again = client.completions.create(
+                model="llama", prompt="Once", max_tokens=5, temperature=0, stream=True
+            )
+            assert "".join(piece.choices[0].text for piece in again) == told.choices[0].text
+            client.close()
+            triton = [pid for pid in left_behind(tmp_path) if "tritonserver" in _command(pid)]
+            assert len(triton) == 1, "one server for one GPU"
+            psutil.Process(triton[0]).kill()
+            assert post(server, "/predict/llama", {"prompt": "Once", "max_tokens": 5})["output"]
+            assert server.end() == 0
+        assert left_behind(tmp_path) == []
+    finally:
+        sweep(tmp_path)
+
+
+def _command(pid: int) -> str:
+    return " ".join(psutil.Process(pid).cmdline()[:1])
