@@ -138,7 +138,6 @@ def dispatch(w, r, now):
         set_due(w.heap, slot, w.engines.engines[slot].due_ps)
     else:
         _take(w, slot, r, now)
-        slow = _slow_factor(w, slot)  # its lane may just have become busy
         due = infer.put(
             w.lanes, w.busy, w.requests, w.arrival_s, w.answer_s, slot, cls, r, now_s, slow
         )

@@ -34,6 +34,8 @@ class Sequence:
     running: bool = False
     first_ps: int = -1
     finish_ps: int = -1
+    token_ps: list[int] = field(default_factory=list)
+    """When each token came."""
     preemptions: int = 0
     cached: int = -1
 
@@ -94,6 +96,7 @@ class ReferenceEngine:
         for seq in lost:
             seq.computed = seq.emitted = seq.goal = 0
             seq.first_ps = -1
+            seq.token_ps = []
             seq.blocks, seq.running = [], False
         self._empty()
         return lost
@@ -135,6 +138,7 @@ class ReferenceEngine:
             if seq.computed < seq.known:
                 continue
             seq.emitted += 1
+            seq.token_ps.append(now)
             if seq.first_ps < 0:
                 seq.first_ps = now
             if seq.emitted >= seq.output:

@@ -180,6 +180,9 @@ def test_compiled_engine_equals_the_reference_to_the_bit(workload):
         seq = theirs.seqs[r]
         assert columns.first_ps[r] == seq.first_ps
         assert columns.finish_ps[r] == seq.finish_ps
+        gaps = np.diff(seq.token_ps)  # E2E = TTFT + (n - 1) TPOT, token by token
+        assert len(gaps) == max(seq.output, 1) - 1
+        assert columns.first_ps[r] + gaps.sum() == columns.finish_ps[r]
         assert columns.preemptions[r] == seq.preemptions
         assert columns.cached[r] == seq.cached
         assert columns.emitted[r] == max(seq.output, 1)

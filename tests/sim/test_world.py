@@ -219,6 +219,8 @@ class Both:
     def expire(self, value: int) -> None:
         model = self.names[value % len(self.names)]
         before = self.world.now - ps(value * 5 * self.unit_s)
+        if value % 3 and self.world.waiting.get(model):  # those that came at this very instant, too
+            before = self.world.waiting[model][0].arrival_ps
         for side in (self.plane, self.world):
             side.expire(model, before)
 
@@ -335,3 +337,38 @@ def play(plot: dict[str, Any]) -> Both:
 @settings(max_examples=300, deadline=None)
 def test_compiled_world_equals_the_reference_to_the_bit(plot: dict[str, Any]) -> None:
     play(plot)
+
+
+def test_an_engine_alone_again_runs_at_full_speed() -> None:
+    """It was slowed down when it fell idle; its neighbour has gone before it works again."""
+    unit_s = 0.37e-3
+    engines = [
+        Generate(steps(unit_s, [2, 1, 0, 0, 3, 1, 0, 0, 0, k], 0.0), 40, max_num_seqs=2)
+        for k in (1, 5)
+    ]
+    asked = [(0, (0, 2, 2, 0, -1, -1)), (0, (1, 2, 9, 0, -1, -1)), (400, (0, 2, 3, 0, -1, -1))]
+    plot = {
+        "unit_s": unit_s, "gpus": 1, "engines": engines, "widths": [1, 1], "slo": 60, "classes": 1,
+        "router": "least_outstanding", "admission": Admission(), "asked": asked, "begin": [0, 1],
+        "acts": [(5, "expire", 0), (300, "drain", 1)], "retries": 0, "eager": False,
+    }  # fmt: skip
+    both = play(plot)
+    assert [request.outcome for request in both.world.requests] == ["completed"] * 3
+    assert both.seen["shared"]
+    assert not both.seen["tie"]
+
+
+def test_what_a_crash_frees_is_retried_in_order_of_arrival() -> None:
+    """Some were in a batch, some in the queue; the other copy takes them as they came."""
+    unit_s = 0.37e-3
+    plot = {
+        "unit_s": unit_s, "gpus": 2, "engines": [Infer(((20 * unit_s, 30 * unit_s),))],
+        "widths": [1], "slo": 60, "classes": 1, "router": "round_robin", "admission": Admission(),
+        "asked": [(k, (0, 1, 1, 0, -1, -1)) for k in range(14)], "begin": [0, 1],
+        "acts": [(18, "crash", 0)], "retries": 1, "eager": False,
+    }  # fmt: skip
+    both = play(plot)
+    assert both.seen["busy copy crashed"]
+    retried = [r.times[1] for r in both.world.requests if r.retries]
+    assert len(retried) > 3
+    assert retried == sorted(retried)
