@@ -32,6 +32,8 @@ class Running:
     folder: Path
     events: list[dict[str, Any]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    over: bool = False
+    """It says nothing more."""
 
     @property
     def client(self) -> Client:
@@ -47,9 +49,10 @@ class Running:
             return None
 
         with self.changed:
-            assert self.changed.wait_for(found, WITHIN_S), f"no {what} {about} in {self.events}"
+            self.changed.wait_for(lambda: found() or self.over, WITHIN_S)
             event = found()
-        assert event is not None
+        told = (self.folder / "stderr").read_text()
+        assert event is not None, f"no {what} {about} in {self.events}; {told}"
         return event
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -62,6 +65,9 @@ class Running:
             with contextlib.suppress(ValueError), self.changed:
                 self.events.append(json.loads(line))
                 self.changed.notify_all()
+        with self.changed:
+            self.over = True
+            self.changed.notify_all()
 
 
 @contextmanager

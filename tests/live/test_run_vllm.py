@@ -1,0 +1,78 @@
+"""`modelium run` with real vLLM servers: two models take turns in memory for one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.live import tiny
+from tests.live.running import left_behind, running, sweep
+from tests.managers.vllm_house import needs_vllm
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """One pretended GPU with room for one model."""
+    one = {"runtime": "vllm", "weights": "1MiB", "kv": "64MiB", "overhead": "2GiB"}
+    return {
+        "cluster": {"gpus": [{"kind": "h100-80g", "memory": "3GiB"}], "host_memory": "4GiB"},
+        "models": {name: {**one, "path": str(folder / name)} for name in "ab"},
+        "vllm": {
+            "environment": str(Path(".engines/vllm").absolute()),
+            "default_settings": {"max_model_len": 512, "max_num_seqs": 8},
+            "flags": ["--enforce-eager"],
+            "env": {"OMP_NUM_THREADS": "1"},
+        },
+    }
+
+
+def test_processes_come_and_go_and_streams_are_whole(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "a", seed=1)
+    tiny.llama(tmp_path / "b", seed=2)
+    shared = set(Path("/dev/shm").iterdir())
+    try:
+        with running(tmp_path / "run", config(tmp_path), "--policy", "lru") as server:
+            client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+            def ask(model: str, *, stream: bool) -> str:
+                how: dict[str, Any] = {
+                    "model": model, "prompt": "Once", "max_tokens": 12, "temperature": 0,
+                    "extra_body": {"ignore_eos": True},
+                }  # fmt: skip
+                if not stream:
+                    answer = client.completions.create(**how)
+                    assert answer.usage is not None
+                    assert answer.usage.completion_tokens == 12
+                    return answer.choices[0].text
+                pieces = list(client.completions.create(**how, stream=True))
+                assert pieces[-1].choices[0].finish_reason == "length"
+                return "".join(piece.choices[0].text for piece in pieces)
+
+            first = ask("a", stream=False)
+            [before] = server.client.status()["gpus"][0]["instances"]
+            with ThreadPoolExecutor(8) as pool:
+                texts = list(pool.map(lambda k: ask("a", stream=k % 2 == 0), range(8)))
+            assert set(texts) == {first}
+            server.client.act("a", "sleep")
+            assert server.client.models()[0]["status"] == "asleep"
+            server.client.act("a", "wake")
+            assert ask("a", stream=True) == first
+            ask("b", stream=True)
+            assert not psutil.pid_exists(before["pid"])
+            assert [one["status"] for one in server.client.models()] == ["unloaded", "ready"]
+            kinds = [line["kind"] for line in server.client.decisions()][::-1]
+            assert kinds == ["load", "sleep", "wake", "unload", "load"]
+            load = server.client.decisions("b")[0]
+            assert load["stages"]["process"] > 1.0  # measured from the engine's own log
+            assert server.end() == 0
+        assert left_behind(tmp_path) == []
+        left = {path.name for path in set(Path("/dev/shm").iterdir()) - shared}
+        assert not {name for name in left if name.startswith("psm_")}
+    finally:
+        sweep(tmp_path)
