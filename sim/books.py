@@ -45,7 +45,7 @@ class World(NamedTuple):
     arrival_ps: NDArray[np.int64]
     arrival_s: NDArray[np.float64]
     slo_class: NDArray[np.int64]
-    session: NDArray[np.int64]
+    session: NDArray[np.int32]
     outcome: NDArray[np.int8]
     cold: NDArray[np.int8]
     retries: NDArray[np.int32]

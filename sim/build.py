@@ -45,7 +45,7 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
         busy=Busy(np.zeros((n.gpus, n.bins), f64), np.array([width_s])),
         requests=_requests(trace, models),
         done=np.zeros(n.requests + 1, i64),
-        arrival_ps=np.rint(arrival_s * 1e12).astype(i64),
+        arrival_ps=_ps(arrival_s),
         arrival_s=arrival_s,
         slo_class=_classes(given, trace),
         session=_codes(trace.session, n.requests),
@@ -53,7 +53,7 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
         cold=np.zeros(n.requests, np.int8),
         retries=np.zeros(n.requests, i32),
         instance=np.full(n.requests, -1, i32),
-        slot_of=np.full(n.requests, -1, i32),
+        slot_of=np.zeros(n.requests, i32),  # written before it is read
         answer_s=np.full(n.requests, np.nan),
         ready=np.zeros((n.models, n.copies), i32),
         n_ready=np.zeros(n.models, i64),
@@ -171,8 +171,13 @@ def _requests(trace: Trace, models: Mapping[str, int]) -> generate.Requests:
     return generate.make_requests(*asked, trace.prefix_id.codes, shared)
 
 
-def _codes(labels: Labels | None, n: int) -> NDArray[np.int64]:
-    return np.full(n, -1, np.int64) if labels is None else labels.codes.astype(np.int64)
+def _codes(labels: Labels | None, n: int) -> NDArray[np.int32]:
+    return np.full(n, -1, np.int32) if labels is None else labels.codes.astype(np.int32)
+
+
+def _ps(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    picoseconds = seconds * 1e12
+    return np.rint(picoseconds, out=picoseconds).astype(np.int64)
 
 
 def _classes(given: SimInput, trace: Trace) -> NDArray[np.int64]:

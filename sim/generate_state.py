@@ -145,14 +145,14 @@ def make_requests(
         place=np.zeros(n, np.int8),
         computed=column(None, 0),
         emitted=column(None, 0),
-        next_in_queue=column(None, -1),
+        next_in_queue=column(None, 0),  # written before it is read
         first_ps=np.full(n, -1, np.int64),
         finish_ps=np.full(n, -1, np.int64),
         preemptions=column(None, 0),
         cached=column(None, -1),
         blocks=column(None, 0),
-        older=column(None, -1),
-        newer=column(None, -1),
+        older=column(None, 0),  # written before it is read
+        newer=column(None, 0),  # written before it is read
     )
 
 

@@ -311,6 +311,12 @@ def begin(handle, slot, row, kv_tokens):
 
 
 @kernel
+def send(handle, r, now):
+    """`dispatch` as a call: inlined everywhere, it would be most of what there is to compile."""
+    dispatch(world_at(handle), r, now)
+
+
+@kernel
 def release(handle, m, now, cold):
     """An instance of model `m` is ready: send it all that waits, in order of arrival."""
     w = world_at(handle)
@@ -323,7 +329,7 @@ def release(handle, m, now, cold):
     for _ in range(count):
         following = w.requests.next_in_queue[r]
         w.cold[r] = cold
-        dispatch(w, r, now)
+        send(handle, r, now)
         r = following
     return count
 
@@ -393,7 +399,7 @@ def crash(handle, slot, now, retries, failed):
         w.retries[r] += 1
         m = w.requests.model[r]
         if w.n_ready[m] > 0:
-            dispatch(w, r, now)
+            send(handle, r, now)
         else:
             join_waiting(w, r)
             _grows_hungry(w, m)
