@@ -71,7 +71,9 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, config: Mapping[str, Any], *options: str) -> Iterator[Running]:
+def running(
+    folder: Path, config: Mapping[str, Any], *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Start a server in `folder`; whatever happens, nothing of it is left."""
     folder.mkdir(exist_ok=True)
     text = {"metrics": {"enabled": False}, **config}
@@ -84,7 +86,7 @@ def running(folder: Path, config: Mapping[str, Any], *options: str) -> Iterator[
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "MODELIUM_CONFIG": ""},
+            env={**(env or os.environ), "MODELIUM_CONFIG": ""},
         )
     with process:
         server = Running(process, "", folder)
