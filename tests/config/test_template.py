@@ -8,6 +8,7 @@ import re
 import pytest
 
 from modelium.config import Config, make_plan
+from modelium.config.live import Live
 from modelium.config.template import TEMPLATE, json_schema
 from modelium.config.yaml import load
 
@@ -30,6 +31,13 @@ def test_every_commented_line_of_the_template_is_valid_too() -> None:
     assert config.cluster.nodes[1].gpus[0].count == 4
     assert config.models["classify"].infer is not None
     assert config.simulation.faults.schedule[0].for_ == 1200.0
+    assert config.live == Live(), "what is commented out shows the default"
+    assert config.live.model_fields_set >= {"folder", "load_tries", "allow_pickle"}
+    assert config.gateway.tls_key == "tls.key"
+    assert config.gateway.organizations["acme"].requests_per_minute == 6000
+    assert config.models["chat"].flags == ["--enforce-eager"]
+    assert config.triton.repository == "/srv/triton"
+    assert config.ray.address == "127.0.0.1:6379"
     plan = make_plan(config)
     assert plan.hardware.nodes[0].id == "big"
     assert plan.models["llama-3.1-8b"].profiles["h100-80g"].step["decode_kv"] == pytest.approx(5e-8)
