@@ -15,8 +15,12 @@ from typing import Any
 
 import modelium
 from modelium import catalog
-from modelium.config import examine, find, make_plan, search
-from modelium.errors import ModeliumError
+from modelium.config import Config, examine, find, make_plan, search
+from modelium.config.live import Ray, Triton
+from modelium.config.schema import Vllm
+from modelium.errors import ConfigError, ModeliumError
+from modelium.managers import environment as environments
+from modelium.managers import triton_layout
 from modelium.units import GIB, format_bytes
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -42,11 +46,14 @@ class Finding:
 
 def diagnose(config: Path | None = None) -> list[Finding]:
     """Look at everything; `config` is the file to check instead of the one that is found."""
+    given, found = _configuration(config)
     return [
         _python(),
         *_packages(),
         *_gpus(),
-        *_configuration(config),
+        *found,
+        *_engines(given or Config()),
+        _live_folder(given),
         _disk(Path()),
         _compiled(),
     ]
@@ -112,25 +119,63 @@ def _gpu(index: int) -> Finding:
     return Finding(OK, f"GPU {index}", f"{name} ({kind}), {free}")
 
 
-def _configuration(given: Path | None) -> Iterator[Finding]:
+def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:
+    """The configuration as far as it can be read, and what there is to say about it."""
     try:
         path = find(given)
     except ModeliumError as error:
-        yield Finding(WRONG, "config", str(error))
-        return
+        return None, [Finding(WRONG, "config", str(error))]
     if path is None:
         places = ", ".join(str(place) for place in search())
-        yield Finding(NOTE, "config", f"none; looked for {places}")
-        return
+        return None, [Finding(NOTE, "config", f"none; looked for {places}")]
     config, problems = examine(path)
     if config is not None:
         try:
             plan = make_plan(config)
             says = f"{path}: {len(plan.hardware.gpus)} GPUs, {len(plan.models)} models"
-            yield Finding(OK, "config", says)
+            return config, [Finding(OK, "config", says)]
         except ModeliumError as error:
             problems = [f"{path}: {error}"]
-    yield from (Finding(WRONG, "config", problem) for problem in problems)
+    return config, [Finding(WRONG, "config", problem) for problem in problems]
+
+
+def _engines(config: Config) -> Iterator[Finding]:
+    """One line for each runtime: where it is installed, and which version."""
+    named: dict[str, Vllm | Triton | Ray]
+    named = {"vllm": config.vllm, "triton": config.triton, "ray": config.ray}
+    for runtime, section in named.items():
+        if not section.enabled:
+            yield Finding(NOTE, runtime, "switched off in the configuration")
+        elif runtime == "triton" and config.triton.url:
+            yield Finding(OK, runtime, f"the server at {config.triton.url} is used")
+        else:
+            yield _engine(runtime, Path(section.environment) if section.environment else None)
+
+
+def _engine(runtime: str, given: Path | None) -> Finding:
+    """A runtime that nobody named may be missing: simulation and emulated engines need none."""
+    try:
+        if runtime == "triton":
+            layout = triton_layout.find(given)
+            program, beside, package = layout.server, layout.python, "nvidia-pytriton"
+        else:
+            program = beside = environments.find(runtime, runtime, given)
+            package = runtime
+    except ConfigError as error:
+        named = given is not None or f"MODELIUM_{runtime.upper()}_ENV" in os.environ
+        return Finding(WRONG if named else NOTE, runtime, str(error))
+    version = environments.distribution(beside, package)
+    return Finding(OK, runtime, f"{package} {version or 'of unknown version'} at {program}")
+
+
+def _live_folder(config: Config | None) -> Finding:
+    """Whether `modelium run` can keep its journal and logs; it makes the folder itself."""
+    folder = Path((config or Config()).live.folder).absolute()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return Finding(OK, "live folder", f"{folder} can be written")
+    says = f"{folder} cannot be written ({place}): set live: {{folder: ...}}"
+    return Finding(WRONG if config else NOTE, "live folder", says)
 
 
 def _disk(folder: Path) -> Finding:

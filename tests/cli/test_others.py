@@ -51,6 +51,52 @@ def test_check_says_that_all_is_well(modelium: Run) -> None:
     assert "modelium.yaml: 4 GPUs, 2 models" in said.out
 
 
+def engine(folder: Path, program: str, package: str) -> Path:
+    """An environment that looks as if it held an engine."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / program).touch(mode=0o755)
+    (folder / "lib" / "python3.11" / "site-packages" / f"{package}.dist-info").mkdir(parents=True)
+    return folder
+
+
+def test_check_tells_where_engines_are(
+    modelium: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MODELIUM_VLLM_ENV", raising=False)
+    engine(Path(".engines") / "vllm", "vllm", "vllm-0.9.1")
+    monkeypatch.setenv("MODELIUM_RAY_ENV", "gone")
+    Path("live.yaml").write_text("triton: {url: 'http://far:8000', repository: x}\n")
+    said = modelium("check", "--config", "live.yaml", "--json")
+    assert said.code == 2, "what is named has to be there"
+    found = {one["what"]: (one["verdict"], one["says"]) for one in json.loads(said.out)}
+    program = Path(".engines/vllm/bin/vllm").absolute()
+    assert found["vllm"] == ("ok", f"vllm 0.9.1 at {program}")
+    assert found["triton"] == ("ok", "the server at http://far:8000 is used")
+    assert found["ray"][0] == "wrong"
+    assert "$MODELIUM_RAY_ENV for ray: gone has no bin/ray" in found["ray"][1]
+
+    monkeypatch.delenv("MODELIUM_RAY_ENV")
+    Path("live.yaml").write_text("vllm: {enabled: false}\n")
+    said = modelium("check", "--config", "live.yaml", "--json")
+    found = {one["what"]: (one["verdict"], one["says"]) for one in json.loads(said.out)}
+    assert said.code == 0, "nobody named Ray: it may be missing"
+    assert found["ray"][0] == found["triton"][0] == "note"
+    assert found["vllm"] == ("note", "switched off in the configuration")
+
+
+def test_check_looks_at_the_live_folder(modelium: Run) -> None:
+    Path("live.yaml").write_text("live: {folder: new/journal}\n")
+    said = modelium("check", "--config", "live.yaml")
+    assert f"ok    live folder {Path('new/journal').absolute()} can be written" in said.out
+    assert not Path("new").exists(), "it is looked at, not made"
+    Path("taken").touch()
+    Path("live.yaml").write_text("live: {folder: taken/journal}\n")
+    said = modelium("check", "--config", "live.yaml")
+    assert said.code == 2
+    assert "wrong live folder" in said.out
+
+
 def test_check_lists_every_problem_of_the_configuration(modelium: Run) -> None:
     Path("bad.yaml").write_text("slo: 3\nmodels: {a: {gpus: none}}\n")
     said = modelium("check", "--config", "bad.yaml", "--json")
