@@ -24,6 +24,7 @@ from modelium.managers import triton_layout
 from modelium.units import GIB, format_bytes
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
+ENGINES = ("vllm", "ray")
 LEAST_FREE_BYTES = GIB
 """A day's run leaves some megabytes, a million requests a hundred."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -71,6 +72,8 @@ def _packages() -> Iterator[Finding]:
         extra = _EXTRA.search(text)
         needed.setdefault(extra[1] if extra else "", []).append(_NAME.match(text)[0])  # type: ignore[index]
     for extra_name, names in needed.items():
+        if extra_name in ENGINES:
+            continue  # they are looked for in environments of their own
         versions = {name: _version(name) for name in names}
         missing = [name for name, version in versions.items() if version is None]
         what = f"[{extra_name}]" if extra_name else "packages"
