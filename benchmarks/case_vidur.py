@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from comparison import Comparison, Times, compare
+from comparison import Comparison, Times, by_arrival, compare, read_config
 
 from modelium.errors import ConfigError
 from modelium.sim.fit import vidur
@@ -18,12 +17,13 @@ from modelium.sim.fit.tables import column, read_csv
 from modelium.sim.generate import run_engine
 from modelium.sim.spec import Generate
 
+NEEDED = ("num_blocks", "block_size", "batch_size_cap", "chunk_size")
 NAMES = ("arrival_s", "prompt_tokens", "output_tokens", "prefill_done_s", "completed_s")
 
 
 def run(folder: Path) -> Comparison:
     """Fit, simulate, compare. Raises ModeliumError for a folder of another form."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder / "config.json", *NEEDED)
     for name in ("replicas", "pp"):
         if config.get(name, 1) != 1:
             raise ConfigError(f"{folder}: {name} is {config[name]}; one is all that is modelled")
@@ -39,7 +39,7 @@ def run(folder: Path) -> Comparison:
         watermark_blocks=int(config.get("watermark_fraction", 0.0) * blocks),
     )
     file = folder / "requests.csv"
-    rows = read_csv(file)
+    rows = by_arrival(read_csv(file), file)
     arrival, prompt, output, first, last = (column(rows, name, file) for name in NAMES)
     done = run_engine(engine, arrival, prompt.astype(int), output.astype(int))
     basis = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import Comparison, Floats, Times, compare
+from comparison import Comparison, Floats, Times, by_arrival, compare, read_config
 
 from modelium import catalog
 from modelium.catalog import ModelSpec
@@ -70,8 +70,8 @@ class Served:
 
 def run(folder: Path) -> Comparison:
     """Simulate and compare. Raises ModeliumError for a folder of another form."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    setup, served = _raw(folder, config) if "nodes" in config else _plain(folder, config)
+    config = read_config(folder / "config.json")
+    setup, served = _raw(folder, config) if "nodes" in config else _plain(folder)
     profile = _profile(setup, served)
     engine = Generate(
         profile.step, setup.kv_tokens, setup.max_num_seqs, setup.max_num_batched_tokens,
@@ -104,13 +104,14 @@ def _serve(engine: Generate, served: Served) -> tuple[Floats, Floats]:
     return done.first_s, done.finish_s
 
 
-def _plain(folder: Path, config: dict[str, Any]) -> tuple[Setup, Served]:
+def _plain(folder: Path) -> tuple[Setup, Served]:
+    config = read_config(folder / "config.json", "model", "gpu", "kv_tokens")
     model, gpu = model_of(config["model"]), gpu_of(config["gpu"])
     config |= {ALIASES[name]: value for name, value in config.items() if name in ALIASES}
     known = {field.name for field in fields(Setup)} - {"model", "gpu"}
     given = {name: config[name] for name in known if config.get(name) is not None}
     file = folder / "requests.csv"
-    rows = read_csv(file)
+    rows = by_arrival(read_csv(file), file)
     arrival, prompt, output, first, last = (column(rows, name, file) for name in NAMES)
     hits = column(rows, HITS, file) if HITS in rows else np.zeros_like(prompt)
     served = Served(prompt, hits, Times(arrival, first, last, output))
@@ -118,7 +119,7 @@ def _plain(folder: Path, config: dict[str, Any]) -> tuple[Setup, Served]:
 
 
 def _raw(folder: Path, config: dict[str, Any]) -> tuple[Setup, Served]:
-    meta = json.loads((folder / "vllm/meta.json").read_text(encoding="utf-8"))
+    meta = read_config(folder / "vllm/meta.json", "engine_kwargs")
     arguments = meta["engine_kwargs"]
     instance = config["nodes"][0]["instances"][0]
     model, gpu = model_of(instance["model_name"]), gpu_of(instance["hardware"])

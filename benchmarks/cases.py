@@ -32,7 +32,9 @@ def main(kind: str, folder: Path, as_json: bool) -> None:
         comparison: Comparison = import_module(f"case_{kind}").run(folder)
     except (ModeliumError, OSError, ValueError) as error:
         _fail(str(error))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        _fail(f"{folder} is not a case of kind {kind}: {error} is missing")
+    except (IndexError, TypeError, AttributeError) as error:
         _fail(f"{folder} is not a case of kind {kind}: {type(error).__name__} {error}")
     if as_json:
         rows = [row.plain() for row in comparison.rows]

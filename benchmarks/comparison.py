@@ -1,16 +1,44 @@
-"""Ours against theirs, metric by metric: what every kind of case ends in."""
+"""Ours against theirs, metric by metric: what cases are read with, and what they end in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium.errors import ConfigError
+from modelium.sim.fit.tables import Columns
+
 Floats = NDArray[np.float64]
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
+
+
+def read_config(file: Path, *needed: str) -> dict[str, Any]:
+    """A JSON object that has these keys. Raises ConfigError saying which are missing."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file} holds a {type(config).__name__}, expected an object")
+    if missing := [name for name in needed if config.get(name) is None]:
+        raise ConfigError(f"{file} lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+    return config
+
+
+def by_arrival(rows: Columns, file: Path) -> Columns:
+    """Requests in order of arrival, those of one instant by `id`, however the file has them."""
+    if "arrival_s" not in rows:
+        return rows  # whoever asks for the column says so
+    if not len(rows["arrival_s"]):
+        raise ConfigError(f"{file} has no requests")
+    order = np.lexsort((rows.get("id", np.arange(len(rows["arrival_s"]))), rows["arrival_s"]))
+    return {name: values[order] for name, values in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,55 @@ def test_a_bad_folder_is_one_line_and_exit_2(kind: str, config: str | None, tmp_
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "says"),
+    [
+        ("vllm", "{}", "config.json lacks model, gpu, kv_tokens; it needs"),
+        ("vllm", '{"model": "llama-3.1-8b", "gpu": "h100"}', "config.json lacks kv_tokens;"),
+        ("vllm", "", "config.json is not JSON"),
+        ("vllm", "[]", "config.json holds a list, expected an object"),
+        ("vllm", '{"nodes": []}', "meta.json"),
+        ("vidur", "{}", "config.json lacks num_blocks, block_size"),
+    ],
+)
+def test_what_a_configuration_lacks_is_named(
+    kind: str, config: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    done = cases(kind, tmp_path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_order_of_rows_changes_no_figure(replicas: int, tmp_path: Path) -> None:
+    """Not even the last bit, with requests that come at one instant, dealt to replicas."""
+    folder = made_up(
+        tmp_path, model="llama-3.1-8b", gpu="h100", kv_tokens=30_000, replicas=replicas
+    )
+    file = folder / "requests.csv"
+    header, *rows = file.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    for k in range(1, len(cells), 3):
+        cells[k][1] = cells[k - 1][1]
+    rows = [",".join(row) for row in cells]
+    found = []
+    for order in (np.arange(len(rows)), np.random.default_rng(3).permutation(len(rows))):
+        file.write_text("\n".join([header, *(rows[k] for k in order)]) + "\n")
+        found.append(times(cases("vllm", folder, "--json")))
+    assert found[0] == found[1]
+
+
+def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
+    made_up(tmp_path, model="llama-3.1-8b", gpu="h100", kv_tokens=400_000)
+    header = (tmp_path / "requests.csv").read_text().splitlines()[0]
+    (tmp_path / "requests.csv").write_text(header + "\n")
+    done = cases("vllm", tmp_path)
+    assert done.exit_code == 2
+    assert "requests.csv has no requests" in done.stderr
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     made_up(tmp_path, model="llama-3.1-8b", gpu="h100", kv_tokens=400_000)
     text = (tmp_path / "requests.csv").read_text().replace("prompt_tokens", "prompts", 1)
