@@ -27,7 +27,7 @@ class Client:
 
     def __init__(self, url: str = "", key: str = "", *, ca_file: str | None = None) -> None:
         self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-        self._key = key or os.environ.get(KEY_VARIABLE, "")
+        self.key = key or os.environ.get(KEY_VARIABLE, "")
         self._tls = ssl.create_default_context(cafile=ca_file) if "https:" in self.url else None
 
     def status(self) -> dict[str, Any]:
@@ -80,8 +80,8 @@ class Client:
 
     def _open(self, method: str, path: str, timeout_s: float) -> Any:
         request = urllib.request.Request(self.url + path, method=method)
-        if self._key:
-            request.add_header("Authorization", f"Bearer {self._key}")
+        if self.key:
+            request.add_header("Authorization", f"Bearer {self.key}")
         try:
             return urllib.request.urlopen(request, timeout=timeout_s, context=self._tls)
         except urllib.error.HTTPError as error:

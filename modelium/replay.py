@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
+from modelium.client import ServerError
+
 if TYPE_CHECKING:
     from modelium.traces import Trace
 
@@ -104,7 +106,8 @@ def _bodies(trace: Trace, known: set[str], how: Play, tally: Tally) -> Any:
 
 async def _models(http: aiohttp.ClientSession) -> set[str]:
     async with http.get("/v1/models") as answer:
-        answer.raise_for_status()
+        if answer.status != 200:
+            raise ServerError(f"the server answered {answer.status} when asked for its models")
         return {one["id"] for one in (await answer.json())["data"]}
 
 

@@ -35,7 +35,7 @@ def replay(
     there = client(url, key)
     there.status()  # a wrong address is told before the trace is read
     read = read_trace(trace)
-    how = Play(there.url, key, speed, most or len(read), chat)
+    how = Play(there.url, there.key, speed, most or len(read), chat)
     shown = sys.stderr.isatty() and not as_json
 
     def seen(tally: Tally) -> None:
