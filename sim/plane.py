@@ -295,7 +295,27 @@ class Plane:
 
 def _specs(given: SimInput) -> dict[tuple[str, str], Generate | Infer]:
     kinds = sorted({gpu.kind for gpu in given.gpus})
-    return {(m.name, kind): given.engines(m, kind) for m in given.models for kind in kinds}
+    specs = {(m.name, kind): given.engines(m, kind) for m in given.models for kind in kinds}
+    for (model, _), spec in specs.items():
+        if isinstance(spec, Infer):
+            _check_lane(model, spec)
+    return specs
+
+
+def _check_lane(model: str, spec: Infer) -> None:
+    """Refuse what the arrays of a lane cannot say: they have one clock a server, or a stage."""
+    stages, sizes = len(spec.latency_s), [len(row) for row in spec.latency_s]
+    if spec.servers > 1 and stages > 1:
+        raise ConfigError(
+            f"{model}: {spec.servers} servers and {stages} stages: only one server can be a "
+            "pipeline. Set servers to 1 (replicas give more pipelines), or add the stages up into "
+            "one row of latencies"
+        )
+    if not all(sizes) or len(set(sizes)) != 1:
+        raise ConfigError(
+            f"{model}: its stages have latencies for {', '.join(map(str, sizes)) or 'no'} batch "
+            "sizes: give each stage one for every size, and at least one"
+        )
 
 
 def _interference(spec: Generate | Infer) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from modelium.core import Slo
+from modelium.errors import ConfigError
 from modelium.policies.static import Static
 from modelium.sim.spec import Generate, Infer, StepTime
+from modelium.traces.trace import Labels
 
 WHOLE = Infer(((1.0,),))
 PIPELINE = Infer(((0.5,), (0.5,)))
@@ -76,6 +80,38 @@ def test_a_pipeline_of_unequal_stages_waits_for_its_longest(
     shared = lab.play(asked, on_two_gpus(), stages, gpu_bytes=(2, 2), gpus=2)
     exact = total + rate * longest**2 / (2 * (1 - rate * longest))
     assert lab.near(shared.sojourn_s, exact) == ""
+
+
+@pytest.mark.parametrize("classes", list(permutations(range(3))))
+def test_an_incomplete_batch_waits_from_its_oldest_request_of_any_class(
+    lab: SimpleNamespace, classes: tuple[int, int, int]
+) -> None:
+    """Whichever class came first, and whatever class goes first: all leave after one delay."""
+    names = ("a", "b", "c")
+    engine = Infer(((0.25,) * 4,), max_delay_s=1.0)
+    asked = lab.trace(
+        [2.0, 2.25, 2.75], prompt=1, slo_class=Labels(np.array(classes, np.int32), names)
+    )
+    served = lab.play(asked, engine=engine, slo_classes=dict.fromkeys(names, Slo()))
+    assert served.finish_s.tolist() == [2.0 + 1.0 + 0.25] * 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (Infer(((0.5,), (0.5,)), servers=3), "m000: 3 servers and 2 stages: only one server"),
+        (Infer(((0.5, 0.6), (0.5,))), "m000: its stages have latencies for 2, 1 batch sizes"),
+        (Infer(((), ())), "m000: its stages have latencies for 0, 0 batch sizes"),
+        (Infer(()), "m000: its stages have latencies for no batch sizes"),
+    ],
+)
+def test_a_lane_that_cannot_be_simulated_is_refused(
+    lab: SimpleNamespace, engine: Infer, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lab.play(lab.trace([0.0]), engine=engine)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
 
 
 # Continuous batching
