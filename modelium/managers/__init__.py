@@ -7,6 +7,7 @@ from typing import Any
 
 _WHERE = {
     "EmulatedManager": "modelium.managers.emulated",
+    "RayManager": "modelium.managers.ray",
     "TritonManager": "modelium.managers.triton",
     "VLLMManager": "modelium.managers.vllm",
 }

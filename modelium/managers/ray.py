@@ -1,0 +1,334 @@
+"""Ray Serve: an application a model instance, on the GPUs it is given.
+
+    manager = RayManager()
+    manager.load_model("my-model", "/models/my-model", gpu_id=0)
+    manager.get_model_endpoint("my-model")      # http://127.0.0.1:6402/my-model~...
+    manager.unload_model("my-model")
+
+A folder with a model.py is served by the class in it, others as language models of transformers.
+Without `address` a Ray of its own is started. Ray is not imported: it has an environment of its
+own (`make engines`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from os import getuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modelium.errors import did_you_mean
+from modelium.managers import environment as environments
+from modelium.managers import ray_order
+from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
+from modelium.managers.ports import Ports
+from modelium.managers.process import Processes, tail
+from modelium.managers.ray_head import Ray
+from modelium.managers.starting import LOOK_S, Start
+from modelium.managers.vllm_http import NoAnswerError, ask, canary
+from modelium.managers.vllm_log import cause, no_memory
+
+CALL_S = 60.0
+"""Ray answers a call within this time, also on a busy machine."""
+ADOPT_S = 20.0
+DRAIN_S = 60.0
+GONE_S = 20.0
+"""An application of which all processes have ended is forgotten within this time."""
+WATCH_S = 0.1
+
+
+class RayManager:
+    """Deploys and deletes applications of Ray Serve. Safe to call from several threads."""
+
+    runtime = "ray"
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        environment: Path | None = None,
+        folder: Path | None = None,
+        host: str = "127.0.0.1",
+        base_port: int = 6400,
+        env: Mapping[str, str] | None = None,
+        stall_s: float = 60.0,
+    ) -> None:
+        """With `address` (host:port) a cluster that runs already is used.
+
+        Its nodes have to see the models' folders and Modelium's own. Otherwise a Ray of ours is
+        started, on ports from `base_port` upwards. `environment` is the folder of the Python
+        environment that holds Ray, or its program. `folder` keeps logs and tells one executor's
+        engines from another's; `env` is added to Ray's environment. A language model that makes no
+        token for `stall_s` while it is asked for some is in trouble. Raises ConfigError.
+        """
+        program = environments.find("ray", "ray", environment)
+        default = Path(tempfile.gettempdir()) / f"modelium-ray-{getuid()}"
+        processes = Processes(folder or default, self.runtime)
+        self._processes = processes
+        self._ray = Ray(processes, program, address, Ports(host, base_port), host, env or {})
+        self._owner = hashlib.sha256(str(processes.folder).encode()).hexdigest()[:6]
+        self._stall_s = stall_s
+        self._lock = threading.Lock()
+        self._still: dict[str, tuple[float, int]] = {}
+        """Of a busy instance: since when it made nothing, and its work until then."""
+        self._loaded: dict[str, Engine] = {}
+        atexit.register(self.close)
+
+    # By name, one instance a model
+
+    def load_model(
+        self, name: str, path: str | Path, gpu_id: int | Sequence[int] = 0, **settings: Any
+    ) -> Engine:
+        """Serve the model in the folder `path`; return when it has answered a first request.
+
+        `settings` are those of `modelium.managers.ray_order`. Raises StartError.
+        """
+        devices = (gpu_id,) if isinstance(gpu_id, int) else tuple(gpu_id)
+        engine = self.start(Order(name, name, Path(path), devices, settings=settings))
+        self._loaded[name] = engine
+        return engine
+
+    def unload_model(self, name: str, graceful: bool = True) -> None:
+        """Delete it: with `graceful` after its requests, otherwise at once. Raises EngineError."""
+        engine = self._named(name)
+        until_s = time.monotonic() + DRAIN_S
+        with contextlib.suppress(EngineError):
+            while graceful and time.monotonic() < until_s and self._health(engine, 5.0)["busy"]:
+                time.sleep(LOOK_S)
+        self.stop(engine, 10.0 if graceful else 0.0)
+        self._loaded.pop(name, None)
+
+    def get_model_endpoint(self, name: str) -> str:
+        """Base address of its application. Raises EngineError."""
+        return self._named(name).url
+
+    def _named(self, name: str) -> Engine:
+        if engine := self._loaded.get(name):
+            return engine
+        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
+
+    # The interface of `modelium.managers.engine.Manager`
+
+    def start(self, order: Order, progress: Progress | None = None) -> Engine:
+        if order.path is None or not order.path.is_dir():
+            raise StartError(f"{order.model}: its files are not at {order.path}")
+        start = Start(replace(order, path=order.path.absolute()), progress)
+        wanted, app = ray_order.read(start.order), self._app(order.instance)
+        with self._lock:
+            if app in self._ray.members:
+                raise StartError(f"{order.instance} is loaded already")
+            self._ray.members.add(app)
+        try:
+            return self._start(start, app, wanted)
+        except BaseException as error:
+            with contextlib.suppress(EngineError):
+                self._remove(app, 0.0)
+            self._ray.members.discard(app)
+            if isinstance(error, EngineError):
+                raise StartError(f"{order.model}: {error}", log=self._told()) from error
+            raise
+
+    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
+        app = engine.extra["app"]
+        self._still.pop(engine.instance, None)
+        self._remove(app, grace_s)
+        self._ray.members.discard(app)
+
+    def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
+        raise EngineError(f"{engine.instance}: Ray Serve cannot put models to sleep")
+
+    def wake(self, engine: Engine, deadline_s: float = 120.0) -> None:
+        raise EngineError(f"{engine.instance}: Ray Serve's models do not sleep")
+
+    def trouble(self, engine: Engine, deadline_s: float = 5.0) -> str:
+        """As the interface says; Ray starts a replica that died again, meanwhile it is in trouble.
+
+        One that only makes nothing has `stall_s` over several calls.
+        """
+        if not self._ray.runs():
+            return "Ray's head has ended"
+        try:
+            return self._look(engine, deadline_s)
+        except EngineError as error:
+            if self._ray.is_ours and not self._ray.replicas(engine.extra["app"]):
+                return "its replica has ended"
+            return str(error)
+
+    def adopt(self, engine: Engine) -> bool:
+        try:
+            app = engine.extra["app"]
+            if not self._ray.adopt() or app != self._app(engine.instance):
+                return False
+            if engine.url != f"{self._at(self._ray.ensure(CALL_S))}/{app}":
+                return False
+            if self._look(engine, ADOPT_S):
+                return False
+        except (EngineError, KeyError):
+            return False
+        self._ray.members.add(app)
+        return True
+
+    def sweep(self, known: Iterable[Engine]) -> list[str]:
+        """As the interface says: applications that nobody knows, and a Ray that has no others."""
+        keep = self._ray.members | {engine.extra.get("app", "") for engine in known}
+        ended = []
+        if self._ray.adopt():
+            with contextlib.suppress(EngineError):
+                for app in self._ray.states(CALL_S):
+                    if app.endswith(f"~{self._owner}") and app not in keep:
+                        self._remove(app, 0.0)
+                        ended.append(f"Ray's application {app}")
+        names = ("head", "driver") if self._ray.process is not None else ()
+        for name in self._processes.left(names):
+            self._processes.end(name, None, 0.0)
+            ended.append(f"Ray's {name}")
+        return ended
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self._ray.close()
+
+    # Starting
+
+    def _start(self, start: Start, app: str, wanted: ray_order.Wanted) -> Engine:
+        order = start.order
+        start.begin("ray")
+        port = start.watch(lambda: self._ray.ensure(start.left_s))
+        start.begin("weights")
+        given = {"model": wanted.model, "deployment": wanted.deployment, "actor": wanted.actor}
+        start.watch(lambda: self._ray.ask("deploy", CALL_S, name=app, **given))
+        self._until_running(start, app)
+        start.begin("canary")
+        plain = {"plain": True} if wanted.plain else {}
+        engine = Engine(
+            instance=order.instance,
+            model=order.model,
+            runtime=self.runtime,
+            url=f"{self._at(port)}/{app}",
+            api="openai",
+            name=order.model,
+            devices=order.devices,
+            log=str(self._ray.log or ""),
+            extra={"app": app, "pids": [], **plain},
+        )
+        start.watch(lambda: self._greet(engine, start.left_s))
+        start.begin("")
+        return replace(engine, stages=start.seconds)
+
+    def _until_running(self, start: Start, app: str) -> None:
+        """Follow Ray's own states. Raises StartError with what a constructor raised."""
+        while True:
+            told = start.watch(lambda: self._ray.states(CALL_S)).get(app, {})
+            state, said = told.get("state"), told.get("said", "")
+            if state == "RUNNING":
+                return
+            if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise _failed(start.order, said)
+            start.go_on()
+            time.sleep(LOOK_S)
+
+    def _greet(self, engine: Engine, deadline_s: float) -> None:
+        """A first small request; a user's own class is not asked what nobody knows it can answer.
+
+        Serve's proxy hears of a new application a moment later than its state tells.
+        """
+        until_s = time.monotonic() + deadline_s
+        while True:
+            try:
+                self._health(engine, deadline_s)
+                break
+            except NoAnswerError:
+                raise
+            except EngineError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(WATCH_S)
+        if not engine.extra.get("plain"):
+            canary(engine, deadline_s)
+
+    # Watching
+
+    def _look(self, engine: Engine, deadline_s: float) -> str:
+        """Why it cannot serve; raises EngineError if it does not answer at all."""
+        until_s = time.monotonic() + deadline_s
+        health = self._health(engine, deadline_s)
+        if engine.extra.get("plain"):
+            return ""
+        if health["busy"]:
+            return self._stalled(engine, int(health["work"]))
+        try:
+            canary(engine, until_s - time.monotonic())
+        except NoAnswerError:  # others may have come before it
+            health = self._health(engine, deadline_s)
+            return self._stalled(engine, int(health["work"]))
+        self._still.pop(engine.instance, None)
+        return ""
+
+    def _stalled(self, engine: Engine, work: int) -> str:
+        now_s = time.monotonic()
+        since_s, before = self._still.setdefault(engine.instance, (now_s, work))
+        if work > before:
+            self._still[engine.instance] = (now_s, work)
+            return ""
+        still_s = now_s - since_s
+        return f"it made no token for {still_s:.0f} s" if still_s >= self._stall_s else ""
+
+    def _health(self, engine: Engine, deadline_s: float) -> Any:
+        """What its replica says of itself; the engine knows its process from now on."""
+        health = ask(engine, "/health", deadline_s)
+        assert isinstance(engine.extra, dict), "plain data"
+        engine.extra["pids"] = [health["pid"]]
+        return health
+
+    # Ending
+
+    def _remove(self, app: str, grace_s: float) -> None:
+        """Delete it and return when neither Ray nor this machine has anything of it.
+
+        With a head that has ended, all that it started is ended, too.
+        """
+        if not self._ray.runs():
+            self._ray.clear()
+            return
+        until_s = time.monotonic() + grace_s
+        if app in self._ray.states(CALL_S):
+            self._ray.ask("delete", CALL_S, name=app)
+        while time.monotonic() < until_s + GONE_S:
+            if time.monotonic() >= until_s and self._ray.is_ours:
+                for one in self._ray.replicas(app):
+                    with contextlib.suppress(psutil.Error):
+                        one.kill()
+            if app not in self._ray.states(CALL_S) and not self._ray.replicas(app):
+                return
+            time.sleep(WATCH_S)
+        raise EngineError(f"Ray did not delete {app} in {grace_s + GONE_S:g} s")
+
+    def _app(self, instance: str) -> str:
+        """A name that needs no quoting in addresses, and that says whose it is."""
+        plain = re.sub(r"[^\w.-]", "-", instance, flags=re.ASCII)[:60]
+        return f"{plain}-{hashlib.sha256(instance.encode()).hexdigest()[:8]}~{self._owner}"
+
+    def _at(self, port: int) -> str:
+        host = self._ray.host
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _told(self) -> str:
+        return tail(self._ray.log) if self._ray.log is not None else ""
+
+
+def _failed(order: Order, said: str) -> StartError:
+    """What Ray says about a constructor that raised, in one line."""
+    said = "\n".join(line.strip() for line in said.splitlines())
+    why = cause(said) or said.strip().rpartition("\n")[2][-300:] or "Ray did not say why"
+    why = why.replace(str(order.path), order.model)
+    return StartError(f"{order.model}: {why}", log=said[-5000:], out_of_memory=no_memory(said))

@@ -1,0 +1,1 @@
+"""What runs in Ray's environment: a driver, and models served; it imports nothing of ours."""

@@ -1,0 +1,73 @@
+"""One replica: takes requests over HTTP, and says how it is."""
+
+import asyncio
+import json
+import os
+
+from starlette.responses import JSONResponse, Response
+
+from .asked import RefusedError
+
+
+class Replica:
+    """Serves a folder: with a class of the user's, or as a language model."""
+
+    def __init__(self, model: dict, route: str) -> None:
+        self.route, self.busy, self.done = route, 0, 0
+        if model.get("class") is not None:
+            from .own import Own
+
+            self.served = Own(model)
+        else:
+            from .language import Language
+
+            self.served = Language(model)
+
+    async def __call__(self, request) -> Response:
+        path = request.scope["path"].removeprefix(self.route) or "/"
+        if path == "/health":
+            return JSONResponse(self.health())
+        self.busy += 1
+        try:
+            return await self._answer(request, path)
+        except RefusedError as error:
+            return refusal(str(error), error.status, error.param)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            return refusal(f"{type(error).__name__}: {error}", 500)
+        finally:
+            self.busy -= 1
+            self.done += 1
+
+    async def _answer(self, request, path: str) -> Response:
+        handler = self.served.paths.get((request.method, path))
+        if handler is None:
+            known = ", ".join(f"{method} {path}" for method, path in self.served.paths)
+            raise RefusedError(
+                f"{request.method} {path} is not served here, but {known}", status=404
+            )
+        if request.method == "GET":
+            return await handler(None)
+        try:
+            body = json.loads(await request.body())
+        except ValueError as error:
+            raise RefusedError(f"the body is no JSON: {error}") from None
+        return await handler(body)
+
+    def health(self) -> dict:
+        """Its process, what it does now, and a number that grows with its work."""
+        return {
+            "pid": os.getpid(),
+            "busy": self.busy + getattr(self.served, "streams", 0),
+            "work": self.done + getattr(self.served, "work", 0),
+            "kind": type(self.served).__name__.lower(),
+            "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        }
+
+
+def refusal(why: str, status: int, param: str | None = None) -> JSONResponse:
+    """An error in OpenAI's shape."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": why, "type": kind, "param": param, "code": status}
+    return JSONResponse({"error": error}, status_code=status)

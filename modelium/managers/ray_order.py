@@ -1,0 +1,79 @@
+"""What Ray is told for an order: the model, its deployment, and where its replica runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelium.errors import did_you_mean
+from modelium.managers.engine import Order, StartError
+
+DRAIN_S = 10.0
+"""A replica that is deleted has so long for its requests; who wants it sooner kills it."""
+THREADS = 4
+"""Answers of a language model that are made at the same time; others wait."""
+SETTINGS = {
+    "class": '"module:Class" in the model\'s folder; "" for the only one in model.py',
+    "args": "keyword arguments of that class",
+    "dtype": "of a language model's weights, as transformers names them",
+    "trust_remote_code": "run the code that a language model brings",
+    "max_model_len": "tokens of context, if fewer than the model's own",
+    "threads": "answers made at the same time",
+    "max_ongoing_requests": "requests that a replica takes before others wait in Ray",
+    "env": "environment variables of the replica",
+}
+"""The settings of a model, and what they mean."""
+_OF_REPLICA = ("args", "dtype", "trust_remote_code", "max_model_len")
+_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One application."""
+
+    model: Mapping[str, Any]
+    """For the replica."""
+    deployment: Mapping[str, Any]
+    actor: Mapping[str, Any]
+    """Ray's options of the replica's process, and `slots`: resources that may stand for a GPU."""
+    plain: bool
+    """A class of the user's, which takes any JSON."""
+
+
+def read(order: Order) -> Wanted:
+    """Say in Ray's words what is to be served. Raises StartError for a wrong setting."""
+    given = dict(order.settings)
+    for name in given:
+        if name not in SETTINGS:
+            known = f"{did_you_mean(name, SETTINGS)} Known: {', '.join(sorted(SETTINGS))}."
+            raise StartError(f"{order.model}: Ray has no setting {name!r}.{known}")
+    own = given.get("class")
+    if own is None and order.path is not None and (order.path / "model.py").is_file():
+        own = ""
+    model = {name: given[name] for name in _OF_REPLICA if name in given}
+    model |= {"name": order.model, "path": str(order.path), "class": own}
+    model |= {"gpus": len(order.devices), "threads": given.get("threads", THREADS)}
+    if order.bytes_per_gpu and order.memory_bytes:
+        model["memory_share"] = min(1.0, order.bytes_per_gpu / order.memory_bytes)
+    variables = {
+        **_QUIET,
+        **{name: str(value) for name, value in given.get("env", {}).items()},
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the driver's numbers, not "fastest first"
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
+    }
+    deployment = {
+        "num_replicas": 1,
+        "max_ongoing_requests": given.get("max_ongoing_requests", 1000),
+        "graceful_shutdown_timeout_s": DRAIN_S,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "health_check_period_s": 2.0,
+        "max_constructor_retry_count": 1,  # what failed once fails again
+    }
+    actor = {
+        "num_cpus": 0,
+        "num_gpus": 0,  # Ray chooses GPUs itself; which one is for Modelium to say
+        "runtime_env": {"env_vars": variables},
+        "slots": [f"gpu_slot_{device}" for device in order.devices[:1]],
+    }
+    return Wanted(model, deployment, actor, plain=own is not None)
