@@ -108,7 +108,13 @@ def _facts(
 
 def _found(name: str, entry: schema.ModelEntry, repository: Path) -> tuple[ModelSpec | None, int]:
     if entry.path is not None:
-        files = analyze(repository / entry.path)
+        folder = repository / entry.path
+        try:
+            files = analyze(folder)
+        except ProfileError:
+            if entry.weights is None or not (folder / "model.py").is_file():
+                raise
+            return None, entry.weights  # code alone tells nothing
         return files.spec, entry.weights or files.weights_bytes
     try:
         spec = catalog.model(entry.catalogue or name)

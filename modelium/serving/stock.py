@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from modelium.analyze import analyze
 from modelium.config import Config, Plan, make_plan
 from modelium.config.engines import Engines
 from modelium.config.liveplan import live_input, served
 from modelium.config.schema import ModelEntry
 from modelium.core import Model
-from modelium.errors import ModeliumError
+from modelium.errors import ModeliumError, ProfileError
 from modelium.live.given import LiveInput, Served
 from modelium.repository import ModelRepository, StoredModel
 from modelium.serving.order import Order
+from modelium.units import format_seconds
+
+ASSUMED_ANSWER_S = 0.01
+"""What one answer takes of a GPU where nothing tells: policies weigh models by it. `models` in the
+configuration knows better."""
 
 
 class Stock:
@@ -62,11 +69,29 @@ class Stock:
         return self._engines.work_s(model, gpu, prompt_tokens, output_tokens)
 
     def _enter(self, stored: StoredModel) -> None:
-        entry = ModelEntry.model_validate({"path": stored.path, "runtime": stored.runtime})
-        models = {**self._config.models, stored.name: entry}
+        models = {**self._config.models, stored.name: self._entry(stored)}
         config = self._config.model_copy(update={"models": models})
         self._plan = make_plan(config)
         self._config = config
+
+    def _entry(self, stored: StoredModel) -> ModelEntry:
+        """What the configuration would say of a model in the repository."""
+        given: dict[str, Any] = {"path": stored.path}
+        if not self._config.emulated.enabled:
+            given["runtime"] = stored.runtime
+        if not _shape_is_known(Path(self._config.model_repository) / stored.path):
+            given |= {"weights": max(1, stored.weights_bytes)}
+            given |= {"infer": {"latency": [ASSUMED_ANSWER_S]}}
+            assumed = f"its files do not tell its speed: {format_seconds(ASSUMED_ANSWER_S)} assumed"
+            self.notes.append(f"{stored.name}: {assumed}")
+        return ModelEntry.model_validate(given)
+
+
+def _shape_is_known(folder: Path) -> bool:
+    try:
+        return analyze(folder).spec is not None
+    except ProfileError:
+        return False  # code alone
 
 
 def _repository(config: Config) -> ModelRepository | None:

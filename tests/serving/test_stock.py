@@ -1,0 +1,64 @@
+"""Models that come into the repository without a word in the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium.config import Config, make_plan
+from modelium.errors import ConfigError
+from modelium.live.given import Served
+from modelium.serving import Order
+from modelium.serving.stock import ASSUMED_ANSWER_S, Stock
+from tests.live import tiny
+
+OWN = "class Model:\n    def __call__(self, body):\n        return body\n"
+
+
+def stock(folder: Path, **sections: Any) -> Stock:
+    given = {"cluster": {"gpus": "l4"}, "model_repository": str(folder), **sections}
+    config = Config.model_validate(given)
+    return Stock(Order(config), make_plan(config))
+
+
+def taken_in(there: Stock, name: str) -> Served:
+    assert there.repository is not None
+    folder = there.repository.incoming / name
+    return there.add(there.repository.add_model_from_incoming(folder))
+
+
+def test_a_folder_of_code_alone_is_served_by_ray_at_an_assumed_speed(tmp_path: Path) -> None:
+    there = stock(tmp_path)
+    (tmp_path / "incoming" / "own").mkdir()
+    (tmp_path / "incoming" / "own" / "model.py").write_text(OWN)
+    one = taken_in(there, "own")
+    assert (one.runtime, one.model.weights_bytes) == ("ray", len(OWN))
+    assert there.work_s(one.model, "l4-24g", 100, 100) == ASSUMED_ANSWER_S
+    assert there.notes == ["own: its files do not tell its speed: 10 ms assumed"]
+    assert [each.model.name for each in stock(tmp_path).given().served] == ["own"], "also later"
+
+
+@pytest.mark.parametrize(("emulated", "runtime"), [(False, "vllm"), (True, "emulated")])
+def test_what_a_repository_holds_is_emulated_if_everything_is(
+    tmp_path: Path, emulated: bool, runtime: str
+) -> None:
+    there = stock(tmp_path, emulated={"enabled": emulated})
+    tiny.llama(tmp_path / "incoming" / "small")
+    assert taken_in(there, "small").runtime == runtime
+    assert not there.notes, "its shape is known, so is its speed"
+
+
+def test_code_alone_in_the_configuration_needs_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.py").write_text(OWN)
+    own = {"path": str(tmp_path / "own"), "infer": {"latency": ["5ms"]}}
+    with pytest.raises(ConfigError, match="holds no model"):
+        make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+    own["weights"] = "2GiB"
+    plan = make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+    assert plan.models["own"].model.weights_bytes == 2 << 30
+    (tmp_path / "own" / "model.py").unlink()
+    with pytest.raises(ConfigError, match="holds no model"):
+        make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
