@@ -108,12 +108,13 @@ def test_events_are_printed_as_they_come(modelium: Said, server: Running, key: s
     ) as watching:  # fmt: skip
         assert watching.stdout is not None
         assert watching.stdout.readline()  # something is told every second
-        modelium("load", "qwen2.5-7b")
+        assert modelium("load", "qwen2.5-7b")[0] == 0
+        assert modelium("unload", "qwen2.5-7b")[0] == 0
         kinds = set()
         for line in watching.stdout:
             event = json.loads(line)
             kinds.add(event["event"])
-            if event["event"] == "done" and event["model"] == "qwen2.5-7b":
+            if event["event"] == "done" and event["kind"] == "unload":
                 break
         watching.terminate()
     assert {"decision", "progress", "done"} <= kinds
