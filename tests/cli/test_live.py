@@ -117,7 +117,7 @@ def test_events_are_printed_as_they_come(modelium: Said, server: Running, key: s
             if event["event"] == "done" and event["kind"] == "unload":
                 break
         watching.terminate()
-    assert {"decision", "progress", "done"} <= kinds
+    assert {"decision", "done"} <= kinds
 
 
 def test_wrong_words_are_one_line(modelium: Said, server: Running) -> None:
