@@ -50,7 +50,8 @@ def ask(
     try:
         content = None if body is None else json.dumps(body)
         method = "POST" if post or body is not None else "GET"
-        connection.request(method, address.path + path, content, {"content-type": "application/json"})
+        headers = {"content-type": "application/json"}
+        connection.request(method, address.path + path, content, headers)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
     except TimeoutError:
