@@ -297,6 +297,25 @@ def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> No
     assert not adopt()
 
 
+def test_a_move_that_is_under_way_when_the_plan_comes_is_not_made_two_copies(world: type) -> None:
+    slow = ConfiguredFacts(default_stages=Stages(), default_links=Links())
+    w = world({"b": 10, "a": 30}, [80, 80, 80], facts=slow, limits=Limits(loads_at_once=1))
+    w.load("a g0")
+    there, back = {"a": [("g1",)], "b": [("g2",)]}, {"a": [("g0",)], "b": [("g2",)]}
+    policy = Planned(searched(there, back), 5.0)
+    w.obey(policy)  # b loads first
+    w.obey(Between(policy))
+    w.cluster.run(6.0)
+    adopt = begin(w, policy)
+    while not w.did(Move):
+        w.cluster.run(1.0)
+    assert {copy.gpus for copy in w.state.instances_of("a")} == {("g0",), ("g1",)}  # both awake
+    assert not adopt()
+    w.cluster.run(1000.0)
+    assert [copy.gpus for copy in w.state.instances_of("a")] == [("g1",)]
+    assert "a" not in w.did(Load)
+
+
 class Stubborn:
     """Asks for what is refused: a busy copy is not unloaded."""
 
