@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -74,6 +74,8 @@ class Job:
     seed: int
     folder: Path
     command: str
+    bounds: Mapping[str, float | None] | None = None
+    """What no policy can exceed here, where that was asked for."""
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -94,6 +96,13 @@ def prepare(experiment: Experiment) -> Prepared:
     return Prepared(experiment, trace, plan, path, (*assumed, *assumptions(plan)))
 
 
+def bounds_of(prepared: Prepared) -> dict[str, float | None]:
+    """What no policy can exceed on this trace and cluster (docs/bounds.md)."""
+    from modelium.sim.bounds import bounds
+
+    return bounds(prepared.plan.sim_input(prepared.assumed), prepared.trace)
+
+
 def play(prepared: Prepared, job: Job) -> Summary:
     """Simulate one run and write its folder."""
     from modelium.sim.run import simulate
@@ -110,6 +119,7 @@ def play(prepared: Prepared, job: Job) -> Summary:
             "policy_parameters": given,
             "command": job.command,
             "calibration": calibration(plan),
+            "bounds": job.bounds,
         },
     )
     job.folder.mkdir(parents=True, exist_ok=True)

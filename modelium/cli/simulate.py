@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--out", type=FILE, help="Folder for results.  [default: runs/TRACE-POLICY]")
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
 @click.option("--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one per CPU]")
+@click.option("--bounds", is_flag=True, help="Also what no policy can exceed (docs/bounds.md).")
 @click.option("--no-report", is_flag=True, help="Write the tables only.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def simulate(
@@ -53,6 +55,7 @@ def simulate(
     out: Path | None,
     force: bool,
     jobs: int | None,
+    bounds: bool,
     no_report: bool,
     as_json: bool,
 ) -> None:
@@ -62,7 +65,7 @@ def simulate(
     configuration or the options say otherwise. What was assumed is said first.
     """
     from modelium.cli.outcome import collect, show, write_report
-    from modelium.experiment import Experiment, prepare
+    from modelium.experiment import Experiment, bounds_of, prepare
     from modelium.record import new_folder
 
     prepared = prepare(Experiment(trace, config, models, gpus, router or ""))
@@ -72,7 +75,8 @@ def simulate(
     name = "compare" if len(asked) * len(seeds) > 1 else _plain(asked[0])
     folder = out or _unused(Path("runs") / f"{_stem(trace)}-{name}")
     with new_folder(folder, replace=force) as part:
-        plays = _jobs(asked, seeds, part)
+        limits = bounds_of(prepared) if bounds else None
+        plays = [replace(job, bounds=limits) for job in _jobs(asked, seeds, part)]
         summaries = _play(prepared, plays, jobs or os.cpu_count() or 1)
         final = [folder / play.folder.relative_to(part) for play in plays]
         if not no_report:

@@ -70,10 +70,17 @@ def answer(names: Sequence[str], summaries: Sequence[Summary]) -> list[str]:
     if len(ranked) > 1:
         rest = [f"{name} {percent(summary['slo_attainment'])}" for name, summary in ranked[1:]]
         sentences.append(f"The others: {', '.join(rest)}.")
-    bound = (ranked[0][1].get("bounds") or {}).get("slo_attainment")
-    if bound is not None:
-        sentences.append(f"The best possible on this fleet is at most {percent(bound)}.")
-    return sentences
+    return sentences + _at_most(ranked[0][1].get("bounds") or {})
+
+
+def _at_most(bounds: Summary) -> list[str]:
+    bound, awake = bounds.get("slo_attainment"), bounds.get("without_sleep")
+    if bound is None:
+        return []
+    sentence = f"The best possible on this fleet is at most {percent(bound)}"
+    if awake is not None and percent(awake) != percent(bound):
+        sentence += f", without putting models to sleep {percent(awake)}"
+    return [sentence + "."]
 
 
 def _sentence(name: str, summary: Summary) -> str:
@@ -101,6 +108,10 @@ def trust(summaries: Sequence[Summary]) -> list[str]:
         texts.append("Nothing is known here of where the timings come from.")
     if not any(s.get("bounds") for s in summaries):
         texts.append("No bound was computed: how much a better policy could gain is not known.")
+    else:
+        texts.append(
+            "The bound allows a policy that knows all requests beforehand; nobody may reach it."
+        )
     fewest = min(s["requests"]["arrived"] for s in summaries)
     if fewest < _ENOUGH:
         texts.append(
