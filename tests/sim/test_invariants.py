@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,28 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelium.core import Gpu, Limits, Model, Node, Policy
-from modelium.costs import ConfiguredFacts, Stages
+from modelium.core import (
+    Action,
+    ClusterState,
+    Done,
+    Event,
+    Gpu,
+    Limits,
+    Model,
+    Move,
+    Node,
+    Policy,
+    Tick,
+)  # fmt: skip
+from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import IdleTtl
 from modelium.policies.landlord import Landlord
 from modelium.policies.lfuda import Lfuda
 from modelium.policies.lru import Lru
+from modelium.policies.place import by_node
 from modelium.policies.random_evict import RandomEvict
+from modelium.policies.room import Survey
 from modelium.record import Run, floats
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import (
@@ -32,24 +48,86 @@ from modelium.sim.spec import (
     Settings,
     StepTime,
 )  # fmt: skip
+from modelium.state import State
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
 from modelium.units import GIB
 
 STEP = StepTime(5e-3, 1e-3, 2e-3, 3, 1e-6, 6e-3, 1e-4, 2e-4, 30, 1e-4, 1e-4, 1e-6, 1e-8, 1e-8)
-HOST_BYTES = 24 * GIB
-POLICIES = {
+INF = float("inf")
+
+
+class Restless(Lru):
+    """LRU that also moves ready copies, busy or not, to other GPUs with room, 12 times in all.
+
+    As often as it can, so that moves meet loads, sleeps and faults; then it leaves GPUs in peace,
+    so that what waits is served in the end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.every_s = 0.7
+        self._left = 12
+        self._moving: set[str] = set()
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        yield from super().decide(state, event)
+        if isinstance(event, Tick) and self._left and (move := next(self._moves(state), None)):
+            self._left -= 1
+            self._moving.add(move.instance)
+            yield move
+        if isinstance(event, Done) and isinstance(event.action, Move) and event.error:
+            self._moving.discard(event.action.instance)
+
+    def _moves(self, state: ClusterState) -> Iterator[Move]:
+        survey = Survey(state)
+        still = [copy for copy in survey.ready if copy.id not in self._moving]
+        for copy in sorted(still, key=lambda copy: copy.ready_since_s):
+            need = state.models[copy.model].bytes_per_gpu()
+            wide = [gpu for gpu, room in survey.rooms.items() if room >= need]
+            for gpus in by_node(state, wide).values():
+                for group in combinations(gpus, len(copy.gpus)):
+                    if set(group) != set(copy.gpus):
+                        yield Move(copy.id, group, copy.id)
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
     "lru": Lru,
     "lru, sleep 1": lambda: Lru(sleep_level=1),
     "lru, sleep 2": lambda: Lru(sleep_level=2),
+    "lru, moves": Restless,
+    "lru, moves, sleep 1": lambda: Restless(sleep_level=1),
     "lru, drains and scales": lambda: Lru(drain_after_s=2.0, max_replicas=2, scale_waiting=2),
     "gdsf": Gdsf,
     "landlord, sleep 1": lambda: Landlord(sleep_level=1),
     "lfuda": Lfuda,
     "random": RandomEvict,
-    "idle_ttl": lambda: IdleTtl(idle_s=3.0, qps_min=float("inf")),
-    "idle_ttl, two tiers": lambda: IdleTtl(idle_s=8.0, sleep_s=1.0, qps_min=float("inf")),
+    "idle_ttl": lambda: IdleTtl(idle_s=3.0, qps_min=INF),
+    "idle_ttl, two tiers": lambda: IdleTtl(idle_s=8.0, sleep_s=1.0, qps_min=INF),
 }
+
+
+class Watched:
+    """Lets a policy decide, and looks at the nodes' RAM each time that it is asked."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.every_s: float | None = getattr(policy, "every_s", None)
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        check_host_cache(state)
+        return self._policy.decide(state, event)
+
+
+def check_host_cache(state: ClusterState) -> None:
+    """What is cached and what sleeps fit together, and the books are the sums of their entries."""
+    assert isinstance(state, State)
+    for name, ram in state.ram.items():
+        cached = sum(m.weights_bytes for m in state.models.values() if m.name in ram)
+        copies = [state.copy(instance) for instance in state.instances]
+        asleep = sum(copy.host_bytes for copy in copies if copy.node == name)
+        assert (ram.cached_bytes, ram.pinned_bytes) == (cached, asleep)
+        assert cached + asleep <= state.nodes[name].host_bytes
 
 
 @dataclass(frozen=True)
@@ -61,11 +139,14 @@ class Case:
     policy: str
     seed: int
 
-    def play(self) -> Run:
-        policy: Policy = POLICIES[self.policy]()
-        facts = ConfiguredFacts(default_stages=self.given.facts.default_stages)
+    def play(self, policy: Policy | None = None) -> Run:
+        known = self.given.facts
+        facts = ConfiguredFacts(
+            known.by_model, default_stages=known.default_stages, default_links=known.default_links
+        )
         fresh = SimInput(**{**vars(self.given), "facts": facts})
-        return simulate(fresh, policy, self.trace, seed=self.seed)
+        decider = Watched(policy or POLICIES[self.policy]())
+        return simulate(fresh, decider, self.trace, seed=self.seed)
 
 
 def engine_of(kind: str) -> Engine:
@@ -95,6 +176,26 @@ def model_lists(draw: st.DrawFn, most_gpus: int) -> list[Model]:
 
 
 @st.composite
+def exact_models(draw: st.DrawFn, most_gpus: int) -> tuple[list[Model], ConfiguredFacts]:
+    """Models whose costs over their sizes are exact in binary, so that ties are ties.
+
+    One copy of each at a time: with several, a hit is of all of them or of one, by the policy.
+    """
+    models, stages = [], {}
+    for k in range(draw(st.integers(3, 6))):
+        gpus = draw(st.sampled_from([1, most_gpus]))
+        size = gpus * draw(st.sampled_from([2, 4, 8, 16])) * GIB
+        kind = draw(st.sampled_from(["llm", "batches", "turns", "shares"]))
+        asleep = draw(st.sampled_from([0, GIB]))
+        models.append(
+            Model(f"m{k}", size, asleep_bytes=asleep, family=kind, gpus=gpus, max_replicas=1)
+        )
+        cost_s = draw(st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]))
+        stages[f"m{k}"] = Stages(cost_s, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return models, ConfiguredFacts(stages, default_links=Links(INF, INF, 2, INF))
+
+
+@st.composite
 def fault_plans(draw: st.DrawFn, gpus: int, models: int) -> Faults:
     """Some GPUs and instances are lost, some loads fail or are slow."""
     targets = [("gpu_lost", f"g{k}") for k in range(gpus)] + [("node_lost", "n0")]
@@ -111,12 +212,19 @@ def fault_plans(draw: st.DrawFn, gpus: int, models: int) -> Faults:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, faulty: bool) -> Case:
-    """A random case."""
+def cases(
+    draw: st.DrawFn, *, faulty: bool, exact: bool = False, policies: str = "", requests: int = 1
+) -> Case:
+    """A random case, of the policies with `policies` in their name, of `requests` at least."""
     gpus, nodes = draw(st.integers(1, 4)), draw(st.integers(1, 2))
     per_node = [sum(k % nodes == n for k in range(gpus)) for n in range(nodes)]
-    models = draw(model_lists(2 if max(per_node) > 1 else 1))
-    n = draw(st.integers(1, 40))
+    facts = ConfiguredFacts(default_stages=Stages(0.5, 0.1, 0.2, 0.5, 0.1, 0.1))
+    most_gpus = 2 if max(per_node) > 1 else 1
+    if exact:
+        models, facts = draw(exact_models(most_gpus))
+    else:
+        models = draw(model_lists(most_gpus))
+    n = draw(st.integers(requests, 40))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     arrivals = np.sort(rng.uniform(0, draw(st.sampled_from([1.0, 20.0, 80.0])), n))
     trace = Trace(
@@ -135,16 +243,18 @@ def cases(draw: st.DrawFn, *, faulty: bool) -> Case:
         drain_s=1e4,
         bins=20,
     )
+    host_bytes = draw(st.sampled_from([0, 9, 24])) * GIB
     world = SimInput(
-        nodes=[Node(f"n{k}", HOST_BYTES) for k in range(nodes)],
+        nodes=[Node(f"n{k}", host_bytes) for k in range(nodes)],
         gpus=[Gpu(f"g{k}", f"n{k % nodes}", 20 * GIB, "x") for k in range(gpus)],
         models=models,
         engines=lambda model, kind: engine_of(model.family),
         work=lambda model, kind, prompt, output: 0.1,
-        facts=ConfiguredFacts(default_stages=Stages(0.5, 0.1, 0.2, 0.5, 0.1, 0.1)),
+        facts=facts,
         settings=setting,
     )
-    return Case(world, trace, draw(st.sampled_from(sorted(POLICIES))), draw(st.integers(0, 9)))
+    names = sorted(name for name in POLICIES if policies in name)
+    return Case(world, trace, draw(st.sampled_from(names)), draw(st.integers(0, 9)))
 
 
 def held_over_time(rows: list[dict[str, Any]], place: str) -> dict[str, list[tuple[float, float]]]:
@@ -172,7 +282,7 @@ def check_host_memory(case: Case, run: Run) -> None:
     once = {(row["instance"], row["start_s"]): row for row in asleep}.values()
     rows = [{**row, "gpu": node_of[row["gpu"]], "value": size[row["model"]]} for row in once]
     for changes in held_over_time(rows, "gpu").values():
-        assert np.cumsum([change for _, change in changes]).max() <= HOST_BYTES
+        assert np.cumsum([change for _, change in changes]).max() <= case.given.nodes[0].host_bytes
 
 
 def check_requests(case: Case, run: Run) -> None:
@@ -193,6 +303,30 @@ def check_requests(case: Case, run: Run) -> None:
     ended = run.decisions["end_s"].to_numpy()
     assert (np.diff(begun) >= 0).all()
     assert not (ended < begun).any()
+
+
+def check_moves(run: Run) -> int:
+    """Without faults: who moves serves until its heir does, and leaves then. Return their number.
+
+    Moves whose copy was evicted in the meantime are only counted out.
+    """
+    decisions = run.decisions.to_pylist()
+    requests = run.requests.select(["arrival_s", "model", "cold"]).to_pylist()
+    moved = [d for d in decisions if d["kind"] == "move" and not d["error"]]
+    whole = 0
+    for move in moved:
+        begin_s, end_s, old = move["at_s"], move["end_s"], move["reason"]
+        leaves = [d for d in decisions if d["instance"] == old and d["kind"] in ("unload", "sleep")]
+        leaves = [d for d in leaves if d["at_s"] >= begin_s and not d["error"]]
+        by_itself = leaves and leaves[0]["reason"].startswith("moved to ")
+        if np.isnan(end_s) or not leaves or (leaves[0]["at_s"] < end_s and not by_itself):
+            continue
+        assert by_itself
+        assert (leaves[0]["at_s"], leaves[0]["kind"]) == (end_s, "unload")
+        mine = [r for r in requests if r["model"] == move["model"]]
+        assert {r["cold"] for r in mine if begin_s < r["arrival_s"] < end_s} <= {""}
+        whole += 1
+    return whole
 
 
 def content(run: Run) -> bytes:
@@ -226,3 +360,62 @@ def test_no_request_waits_for_ever(case: Case) -> None:
     check_requests(case, run)
     check_memory(run)
     check_host_memory(case, run)
+    check_moves(run)
+
+
+def test_a_busy_model_moves_to_and_fro_and_serves_throughout() -> None:
+    """Nothing random: one that is always asked for has 12 moves, and one cold start."""
+    n = 160
+    asked = Trace(
+        np.arange(n) * 0.5, Labels(np.zeros(n, np.int32), ("m0",)),
+        np.full(n, 20, np.int32), np.full(n, 30, np.int32),
+    )  # fmt: skip
+    world = SimInput(
+        nodes=[Node("n0")],
+        gpus=[Gpu(f"g{k}", "n0", 20 * GIB, "x") for k in range(2)],
+        models=[Model("m0", 12 * GIB, family="llm")],
+        engines=lambda model, kind: engine_of(model.family),
+        work=lambda model, kind, prompt, output: 0.1,
+        facts=ConfiguredFacts(default_stages=Stages(0.5, 0.1, 0.2, 0.5, 0.1, 0.1)),
+    )
+    case = Case(world, asked, "lru, moves", 0)
+    run = case.play()
+    assert check_moves(run) == 12
+    decisions = run.decisions.to_pylist()
+    kinds = [d["kind"] for d in decisions if not d["error"]]
+    assert (kinds.count("move"), kinds.count("load"), kinds.count("unload")) == (12, 1, 12)
+    check_requests(case, run)
+    check_memory(run)
+    assert set(run.requests["outcome"].to_pylist()) == {"completed"}
+
+
+@settings(max_examples=40)
+@given(case=cases(faulty=False, policies="moves", requests=20))
+def test_who_moves_serves_until_its_heir_does(case: Case) -> None:
+    run = case.play()
+    assert set(run.requests["outcome"].to_pylist()) <= {"completed"}
+    check_memory(run)
+    check_host_memory(case, run)
+    check_moves(run)
+
+
+@settings(max_examples=20)
+@given(case=cases(faulty=True, policies="moves", requests=20))
+def test_moves_among_faults_leave_nothing_behind(case: Case) -> None:
+    run = case.play()
+    check_requests(case, run)
+    check_memory(run)
+    check_host_memory(case, run)
+
+
+@settings(max_examples=150)
+@given(
+    case=cases(faulty=True, exact=True, policies="gdsf", requests=20),
+    level=st.sampled_from([0, 1, 2]),
+)
+def test_landlord_with_full_renewal_does_what_greedy_dual_size_does(case: Case, level: Any) -> None:
+    """With sleeps, faults and tensor parallel, too: every action, its time and its end."""
+    by_clock = case.play(Gdsf(variant="gds", sleep_level=level))
+    by_rent = case.play(Landlord(sleep_level=level))
+    done = [run.decisions.drop_columns(["reason"]) for run in (by_clock, by_rent)]
+    assert done[0].to_pylist() == done[1].to_pylist()
