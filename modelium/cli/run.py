@@ -150,7 +150,7 @@ async def _draw(server: Server) -> None:
 
     from modelium.live.screen import Screen
 
-    screen, console = Screen(), Console(highlight=False)
+    screen, console = Screen(server.url), Console(highlight=False)
     server.cluster.watchers.news.append(screen.hear)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while not server.stop.is_set():
@@ -165,10 +165,15 @@ async def _draw(server: Server) -> None:
 def _record(journal: Path, out: Path, force: bool) -> None:
     """Leave the same folder that a simulation leaves."""
     from modelium.cli.outcome import write_report
+    from modelium.errors import RecordError
     from modelium.live.recording import read_run
     from modelium.record import new_folder
 
-    run_ = read_run(journal)
+    try:
+        run_ = read_run(journal)
+    except RecordError as error:  # nobody asked for anything: that is no failure
+        click.echo(f"Note    no report: {error}", err=True)
+        return
     with new_folder(out, replace=force) as part:
         run_.fill(part)
         write_report([part], part / "report.html")

@@ -9,6 +9,9 @@ import click
 
 from modelium.cli.options import as_json, client, server
 
+WIDTH = 140
+"""Of a line where there is no terminal."""
+
 
 @click.command()
 @server
@@ -24,6 +27,8 @@ def status(url: str, key: str, as_json: bool) -> None:
     from modelium.live.screen import gpu_lines, head_line
 
     console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(head_line(told))
     for line in gpu_lines(told, console.width):
         console.print(line)
@@ -88,7 +93,7 @@ def _table(rows: list[dict[str, Any]], right: tuple[str, ...]) -> None:
         table.add_row(*(str(value) for value in row.values()))
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = 140
+        console.width = WIDTH
     console.print(table)
 
 

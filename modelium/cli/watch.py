@@ -37,7 +37,7 @@ def watch(url: str, key: str, as_json: bool) -> None:
 
     from modelium.live.screen import Screen
 
-    screen, console, over = Screen(), Console(), threading.Event()
+    screen, console, over = Screen(there.url), Console(), threading.Event()
 
     def hear() -> None:
         try:

@@ -93,8 +93,9 @@ def _instance(one: Mapping[str, Any]) -> Text:
 class Screen:
     """The whole picture; `hear` events as they come, `draw` now and then."""
 
-    def __init__(self, lines: int = 12) -> None:
-        self.lines = lines
+    def __init__(self, url: str, lines: int = 12) -> None:
+        """`url`: where clients find the server."""
+        self.url, self.lines = url, lines
         self._said: deque[Text] = deque(maxlen=KEPT)
 
     def hear(self, what: str, about: Mapping[str, Any]) -> None:
@@ -107,7 +108,8 @@ class Screen:
         said = list(self._said)[-self.lines :][::-1]
         for line in said:
             line.truncate(width, overflow="ellipsis")
-        return Group(head_line(status), *gpu_lines(status, width), Text(), *said)
+        where = Text(self.url, style="bright_black")
+        return Group(head_line(status), where, *gpu_lines(status, width), Text(), *said)
 
 
 def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
