@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations
 
@@ -17,8 +18,8 @@ from modelium.policies.belady_cost import BeladyCost
 from modelium.policies.static import Static
 from modelium.record import Run
 from modelium.sim import SimInput, simulate
-from modelium.sim.bounds import _counted, _large_or_small, _lost, _Needs, bounds
-from modelium.sim.fastest import fastest
+from modelium.sim.bounds import _counted, _large_or_small, _least, _lost, _Needs, bounds
+from modelium.sim.fastest import fastest, load_s, return_s
 from modelium.sim.spec import Generate, Infer, Settings, StepTime
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
@@ -56,6 +57,43 @@ def test_no_run_exceeds_its_bound(faulty: bool, data: st.DataObject) -> None:
         assert run["goodput_per_s"] <= limits["goodput_per_s"]
         if not run["sleeps"]:
             assert round(run["slo_attainment"] * n) <= round(limits["without_sleep"] * n)
+
+
+def held(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """From when to when each copy held its memory without a break, by model."""
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    last: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in run.timeline.to_pylist():
+        if row["kind"] not in ("loading", "weights", "leaving"):
+            continue
+        place = row["gpu"], row["instance"]
+        begin_s, end_s = last.get(place, (0.0, -1.0))
+        last[place] = (begin_s if end_s == row["start_s"] else row["start_s"], row["end_s"])
+        spans[row["model"]].append(last[place])
+    return spans
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whoever_is_in_time_had_a_copy_that_was_held_as_long_as_is_claimed(
+    faulty: bool, data: st.DataObject
+) -> None:
+    case = data.draw(cases(faulty=faulty))
+    slo = Slo(ttft_s=data.draw(st.sampled_from([0.12, 0.5, 2.0])))
+    models = [replace(m, slo=slo) for m in case.given.models]
+    world, asked = replace(case.given, models=models), case.trace
+    run = play(Case(world, asked, case.policy, case.seed), POLICIES[case.policy]())
+    least, spans = _least(world, asked), held(run)
+    back = return_s if run.summary["sleeps"] else load_s
+    for r in np.flatnonzero(run.requests["slo_met"].to_numpy(zero_copy_only=False)):
+        model = models[asked.model.codes[r]]
+        assert least.patience_s[r] >= 0
+        begin_s = asked.arrival_s[r] + least.patience_s[r] - back(world, model) + 2e-6
+        end_s = asked.arrival_s[r] + least.service_s[r] - 1e-6
+        begin_s = max(begin_s, 0.0)
+        if begin_s < end_s:
+            assert any(a <= begin_s and end_s <= b for a, b in spans[model.name])
 
 
 @st.composite
