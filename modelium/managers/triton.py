@@ -16,15 +16,15 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import getuid
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from modelium.errors import did_you_mean
 from modelium.managers import triton_layout
+from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
@@ -52,10 +52,12 @@ SPARE_S = 5.0
 _TEXT = "transformers/"
 
 
-class TritonManager:
+class TritonManager(ByName):
     """Loads models into Triton and unloads them. Safe to call from several threads."""
 
     runtime = "triton"
+    grace_s = 60.0
+    """Triton lets a model finish what it has before it unloads it."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class TritonManager:
         servers' environment. A model that ends no inference and uses no CPU for `stall_s` while
         one is asked of it is in trouble. Raises ConfigError.
         """
+        super().__init__()
         default = Path(tempfile.gettempdir()) / f"modelium-triton-{getuid()}"
         self._processes = Processes(folder or default, self.runtime)
         self._host, self._ports = host, Ports(host, base_port)
@@ -90,40 +93,24 @@ class TritonManager:
         self._servers: dict[int, Server] = {}
         self._still: dict[str, tuple[float, float]] = {}
         """Of an entry that gave no answer: since when, and its work done by then."""
-        self._loaded: dict[str, Engine] = {}
 
     # By name, one instance a model
 
     def load_model(
-        self, name: str, path: str | Path | None = None, gpu_id: int = 0, **settings: Any
+        self, name: str, path: str | Path = "", gpu_id: int | Sequence[int] = 0, **settings: Any
     ) -> Engine:
         """Serve the model in the folder `path`, or in the repository; raises StartError."""
-        if name in self._loaded:
-            raise StartError(f"{name} is loaded already")
-        if path is None and self._repository is not None:
+        if not path and self._repository is not None:
             path = self._repository / name
-        order = Order(name, name, Path(path) if path else None, (gpu_id,), settings=settings)
-        self._loaded[name] = engine = self.start(order)
-        return engine
+        return super().load_model(name, path, gpu_id, **settings)
 
-    def unload_model(self, name: str, graceful: bool = True) -> None:
-        """Unload it: with `graceful` after the requests that it has. Raises EngineError."""
-        self.stop(self._named(name), DRAIN_S if graceful else 0.0)
-        self._loaded.pop(name, None)
+    def in_flight(self, engine: Engine) -> bool:
+        return False  # an unload waits for them
 
     def is_model_loaded(self, name: str) -> bool:
         """Whether it was loaded here and answers a real inference now."""
         engine = self._loaded.get(name)
         return engine is not None and not self.trouble(engine)
-
-    def get_model_endpoint(self, name: str) -> str:
-        """Base address of its server, to which "/v2/models/..." is added. Raises EngineError."""
-        return self._named(name).url
-
-    def _named(self, name: str) -> Engine:
-        if engine := self._loaded.get(name):
-            return engine
-        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
 
     # The interface of `modelium.managers.engine.Manager`
 

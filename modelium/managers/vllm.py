@@ -14,15 +14,14 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import getuid
 from pathlib import Path
-from typing import Any
 
-from modelium.errors import did_you_mean
 from modelium.managers import environment as environments
 from modelium.managers import vllm_command, vllm_http, vllm_log
+from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, runs, tail
@@ -32,11 +31,10 @@ PORT_TRIES = 3
 """Starts on another port where somebody took the port first."""
 ABORT_S = 2.0
 ADOPT_S = 10.0
-DRAIN_S = 60.0
-"""How long `unload_model` waits for requests in flight."""
+ASK_S = 5.0
 
 
-class VLLMManager:
+class VLLMManager(ByName):
     """Starts, suspends and ends vLLM servers. Safe to call from several threads."""
 
     runtime = "vllm"
@@ -58,6 +56,7 @@ class VLLMManager:
         engine's environment. A server that takes no step for `stall_s` is in trouble.
         Raises ConfigError if there is no vLLM.
         """
+        super().__init__()
         self.program = environments.find("vllm", "vllm", environment)
         self.cpu = vllm_command.is_cpu_build(self.program)
         default = Path(tempfile.gettempdir()) / f"modelium-vllm-{getuid()}"
@@ -68,43 +67,10 @@ class VLLMManager:
         self._turns: dict[int, threading.Lock] = {}
         self._mine: set[str] = set()
         self._still_since_s: dict[str, float] = {}
-        self._loaded: dict[str, Engine] = {}
 
-    # By name, one instance a model
-
-    def load_model(
-        self, name: str, path: str | Path, gpu_id: int | Sequence[int] = 0, **settings: Any
-    ) -> Engine:
-        """Serve the model in the folder `path`; return when it has answered a first request.
-
-        `settings` are vLLM's own, such as max_model_len=4096. Raises StartError.
-        """
-        devices = (gpu_id,) if isinstance(gpu_id, int) else tuple(gpu_id)
-        with self._lock:
-            if name in self._mine:
-                raise StartError(f"{name} is loaded already")
-        engine = self.start(Order(name, name, Path(path), devices, settings=settings))
-        self._loaded[name] = engine
-        return engine
-
-    def unload_model(self, name: str, graceful: bool = True) -> None:
-        """End it: with `graceful` after its requests, otherwise at once. Raises EngineError."""
-        engine = self._named(name)
-        until_s = time.monotonic() + DRAIN_S
-        with contextlib.suppress(EngineError):
-            while graceful and time.monotonic() < until_s and vllm_http.in_flight(engine, 5.0):
-                time.sleep(LOOK_S)
-        self.stop(engine, 10.0 if graceful else 0.0)
-        self._loaded.pop(name, None)
-
-    def get_model_endpoint(self, name: str) -> str:
-        """Base address of its server, to which "/v1" is added. Raises EngineError."""
-        return self._named(name).url
-
-    def _named(self, name: str) -> Engine:
-        if engine := self._loaded.get(name):
-            return engine
-        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
+    def in_flight(self, engine: Engine) -> bool:
+        """Whether it works on requests, by its own count."""
+        return bool(vllm_http.in_flight(engine, ASK_S))
 
     # The interface of `modelium.managers.engine.Manager`
 
