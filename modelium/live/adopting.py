@@ -51,8 +51,16 @@ def _fits(cluster: LiveCluster, record: Record) -> bool:
     """The GPUs are there still, with enough memory that nobody else was promised."""
     state = cluster.state
     return all(
-        gpu in state.gpus and state.free_bytes(gpu) >= record.bytes_per_gpu for gpu in record.gpus
+        gpu in state.gpus and state.free_bytes(gpu) >= _holds(cluster, record)
+        for gpu in record.gpus
     )
+
+
+def _holds(cluster: LiveCluster, record: Record) -> int:
+    """Bytes on each GPU: a sleeper keeps a little, and what it left may be another's by now."""
+    if not record.sleep_level:
+        return record.bytes_per_gpu
+    return min(cluster.state.models[record.model].asleep_bytes, record.bytes_per_gpu)
 
 
 def _enter(cluster: LiveCluster, record: Record) -> None:
@@ -67,7 +75,7 @@ def _enter(cluster: LiveCluster, record: Record) -> None:
     copy.awake_bytes_per_gpu = record.bytes_per_gpu
     if asleep:
         copy.phase, copy.sleep_level = Phase.ASLEEP, record.sleep_level
-        copy.bytes_per_gpu = min(model.asleep_bytes, record.bytes_per_gpu)
+        copy.bytes_per_gpu = _holds(cluster, record)
         copy.host_bytes = model.weights_bytes if record.sleep_level == 1 else 0
     state.add(copy)
     cluster.engines[copy.id] = engine

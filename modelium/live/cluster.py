@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from modelium.conversation import Conversation
@@ -22,17 +21,18 @@ from modelium.core import (
     Done,
     Event,
     Fault,
+    Instance,
     Load,
     Miss,
     Move,
     Phase,
     Remind,
-    Sleep,
     Tick,
-    Unload,
     Wake,
 )  # fmt: skip
+from modelium.errors import ModeliumError
 from modelium.live import transitions
+from modelium.live.beginning import begin
 from modelium.live.coming import Arrivals
 from modelium.live.failures import Failures
 from modelium.live.given import LiveInput
@@ -44,7 +44,7 @@ from modelium.live.memory import Memory
 from modelium.live.reception import LiveSeat, Reception
 from modelium.live.roster import Roster
 from modelium.live.seats import RefusedError, Request
-from modelium.managers.engine import Engine, EngineError, Manager, StartError
+from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
 from modelium.rules import refusal
 from modelium.state import Copy, State
@@ -84,6 +84,8 @@ class LiveCluster:
         self._origin = time.monotonic()
         self._instant = 0.0
         self._number = journal.last_number()
+        self.changed = asyncio.Event()
+        """Happens, once, when the next transition ends or the next lost instance has gone."""
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._draining: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -136,38 +138,14 @@ class LiveCluster:
             row, line = self._write(action, why)
         except JournalError as error:  # what cannot be accounted for is not done
             why, (row, line) = str(error), (0, line_of(self.state, action, str(error)))
+            self._refuse(line.model, why)
         if why:
             self.tell_news("decision", **as_news(line))
             self.talk.answer(Done(action, why))
             return
-        copy, steps = self._begin(action, line)
+        copy, steps = begin(self, action, line)
         self.tell_news("decision", **as_news(line))
         self._under_way[copy.id] = self.spawn(self._watch(action, row, line, copy, steps))
-
-    def _begin(self, action: Action, line: Decision) -> tuple[Copy, Coroutine[Any, Any, None]]:
-        match action:
-            case Load(model, gpus):
-                copy = self._new_copy(model, self._elsewhere(action, line), action.kv_bytes)
-                line.instance, line.gpus = copy.id, copy.gpus
-                return copy, transitions.load(self, copy, line)
-            case Move(instance, gpus):
-                old = self.state.copy(instance)
-                copy = self._new_copy(old.model, gpus, None)
-                line.instance = copy.id
-                return copy, transitions.move(self, old, copy, line)
-            case Unload(instance):
-                copy = self.close(self.state.copy(instance), Phase.LEAVING)
-                return copy, transitions.unload(self, copy, line)
-            case Sleep(instance, level):
-                copy = self.state.copy(instance)
-                size = self.state.models[copy.model].weights_bytes if level == 1 else 0
-                self.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
-                return copy, transitions.sleep(self, copy, line, level)
-            case Wake(instance):
-                copy = self.state.copy(instance)
-                self.state.change(copy, Phase.WAKING, bytes_per_gpu=copy.awake_bytes_per_gpu)
-                return copy, transitions.wake(self, copy, line)
-        raise TypeError(f"{action!r} is not an action")
 
     async def _watch(
         self,
@@ -181,11 +159,14 @@ class LiveCluster:
         error = ""
         try:
             await steps
-        except (StartError, EngineError, JournalError) as failure:
-            error = self.lost.get(copy.id, "") or str(failure)
+        except Exception as failure:  # also a manager's own mistakes: nobody may wait for ever
+            known = isinstance(failure, ModeliumError)
+            told = str(failure) if known else f"{type(failure).__name__}: {failure}"
+            error = self.lost.get(copy.id, "") or told
             await self._failed(action, copy, failure, error)
         self._under_way.pop(copy.id, None)
         self.arrivals.over(copy)
+        self._pulse()
         line.end_s, line.error = self.now_s(), error
         with contextlib.suppress(JournalError):  # counted there; done is done
             self.journal.carried_out(row, line)
@@ -194,8 +175,10 @@ class LiveCluster:
 
     async def _failed(self, action: Action, copy: Copy, failure: Exception, why: str) -> None:
         """Strike out what did not come up, sleep or wake, and remember the failure of loads."""
-        loads = isinstance(action, Load | Move | Wake)
-        if loads and copy.id not in self.lost:
+        loads = isinstance(action, Load | Move | Wake) and copy.id not in self.lost
+        if isinstance(failure, JournalError):  # not the model's fault
+            self._refuse(copy.model, why)
+        elif loads:
             oom = getattr(failure, "out_of_memory", False)
             log = getattr(failure, "log", "")
             trouble = self.failures.note(copy.model, copy.gpus, why, log=log, oom=oom)
@@ -204,16 +187,29 @@ class LiveCluster:
             if trouble.failed:
                 tail = f"; it wrote: {trouble.log.strip()[-300:]}" if trouble.log.strip() else ""
                 words = f"{copy.model} cannot be loaded: {why}{tail}"
-                self.reception.refuse_all(copy.model, 503, words, self.failures.left_s(copy.model))
+                self._refuse(copy.model, words, self.failures.left_s(copy.model))
             wait_s = self.failures.left_s(copy.model)
             self.loop.call_later(wait_s + 0.01, self._offer)
         if copy.id in self.state.instances:
             self.close(copy, Phase.LEAVING)
-            try:
-                await transitions.bury(self, copy, why)
-            except EngineError as error:
-                self.tell_news("survivor", instance=copy.id, why=str(error))
+            await self._bury(copy, why)
         self.lost.pop(copy.id, None)
+
+    async def _bury(self, copy: Copy, why: str) -> None:
+        try:
+            await transitions.bury(self, copy, why)
+        except Exception as error:  # it stays in the books, with what it holds
+            self.tell_news("survivor", instance=copy.id, why=str(error))
+        self._pulse()
+
+    def _pulse(self) -> None:
+        before, self.changed = self.changed, asyncio.Event()
+        before.set()
+
+    def _refuse(self, model: str, why: str, retry_s: float | None = None) -> None:
+        """Send home who waits for a model, unless another instance serves it."""
+        if not self.reception.n_ready(model):
+            self.reception.refuse_all(model, 503, why, retry_s)
 
     # What is told to whom
 
@@ -250,8 +246,8 @@ class LiveCluster:
             await self.probe(copy, why)
         finally:
             self.reception.suspects.discard(copy.id)
-        if copy.phase is Phase.READY:
-            self.reception.release(copy.model)
+            if copy.phase is Phase.READY:
+                self.reception.release(copy.model)
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
@@ -323,9 +319,11 @@ class LiveCluster:
             if granted := self.waits_for_room.get(copy.id):
                 granted.cancel()
             self.arrivals.cancel(copy)
+            if idle := self._draining.pop(copy.id, None):
+                idle.set()
         else:
             self.close(copy, Phase.LEAVING)
-            self.spawn(transitions.bury(self, copy, why))
+            self.spawn(self._bury(copy, why))
         self.tell_news(news, instance=copy.id, model=copy.model, why=why)
 
     async def probe(self, copy: Copy, why: str = "") -> None:
@@ -337,6 +335,15 @@ class LiveCluster:
         if trouble and copy.phase in (Phase.READY, Phase.ASLEEP):
             self.kill(copy, f"{trouble}; {why}" if why else trouble)
             self.tell(Fault(copy.id, trouble))
+
+    def check(self, copy: Copy) -> None:
+        """Raises StartError if a copy was lost meanwhile: its transition ends here."""
+        if copy.id in self.lost:
+            raise StartError(self.lost[copy.id])
+
+    def drains(self, copy: Instance) -> bool:
+        """A copy waits for its last requests."""
+        return copy.id in self._draining
 
     # Threads and tasks
 
@@ -364,31 +371,12 @@ class LiveCluster:
         """The threads are no more needed."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    # Beginnings
+    # The log
 
-    def _new_copy(self, model: str, gpus: tuple[str, ...], kv_bytes: int | None) -> Copy:
+    def new_name(self, model: str) -> str:
+        """A name that no instance ever had."""
         self._number += 1
-        name = f"{model}#{self._number}"
-        node = self.state.gpus[gpus[0]].node
-        copy = Copy(name, model, gpus, node, self.reception.open_meters(name, model))
-        copy.bytes_per_gpu = self.state.models[model].bytes_per_gpu(kv_bytes)
-        self.state.add(copy)
-        return copy
-
-    def _elsewhere(self, action: Load, line: Decision) -> tuple[str, ...]:
-        """The policy's GPUs; after a failure there another one, if it has room."""
-        trouble, gpus = self.failures.of(action.model), action.gpus
-        if trouble is None or trouble.out_of_memory or trouble.gpus.isdisjoint(gpus):
-            return gpus
-        if len(gpus) > 1:
-            return gpus
-        for other in self.state.gpus:
-            instead = replace(action, gpus=(other,))
-            if other in trouble.gpus or refusal(self.state, instead, self.state.limits):
-                continue
-            line.reason += f"; {gpus[0]} failed it before, {other} instead"
-            return instead.gpus
-        return gpus
+        return f"{model}#{self._number}"
 
     def _write(self, action: Action, why: str) -> tuple[int, Decision]:
         """Log a decision before it is carried out. Raises JournalError."""

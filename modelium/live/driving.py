@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from modelium.core import Action, Event, Policy, Tick
@@ -73,7 +74,7 @@ class Driver:
             "decide", event=type(event).__name__.lower(), seconds=time.perf_counter() - begun_s
         )
         for action in actions or ():
-            self.cluster.start(action)
+            self._guarded(event, partial(self.cluster.start, action))
 
     def _guarded(self, event: Event, ask: Callable[[], Any]) -> Any:
         try:

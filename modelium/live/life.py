@@ -33,30 +33,37 @@ async def alive(
     await cluster.memory.look()
     await adopt(cluster)
     driver = Driver(cluster, policy)
-    works = [watch.engines(cluster), watch.gpus(cluster), watch.journal(cluster), driver.tick()]
-    watching = [cluster.spawn(work) for work in works]
+    looks = {
+        "engines": lambda: watch.engines(cluster),
+        "gpus": lambda: watch.gpus(cluster),
+        "journal": lambda: watch.journal(cluster),
+        "policy": driver.tick,
+    }
+    watching = [cluster.spawn(watch.always(cluster, name, look)) for name, look in looks.items()]
     try:
         yield driver
     finally:
-        await _farewell(cluster)
+        await farewell(cluster)
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await _end(cluster, keep_engines)
 
 
-async def _farewell(cluster: LiveCluster) -> None:
+async def farewell(cluster: LiveCluster) -> None:
     """Admit nobody any more, and let who is served finish."""
     cluster.listen(lambda event: None)
     cluster.reception.close("the server is stopping")
-    until_s = cluster.now_s() + cluster.deadlines.shutdown_s
-    while cluster.reception.seats and cluster.now_s() < until_s:
+    begun_s = cluster.now_s()
+    # Read anew each time: whoever is in a hurry shortens it.
+    while cluster.reception.seats and cluster.now_s() < begun_s + cluster.deadlines.shutdown_s:
         await asyncio.sleep(LOOK_S)
 
 
 async def _end(cluster: LiveCluster, keep_engines: bool) -> None:
     for copy in list(cluster.state.instances.values()):
-        if copy.id in cluster.state.instances and not (keep_engines and copy.id in cluster.engines):
+        kept = keep_engines and copy.id in cluster.engines and not cluster.drains(copy)
+        if copy.id in cluster.state.instances and not kept:
             cluster.kill(cluster.state.copy(copy.id), "the server is stopping", "ended")
     await cluster.settle()
     if not keep_engines:

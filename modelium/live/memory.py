@@ -10,6 +10,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from modelium.core import Phase
 from modelium.live.inventory import Inventory, Reading
 from modelium.managers.engine import Engine
 from modelium.state import Copy
@@ -50,7 +51,7 @@ class Memory:
             for device in engine.devices:
                 self.inventory.hold(process.pid, process.started_s, device, copy.bytes_per_gpu)
         if not self.inventory.pretend:
-            asyncio.get_running_loop().create_task(self._learn(copy, engine))
+            self._cluster.spawn(self._learn(copy, engine))
 
     async def back(self, copy: Copy, engine: Engine, keeps: int) -> str:
         """Wait until a copy that left or sleeps has given its memory back; say what is missing."""
@@ -64,7 +65,8 @@ class Memory:
             missing = [
                 (device, held - keeps)
                 for device in engine.devices
-                if (held := _held(readings[device], engine)) > keeps + SLACK_BYTES
+                if device in readings
+                and (held := _held(readings[device], engine)) > keeps + SLACK_BYTES
             ]
             if not missing:
                 return ""
@@ -82,7 +84,7 @@ class Memory:
         ours = {group(engine) for engine in cluster.engines.values()}
         for name, device in cluster.devices.items():
             reading = self.readings.get(device)
-            if reading is None or reading.lost:
+            if reading is None or reading.lost or self._comes_up_on(name):
                 continue
             foreign = sum(n for pid, n in reading.processes.items() if _group_of(pid) not in ours)
             left = max(0, min(self._whole[name], reading.total_bytes - foreign))
@@ -91,10 +93,15 @@ class Memory:
                 cluster.room.resize(name, left)
                 cluster.tell_news("memory", gpu=name, why=f"{format_bytes(foreign)} held by others")
 
+    def _comes_up_on(self, gpu: str) -> bool:
+        """An engine is known by its processes only when it is up: until then it looks foreign."""
+        return any(c.phase is Phase.LOADING for c in self._cluster.state.instances_on(gpu))
+
     async def _learn(self, copy: Copy, engine: Engine) -> None:
         readings = await self.look()
-        seen = max((_held(readings[d], engine) for d in engine.devices), default=0)
-        if seen:
+        held = (_held(readings[d], engine) for d in engine.devices if d in readings)
+        # Only one that is awake, still, holds what a copy takes.
+        if (seen := max(held, default=0)) and copy.phase is Phase.READY:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
             self._cluster.learnt.needs_bytes(copy.model, gpu.kind, seen)
             self._cluster.roster.correct(copy.model)

@@ -124,16 +124,39 @@ class Operations:
         return self._model(self._cluster.state.models[model])
 
     async def remove(self, model: str) -> None:
-        """Serve a model no more: its copies finish, go, and then it is forgotten."""
+        """Serve a model no more: its copies finish, go, and then it is forgotten.
+
+        It goes on if the caller is cancelled. Raises RefusedError: 404, 409.
+        """
         self._known(model)
+        if why := self._cluster.reception.going.get(model):
+            raise RefusedError(CONFLICT, why)
         self._cluster.roster.pin(model, False)
         self._cluster.roster.close(model)
-        await self._each(model, lambda copy: Unload(copy.id, "it is removed (1 call)", drain=True))
+        await asyncio.shield(self._cluster.spawn(self._remove(model)))
+
+    async def _remove(self, model: str) -> None:
+        try:
+            await self._clear(model)
+        except BaseException:
+            self._cluster.reception.going.pop(model, None)  # it stays, and is served
+            raise
         self._cluster.roster.drop(model)
         await self._cluster.call(self._removed, model)
         self._cluster.tell_news("removed-model", model=model, why="an operator removed it")
 
     # How
+
+    async def _clear(self, model: str) -> None:
+        """See all copies of a model gone; what comes up is given up. Raises RefusedError."""
+        cluster, reason = self._cluster, "it is removed (1 call)"
+        while copies := list(cluster.state.instances_of(model)):
+            changed = cluster.changed
+            for copy in copies:
+                if copy.phase in (Phase.LOADING, Phase.WAKING):
+                    cluster.kill(cluster.state.copy(copy.id), reason, "ended")
+            await self._each(model, lambda copy: Unload(copy.id, reason, drain=True))
+            await changed.wait()
 
     async def _each(
         self,

@@ -154,7 +154,7 @@ class Reception:
         """The demand of a model; it is made at the first look."""
         if model not in self._demands:
             self._demands[model] = LiveDemand(
-                model, self.clock, self.room, self._n_ready, self.house.rate_window_s
+                model, self.clock, self.room, self.n_ready, self.house.rate_window_s
             )
         return self._demands[model]
 
@@ -175,7 +175,7 @@ class Reception:
 
     def waiting_models(self) -> list[str]:
         """Models with requests that no ready instance can take."""
-        return [model for model in self.room.models() if not self._n_ready(model)]
+        return [model for model in self.room.models() if not self.n_ready(model)]
 
     def is_hungry(self, model: str) -> bool:
         """Somebody waits, and no instance is ready or on its way, and a load may be tried."""
@@ -199,9 +199,19 @@ class Reception:
 
     async def want(self, model: str, why: str) -> None:
         """Wish, and wait until it is ready. Raises RefusedError if it cannot be loaded."""
-        granted = self._granted.setdefault(model, asyncio.get_running_loop().create_future())
+        if never := self._closed_to(model) or self._never(model):
+            raise RefusedError(503, never)
+        granted = self._granted.get(model)
+        if granted is None:
+            granted = self._granted[model] = asyncio.get_running_loop().create_future()
+            granted.add_done_callback(_heard)
         self.wish(model, why)
-        await asyncio.wait_for(asyncio.shield(granted), self.house.max_wait_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(granted), self.house.max_wait_s)
+        except TimeoutError:
+            self.wanted.pop(model, None)
+            late = f"{model} was not ready within {self.house.max_wait_s:g} s"
+            raise RefusedError(503, late, self.control.left_s(model)) from None
 
     # Requests
 
@@ -225,6 +235,8 @@ class Reception:
 
     def release(self, model: str, cold: str = "") -> None:
         """Seat what waits for `model`, as far as there is room at its ready engines."""
+        if not self.n_ready(model):
+            return
         self.wanted.pop(model, None)
         if (granted := self._granted.pop(model, None)) and not granted.done():
             granted.set_result(None)
@@ -267,17 +279,17 @@ class Reception:
     def close(self, why: str) -> None:
         """Admit nobody any more, and send home who waits."""
         self.closed = why
-        for model in list(self.room.models()):
+        for model in {*self.room.models(), *self._granted}:
             self.refuse_all(model, 503, why)
 
     def _admit(self, request: Request) -> None:
         name, models = request.model, self._state.models
-        if why := self.closed or self.going.get(name, ""):
+        if why := self._closed_to(name):
             raise RefusedError(503, why)
         if name not in models:
             raise RefusedError(404, f"no model called {name!r}.{did_you_mean(name, models)}")
         trouble = self.failures.of(name)
-        if trouble is not None and trouble.failed:
+        if trouble is not None and trouble.failed and not self.n_ready(name):
             left_s = self.failures.left_s(name)
             raise RefusedError(503, f"{name} cannot be loaded: {trouble.why}", left_s)
         if not request.retries:
@@ -291,21 +303,24 @@ class Reception:
         left_s = self.control.left_s(request.model)
         entry = self.room.enter(request, request.arrival_s + wait_s, retry_after_s=left_s)
         self._expire_in_time()
-        if self.is_hungry(request.model):
-            self.control.missed(request.model)
         try:
+            if self.is_hungry(request.model):
+                self.control.missed(request.model)
             if told is None:
                 return await entry.future
             while not entry.future.done():
                 told(self._standing(entry))
                 await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
             return entry.future.result()
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or whoever listens broke
             self.room.leave(entry)
             future = entry.future
             if future.done() and not future.cancelled() and not future.exception():
                 future.result().finish("cancelled")
             raise
+
+    def _closed_to(self, model: str) -> str:
+        return self.closed or self.going.get(model, "")
 
     def _never(self, model: str) -> str:
         """Why a model can never be loaded; as long as a GPU is lost, nobody can tell."""
@@ -332,12 +347,15 @@ class Reception:
         ]
         return self._route(request, free) if free else None
 
-    def _n_ready(self, model: str) -> int:
+    def n_ready(self, model: str) -> int:
+        """How many instances of a model are ready; 0 if it is served no more."""
+        if model not in self._state.models:
+            return 0
         return sum(copy.phase is Phase.READY for copy in self._state.instances_of(model))
 
     def _queued(self, model: str) -> int:
         """Requests that wait though the model is ready, shared out among its ready instances."""
-        ready = self._n_ready(model)
+        ready = self.n_ready(model)
         return -(-self.room.waiting(model) // ready) if ready else 0
 
     def _expire_in_time(self) -> None:
@@ -357,3 +375,9 @@ class Reception:
             if not entry.future.done():
                 entry.future.set_exception(RefusedError(503, why, left_s))
         self._expire_in_time()
+
+
+def _heard(granted: asyncio.Future[None]) -> None:
+    """Whoever wished may have gone: a refusal that nobody hears is no error."""
+    if not granted.cancelled():
+        granted.exception()

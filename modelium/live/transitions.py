@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from modelium.core import Decision, Phase, Unload
@@ -38,6 +39,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     manager = cluster.managers[served.runtime]
     engine = await cluster.call(manager.start, order(cluster, copy, coming), coming.progress)
     cluster.engines[copy.id] = engine
+    cluster.check(copy)
     cluster.journal.running(engine)
     line.stages.update(engine.stages)
     cluster.learnt.took(copy.model, line.tier, cluster.state.now_s - coming.begun_s)
@@ -56,6 +58,7 @@ async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     coming.progress("wake", 0.0)
     wake_s = cluster.deadlines.wake_s
     await cluster.call(cluster.managers[engine.runtime].wake, engine, wake_s)
+    cluster.check(copy)
     line.stages["wake"] = took_s = cluster.state.now_s - coming.begun_s
     cluster.journal.running(engine)
     cluster.learnt.took(copy.model, line.tier, took_s)
@@ -67,13 +70,16 @@ async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
 async def sleep(cluster: LiveCluster, copy: Copy, line: Decision, level: int) -> None:
     """Free a copy's GPU memory, keep its process; level 1 keeps the weights in RAM."""
     await _drain(cluster, copy, line)
+    cluster.check(copy)
     cluster.timeline.mark(copy, "leaving")
     engine, begun_s = cluster.engines[copy.id], cluster.state.now_s
     sleep_s = cluster.deadlines.sleep_s
     await cluster.call(cluster.managers[engine.runtime].sleep, engine, level, sleep_s)
     line.stages["sleep"] = cluster.state.now_s - begun_s
     kept = min(cluster.state.models[copy.model].asleep_bytes, copy.bytes_per_gpu)
-    if missing := await cluster.memory.back(copy, engine, keeps=kept):
+    missing = await cluster.memory.back(copy, engine, keeps=kept)
+    cluster.check(copy)
+    if missing:
         raise EngineError(f"{copy.id} says that it sleeps, but {missing}")
     cluster.journal.running(engine, level)
     cluster.state.change(copy, Phase.ASLEEP, bytes_per_gpu=kept)
@@ -123,7 +129,7 @@ async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decisio
     """Wait until this much is free on each of the copy's GPUs, and take it."""
     begun_s = cluster.state.now_s
     granted = asyncio.get_running_loop().create_future()
-    wanted = cluster.room.take(copy.gpus, more_bytes, lambda: granted.set_result(None))
+    wanted = cluster.room.take(copy.gpus, more_bytes, partial(_grant, granted))
     cluster.waits_for_room[copy.id] = granted
     try:
         await granted
@@ -134,12 +140,18 @@ async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decisio
     finally:
         del cluster.waits_for_room[copy.id]
     cluster.held[copy.id] = cluster.held.get(copy.id, 0) + more_bytes
+    cluster.check(copy)
     if (waited_s := cluster.state.now_s - begun_s) > 1e-3:
         line.stages["room"] = waited_s
 
 
+def _grant(granted: asyncio.Future[None]) -> None:
+    if not granted.done():  # given up at this very moment: then it gives the room back
+        granted.set_result(None)
+
+
 async def _drain(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
-    if copy.busy:
+    if copy.busy and copy.id not in cluster.lost:
         begun_s = cluster.state.now_s
         await cluster.idle_event(copy).wait()
         line.stages["drain"] = cluster.state.now_s - begun_s

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 FLUSH_EVERY_S = 0.25
 GPUS_EVERY_S = 1.0
 ALIVE_EVERY_S = 0.5
+AGAIN_S = 1.0
+"""After an error, before the next look."""
+
+
+async def always(
+    cluster: LiveCluster, name: str, look: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Look until told to stop: an error is told of, and then it goes on."""
+    while True:
+        try:
+            return await look()
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            cluster.tell_news("watch-fault", watch=name, why=why)
+            await asyncio.sleep(AGAIN_S)
 
 
 async def engines(cluster: LiveCluster) -> None:

@@ -19,7 +19,7 @@ from modelium.errors import ModeliumError
 from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
 from modelium.live.journal import Journal
-from modelium.live.life import alive
+from modelium.live.life import alive, farewell
 from modelium.live.operations import Operations
 from modelium.live.recording import about
 from modelium.live.telemetry import Telemetry
@@ -99,7 +99,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         finally:
             for do in server.ends:
                 do()
-            cluster.reception.close("the server is stopping")
+            await farewell(cluster)  # while the gateway can still pass the answers on
 
 
 def _policy(order: Order, plan: Plan) -> tuple[Policy, str, dict[str, str]]:

@@ -1,0 +1,74 @@
+"""The first step of every action: what changes in the books at once, and the steps that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from modelium.core import Action, Decision, Load, Move, Phase, Sleep, Unload, Wake
+from modelium.live import transitions
+from modelium.rules import refusal
+from modelium.state import Copy
+
+if TYPE_CHECKING:
+    from modelium.live.cluster import LiveCluster
+
+
+def begin(
+    cluster: LiveCluster, action: Action, line: Decision
+) -> tuple[Copy, Coroutine[Any, Any, None]]:
+    """Enter a legal action into the books; gives the copy that it is about, and its steps."""
+    state = cluster.state
+    match action:
+        case Load(model, gpus):
+            gpus = _elsewhere(cluster, action, line)
+            copy = _new_copy(cluster, model, gpus, action.kv_bytes)
+            line.instance, line.gpus = copy.id, copy.gpus
+            return copy, transitions.load(cluster, copy, line)
+        case Move(instance, gpus):
+            old = state.copy(instance)
+            copy = _new_copy(cluster, old.model, gpus, None)
+            line.instance = copy.id
+            return copy, transitions.move(cluster, old, copy, line)
+        case Unload(instance):
+            copy = cluster.close(state.copy(instance), Phase.LEAVING)
+            return copy, transitions.unload(cluster, copy, line)
+        case Sleep(instance, level):
+            copy = state.copy(instance)
+            size = state.models[copy.model].weights_bytes if level == 1 else 0
+            cluster.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+            return copy, transitions.sleep(cluster, copy, line, level)
+        case Wake(instance):
+            copy = state.copy(instance)
+            state.change(copy, Phase.WAKING, bytes_per_gpu=copy.awake_bytes_per_gpu)
+            return copy, transitions.wake(cluster, copy, line)
+    raise TypeError(f"{action!r} is not an action")
+
+
+def _new_copy(
+    cluster: LiveCluster, model: str, gpus: tuple[str, ...], kv_bytes: int | None
+) -> Copy:
+    state, name = cluster.state, cluster.new_name(model)
+    node = state.gpus[gpus[0]].node
+    copy = Copy(name, model, gpus, node, cluster.reception.open_meters(name, model))
+    copy.bytes_per_gpu = state.models[model].bytes_per_gpu(kv_bytes)
+    state.add(copy)
+    return copy
+
+
+def _elsewhere(cluster: LiveCluster, action: Load, line: Decision) -> tuple[str, ...]:
+    """The policy's GPUs; after a failure there another one, if it has room."""
+    state, gpus = cluster.state, action.gpus
+    trouble = cluster.failures.of(action.model)
+    if trouble is None or trouble.out_of_memory or trouble.gpus.isdisjoint(gpus):
+        return gpus
+    if len(gpus) > 1:
+        return gpus
+    for other in state.gpus:
+        instead = replace(action, gpus=(other,))
+        if other in trouble.gpus or refusal(state, instead, state.limits):
+            continue
+        line.reason += f"; {gpus[0]} failed it before, {other} instead"
+        return instead.gpus
+    return gpus
