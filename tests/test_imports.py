@@ -66,6 +66,9 @@ ONLY_IN = {
 }
 """Package to the beginnings of the only paths that may import it."""
 
+ELSEWHERE = ("modelium/managers/ray_models/", "modelium/managers/triton_models/")
+"""Code that runs in the engines' environments, where Modelium is not installed."""
+
 NOT_IN_POLICIES = {"time", "datetime", "os", "pathlib", "socket", "subprocess", "threading"}
 
 
@@ -74,7 +77,8 @@ def sources() -> Iterator[Path]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT).parts
-            if not (folder == "modelium" and parts[1] in LINKS):
+            linked = folder == "modelium" and parts[1] in LINKS
+            if not linked and not str(path.relative_to(ROOT)).startswith(ELSEWHERE):
                 yield path
 
 
@@ -145,6 +149,12 @@ def test_each_part_imports_only_what_it_may() -> None:
 def test_each_heavy_package_stays_in_its_place(package: str) -> None:
     users = {path for path, name in all_imports() if name.split(".")[0] == package}
     assert {path for path in users if not path.startswith(ONLY_IN[package])} == set()
+
+
+def test_what_runs_elsewhere_imports_nothing_of_ours() -> None:
+    for folder in ELSEWHERE:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "modelium." not in path.read_text(encoding="utf-8").replace("`modelium.", "")
 
 
 def test_policies_have_no_clock_and_no_files() -> None:
