@@ -1,0 +1,98 @@
+"""A policy that breaks is told of and skipped; one that plans answers misses meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from modelium.core import Action, ClusterState, Event, Load, Miss
+from modelium.policies.diff import Target
+from modelium.policies.lru import Lru
+from modelium.policies.planned import Planned
+from modelium.testing.scenarios import model
+from tests.live.house import house
+
+A = model("a", 60)
+
+
+class Stumbles:
+    """Breaks at its first misses, each time otherwise; then it loads."""
+
+    def __init__(self) -> None:
+        self.misses = 0
+
+    def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+        if not isinstance(event, Miss):
+            return
+        self.misses += 1
+        if self.misses == 1:
+            raise ZeroDivisionError("by nothing")
+        if self.misses == 2:
+            yield cast(Action, "load a")
+        yield Load(event.model, ("n0g0",), "at last")
+
+
+def test_a_policy_that_breaks_is_told_of_and_skipped(tmp_path: Path) -> None:
+    async def run() -> None:
+        policy = Stumbles()
+        async with house(tmp_path, [A], policy=policy) as here:
+            first = asyncio.create_task(here.ask("a"))
+            await here.until(lambda: policy.misses == 1)
+            assert await here.ask("a")  # the next request offers the miss again
+            assert await first
+            assert here.driver.faults == 2
+            why = [told["why"] for told in here.said("policy-fault")]
+            assert why[0] == "ZeroDivisionError: by nothing"
+            assert "'load a'" in why[1]  # and the action after it was done
+
+    asyncio.run(run())
+
+
+def test_misses_are_answered_while_a_plan_is_searched(tmp_path: Path) -> None:
+    searching, go_on = threading.Event(), threading.Event()
+
+    def plan(state: ClusterState) -> Callable[[], Any]:
+        def search() -> Target:
+            searching.set()
+            assert go_on.wait(20.0)
+            return {"a": [], "b": [("n0g1",)]}
+
+        return search
+
+    async def run() -> None:
+        policy = Planned(plan, None, fallback=Lru())
+        models = [A, model("b", 60)]
+        async with house(tmp_path, models, 2, policy=policy) as here:
+            await here.until(searching.is_set)
+            assert await here.ask("a")
+            assert not here.said("plan")  # it is being searched still
+            assert here.phases("b") == []
+            go_on.set()
+            await here.until(lambda: here.phases("b") == ["ready"])
+            assert here.said("plan")
+            assert here.phases("a") == ["ready"]  # what was done meanwhile stays
+
+    try:
+        asyncio.run(run())
+    finally:
+        go_on.set()
+
+
+def test_a_search_that_breaks_is_told_of(tmp_path: Path) -> None:
+    def plan(state: ClusterState) -> Callable[[], Any]:
+        def search() -> Target:
+            raise ValueError("no plan")
+
+        return search
+
+    async def run() -> None:
+        policy = Planned(plan, 0.05, fallback=Lru())
+        async with house(tmp_path, [A], policy=policy) as here:
+            await here.until(lambda: here.driver.faults >= 2)  # each period anew
+            assert here.said("policy-fault")[0]["why"] == "ValueError: no plan"
+            assert await here.ask("a")
+
+    asyncio.run(run())
