@@ -69,13 +69,11 @@ async def serving(order: Order) -> AsyncIterator[Server]:
     inventory, order, plan, notes = hardware(order)
     config, folder = order.config, Path(order.config.live.folder)
     stock = Stock(order, plan)
-    given = stock.given()
+    managers = Managers(config, folder)
+    given = stock.given(managers.need)
     policy, name, parameters = _policy(order, stock.plan)
     slos = {one.model.name: one.model.slo for one in given.served}
     told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
-    managers = Managers(config, folder)
-    for one in given.served:
-        managers.need(one.runtime)
     cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
     metrics = ModeliumMetrics()
     Bookkeeper(cluster)

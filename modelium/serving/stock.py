@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from modelium.config.engines import Engines
 from modelium.config.liveplan import live_input, served
 from modelium.config.schema import ModelEntry
 from modelium.core import Model
-from modelium.errors import ModeliumError, ProfileError
+from modelium.errors import ConfigError, ModeliumError, ProfileError
 from modelium.live.given import LiveInput, Served
 from modelium.repository import ModelRepository, StoredModel
 from modelium.serving.order import Order
@@ -31,6 +32,8 @@ class Stock:
         self._config, self._plan, self._emulate = order.config, plan, order.emulate
         self.repository = _repository(order.config)
         self.notes: list[str] = []
+        self._stored: set[str] = set()
+        """Models that come from the repository."""
         for stored in self.repository.list_models() if self.repository else ():
             if stored.name in self._config.models:
                 continue
@@ -40,11 +43,23 @@ class Stock:
                 self.notes.append(f"{stored.name} is not served: {error}")
         self._engines = Engines(self._plan.models)
 
-    def given(self) -> LiveInput:
-        """What the cluster begins with."""
-        return replace(
-            live_input(self._config, self._plan, emulate=self._emulate), work=self.work_s
-        )
+    def given(self, need: Callable[[str], None]) -> LiveInput:
+        """What the cluster begins with; `need` is asked for the runtime of each model.
+
+        A runtime that is not there ends it for the configuration's own models; those of the
+        repository, which came by themselves, are left out, and a note says so. Raises ConfigError.
+        """
+        given = live_input(self._config, self._plan, emulate=self._emulate)
+        there = []
+        for one in given.served:
+            try:
+                need(one.runtime)
+                there.append(one)
+            except ConfigError as error:
+                if one.model.name not in self._stored:
+                    raise
+                self.notes.append(f"{one.model.name} is not served: {error}")
+        return replace(given, served=there, work=self.work_s)
 
     @property
     def plan(self) -> Plan:
@@ -73,6 +88,7 @@ class Stock:
         config = self._config.model_copy(update={"models": models})
         self._plan = make_plan(config)
         self._config = config
+        self._stored.add(stored.name)
 
     def _entry(self, stored: StoredModel) -> ModelEntry:
         """What the configuration would say of a model in the repository."""

@@ -37,7 +37,9 @@ def test_a_folder_of_code_alone_is_served_by_ray_at_an_assumed_speed(tmp_path: P
     assert (one.runtime, one.model.weights_bytes) == ("ray", len(OWN))
     assert there.work_s(one.model, "l4-24g", 100, 100) == ASSUMED_ANSWER_S
     assert there.notes == ["own: its files do not tell its speed: 10 ms assumed"]
-    assert [each.model.name for each in stock(tmp_path).given().served] == ["own"], "also later"
+    assert [each.model.name for each in stock(tmp_path).given(print).served] == ["own"], (
+        "also later"
+    )
 
 
 @pytest.mark.parametrize(("emulated", "runtime"), [(False, "vllm"), (True, "emulated")])
@@ -62,3 +64,22 @@ def test_code_alone_in_the_configuration_needs_its_weights(tmp_path: Path) -> No
     (tmp_path / "own" / "model.py").unlink()
     with pytest.raises(ConfigError, match="holds no model"):
         make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+
+
+def missing(runtime: str) -> None:
+    raise ConfigError(f"{runtime} is not installed")
+
+
+def test_a_runtime_that_is_missing_leaves_out_what_came_by_itself(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "incoming" / "small")
+    taken_in(stock(tmp_path), "small")
+    there = stock(tmp_path)
+    assert there.given(missing).served == []
+    assert there.notes == ["small is not served: vllm is not installed"]
+
+
+def test_a_runtime_that_is_missing_is_told_of_what_was_asked_for(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "small")
+    there = stock(tmp_path, models={"small": {"path": "small", "runtime": "vllm"}})
+    with pytest.raises(ConfigError, match="vllm is not installed"):
+        there.given(missing)
