@@ -45,6 +45,8 @@ DRAIN_S = 60.0
 GONE_S = 20.0
 """An application of which all processes have ended is forgotten within this time."""
 WATCH_S = 0.1
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+_WRAPPED = "RuntimeError: Traceback (most recent call last):"
 
 
 class RayManager:
@@ -327,8 +329,12 @@ class RayManager:
 
 
 def _failed(order: Order, said: str) -> StartError:
-    """What Ray says about a constructor that raised, in one line."""
-    said = "\n".join(line.strip() for line in said.splitlines())
-    why = cause(said) or said.strip().rpartition("\n")[2][-300:] or "Ray did not say why"
+    """What Ray says about a constructor that raised, in one line.
+
+    Ray wraps the traceback of the constructor as the message of another error.
+    """
+    said = "\n".join(line.strip() for line in _COLOURS.sub("", said).splitlines())
+    inner = said.partition(_WRAPPED)[2] or said
+    why = cause(inner) or said.rpartition("\n")[2][-300:] or "Ray did not say why"
     why = why.replace(str(order.path), order.model)
-    return StartError(f"{order.model}: {why}", log=said[-5000:], out_of_memory=no_memory(said))
+    return StartError(f"{order.model}: {why}", log=said[-5000:], out_of_memory=no_memory(inner))

@@ -93,10 +93,16 @@ class Driver:
         line, _, self._rest = self._rest.partition(b"\n")
         told: dict[str, Any] = json.loads(line)
         if "error" in told:
-            raise EngineError(" ".join(told["error"].split())[:500])
+            raise EngineError(_in_one_line(told["error"]))
         made: dict[str, Any] = told["made"]
         return made
 
     def _last(self) -> str:
         lines = tail(self._processes.log(NAME)).strip().splitlines()
         return lines[-1][-300:] if lines else "it did not say why"
+
+
+def _in_one_line(error: str) -> str:
+    """The last line of what may be a traceback."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return lines[-1][-500:] if lines else "Ray did not say why"

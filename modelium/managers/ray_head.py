@@ -79,7 +79,10 @@ class Ray:
         with self._held(deadline_s):
             if not self.runs():
                 self._begin()
-            return int(self._connected(max(1.0, until_s - time.monotonic())).told["http_port"])
+                with contextlib.suppress(EngineError):
+                    return self._serve(until_s)
+                self._begin()  # somebody took Serve's port meanwhile: on others
+            return self._serve(until_s)
 
     def ask(self, call: str, deadline_s: float, **given: Any) -> dict[str, Any]:
         """Have the driver do something, by another one if it was lost. Raises EngineError."""
@@ -141,6 +144,10 @@ class Ray:
             yield
         finally:
             self._lock.release()
+
+    def _serve(self, until_s: float) -> int:
+        """The port that Serve listens on."""
+        return int(self._connected(max(1.0, until_s - time.monotonic())).told["http_port"])
 
     def _connected(self, deadline_s: float) -> Driver:
         if self._driver is not None and not self._driver.runs():

@@ -27,6 +27,7 @@ class Driver:
         ray.init(address=address, log_to_driver=False, namespace=SERVE_NAMESPACE)
         options = {} if port is None else {"host": host, "port": port, "location": "HeadOnly"}
         serve.start(**({"http_options": options} if options else {}))
+        self.only_at = {} if port is None else {"host": host}
         self.http_port = _get_global_client().http_config.port
 
     def deploy(self, name: str, model: dict, deployment: dict, actor: dict) -> dict:
@@ -40,7 +41,9 @@ class Driver:
             name=DEPLOYMENT, ray_actor_options=actor, **deployment
         )
         route = f"/{name}"
-        target = serve.RunTarget(made.bind(model, route), name=name, route_prefix=route)
+        target = serve.RunTarget(
+            made.bind({**model, **self.only_at}, route), name=name, route_prefix=route
+        )
         serve.run_many(
             [target],
             wait_for_ingress_deployment_creation=False,

@@ -14,6 +14,8 @@ class Replica:
 
     def __init__(self, model: dict, route: str) -> None:
         self.route, self.busy, self.done = route, 0, 0
+        if host := model.get("host"):
+            _listen_only_at(host)
         if model.get("class") is not None:
             from .own import Own
 
@@ -71,3 +73,17 @@ def refusal(why: str, status: int, param: str | None = None) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": why, "type": kind, "param": param, "code": status}
     return JSONResponse({"error": error}, status_code=status)
+
+
+def _listen_only_at(host: str) -> None:
+    """Ray Serve 2.60 has a replica listen for other replicas at every address, whatever is set.
+
+    Anybody who reaches that port can run code. It is opened after this constructor.
+    """
+    from ray.serve._private import replica
+
+    bind = replica.add_port_to_grpc_server
+    at = f"[{host}]" if ":" in host else host
+    replica.add_port_to_grpc_server = lambda server, address: bind(
+        server, address.replace("[::]", at)
+    )

@@ -1,0 +1,389 @@
+"""A real Ray Serve: models come and go, fail, die and are found again; nothing is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelium.managers.engine import Engine, EngineError, StartError
+from modelium.managers.ray import RayManager
+from tests.live import tiny
+from tests.managers import ray_house
+from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of
+from tests.managers.vllm_house import client, completion, running, stream
+
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("ray"), needs_ray()]
+
+STALL_S = 2.0
+
+
+@dataclass
+class House:
+    """One Ray with a language model and a class of the user's."""
+
+    folder: Path
+    manager: RayManager
+    llama: Engine
+    double: Engine
+    heard: list[tuple[str, float]]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("ray")
+    made, heard = manager(folder / "logs", stall_s=STALL_S), list[tuple[str, float]]()
+    llama = order("llama#1", tiny.llama(folder / "llama"), settings={"args": {}}, device=2)
+    try:
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(made.start, llama, lambda *told: heard.append(told))
+            second = pool.submit(made.start, order("double#1", double(folder / "double")))
+            engines = first.result(), second.result()
+        yield House(folder, made, *engines, heard)
+        for engine in engines:
+            made.stop(engine, 0.0)
+    finally:
+        made.close()
+        left = processes_of(folder / "logs")
+        for one in left:
+            one.kill()
+        assert left == []
+
+
+def until(what: str, seconds: float, true: object) -> None:
+    """Wait until a call gives something true."""
+    assert callable(true)
+    until_s = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until_s, f"{what}: not in {seconds} s"
+        time.sleep(0.05)
+
+
+def replica(engine: Engine) -> psutil.Process:
+    return psutil.Process(engine.extra["pids"][0])
+
+
+def test_a_start_tells_its_stages_and_its_engine_is_plain_data(house: House) -> None:
+    told = list(dict.fromkeys(stage for stage, _ in house.heard))
+    assert told == list(house.llama.stages) == ["ray", "weights", "canary"]
+    assert Engine.from_dict(json.loads(json.dumps(house.llama.as_dict()))) == house.llama
+    assert house.manager.trouble(house.llama) == house.manager.trouble(house.double) == ""
+
+
+def test_each_has_a_process_of_its_own_on_the_gpu_it_was_given(house: House) -> None:
+    status, told = post(house.double, "/", {"x": [1, 2]})
+    assert (status, told["y"], told["gpu"]) == (200, [2, 4], "0")
+    assert [told["pid"]] == house.double.extra["pids"] != house.llama.extra["pids"]
+    assert replica(house.llama).environ()["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_it_listens_on_the_loopback_only(house: House) -> None:
+    addresses = {
+        listening.laddr.ip
+        for one in processes_of(house.folder / "logs")
+        for listening in one.net_connections("tcp")
+        if listening.status == psutil.CONN_LISTEN
+    }
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_language_model_speaks_openais_api(house: House) -> None:
+    said = completion(house.llama, tokens=12)
+    with client(house.llama) as ask:
+        chunks = ask.completions.create(
+            model="llama", prompt="Once", max_tokens=12, temperature=0, stream=True
+        )
+        assert "".join(chunk.choices[0].text for chunk in chunks) == said
+        messages = [{"role": "user", "content": "Hello"}]
+        chat = ask.chat.completions.create(
+            model="llama",
+            messages=messages,  # type: ignore[arg-type]
+            max_tokens=4,
+            temperature=0,
+        )
+        assert chat.usage is not None
+        assert chat.usage.prompt_tokens == len("user: Hello\nassistant: ")
+        assert chat.choices[0].message.role == "assistant"
+
+
+def test_the_answer_is_that_of_the_weights(house: House) -> None:
+    other = house.manager.load_model("other", tiny.llama(house.folder / "other", seed=1))
+    assert completion(other) != completion(house.llama) == completion(house.llama)
+    assert house.manager.get_model_endpoint("other") == other.url
+    with pytest.raises(EngineError, match="Did you mean 'other'"):
+        house.manager.unload_model("othre")
+    with pytest.raises(StartError, match="loaded already"):
+        house.manager.load_model("other", house.folder / "other")
+    pids = other.extra["pids"]
+    house.manager.unload_model("other")
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_stream_is_whole_and_counts_its_tokens(house: House) -> None:
+    chunks = list(stream(house.llama, 64))
+    assert chunks[-1].usage.completion_tokens == 64
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+    assert [reason for reason in reasons if reason] == ["length"]
+
+
+def test_who_goes_away_frees_the_model(house: House) -> None:
+    chunks = stream(house.llama, 2000)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    until("idle", 10.0, lambda: not house.manager._health(house.llama, 5.0)["busy"])
+    work = house.manager._health(house.llama, 5.0)["work"]
+    assert house.manager._health(house.llama, 5.0)["work"] - work < 100
+
+
+def test_text_ends_before_a_stop_string(house: House) -> None:
+    body = {"model": "llama", "prompt": "Once", "max_tokens": 40, "temperature": 0}
+    whole = post(house.llama, "/v1/completions", body)[1]["choices"][0]["text"]
+    stop = whole[5:7]
+    told = post(house.llama, "/v1/completions", {**body, "stop": stop})[1]
+    assert told["choices"][0]["text"] == whole.partition(stop)[0]
+    assert told["choices"][0]["finish_reason"] == "stop"
+    assert told["usage"]["completion_tokens"] < 40
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "why"),
+    [
+        ("/v1/completions", "{", 400, "no JSON"),
+        ("/v1/completions", {"prompt": 3}, 400, "prompt must be one text"),
+        ("/v1/completions", {"prompt": ""}, 400, "prompt is empty"),
+        ("/v1/completions", {"prompt": [99999]}, 400, "not in 0 to 319"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 9999}, 400, "2048 tokens"),
+        ("/v1/completions", {"prompt": "a", "temperature": "hot"}, 400, "temperature"),
+        ("/v1/completions", {"prompt": "a", "n": 2}, 400, "n is not known"),
+        ("/v1/chat/completions", {"messages": []}, 400, "at least one"),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}]}, 400, "content"),
+        ("/v1/embeddings", {"input": "a"}, 404, "not served here"),
+    ],
+)
+def test_bad_requests_are_refused_in_words(
+    house: House, path: str, body: object, status: int, why: str
+) -> None:
+    got, told = post(house.llama, path, body)
+    assert (got, why in told["error"]["message"]) == (status, True), told
+
+
+def test_an_error_of_a_users_class_is_an_answer(house: House) -> None:
+    status, told = post(house.double, "/", {"y": 1})
+    assert (status, told["error"]["message"]) == (500, "KeyError: 'x'")
+    status, told = post(house.double, "/", {"odd": 1})
+    assert (status, "no JSON" in told["error"]["message"]) == (500, True)
+
+
+def test_a_busy_class_is_in_no_trouble_and_others_go_on(house: House) -> None:
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(post, house.double, "/", {"x": [1], "sleep": 3})
+        until("asleep", 10.0, (house.folder / "double" / "sleeps").exists)
+        assert house.manager.trouble(house.double) == ""
+        assert post(house.double, "/", {"x": [2]})[1]["y"] == [4]
+        assert not slow.done()
+        assert slow.result()[1]["y"] == [2]
+
+
+def test_one_that_makes_nothing_is_in_trouble_after_a_while(house: House) -> None:
+    chunks = stream(house.llama, 1500)
+    next(chunks)
+    assert house.manager.trouble(house.llama) == ""
+    replica(house.llama).suspend()
+    try:
+        assert "no answer" in house.manager.trouble(house.llama, 2.0)
+    finally:
+        replica(house.llama).resume()
+    chunks.close()  # type: ignore[attr-defined]
+    until("well", 30.0, lambda: not house.manager.trouble(house.llama))
+
+
+@pytest.mark.parametrize(
+    ("mode", "why", "memory"),
+    [
+        ("raise", "broken: these are no weights", False),
+        ("memory", "broken: CUDA out of memory", True),
+    ],
+)
+def test_a_constructor_that_raises_says_why(
+    house: House, mode: str, why: str, memory: bool
+) -> None:
+    with pytest.raises(StartError) as caught:
+        house.manager.start(order("broken#1", double(house.folder / "broken"), mode))
+    assert str(caught.value).startswith(why)
+    assert caught.value.out_of_memory is memory
+    assert "model.py" in caught.value.log, "the remote traceback"
+    assert not list(house.manager._ray.replicas(house.manager._app("broken#1")))
+    assert set(house.manager._ray.states(30.0)) == house.manager._ray.members
+
+
+def test_weights_that_are_cut_say_so(house: House) -> None:
+    path = tiny.llama(house.folder / "cut")
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(StartError, match=r"cut: .*[Ss]afetensor"):
+        house.manager.start(order("cut#1", path, settings={"args": {}}))
+
+
+@pytest.mark.parametrize("way", ["deadline", "given up"])
+def test_a_constructor_that_hangs_is_ended(house: House, way: str) -> None:
+    path = double(house.folder / f"hangs {way}")
+    cancelled = threading.Event()
+    asked = order("hangs", path, "hang", deadline_s=15.0 if way == "deadline" else 200.0)
+    asked = replace(asked, cancelled=cancelled)
+    with ThreadPoolExecutor() as pool:
+        start = pool.submit(house.manager.start, asked)
+        until("began", 60.0, lambda: (path / "began").exists() or start.done())
+        if way == "given up":
+            cancelled.set()
+        with pytest.raises(StartError, match=r"not ready after|given up"):
+            start.result(60.0)
+    assert not house.manager._ray.replicas(house.manager._app("hangs"))
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "why"),
+    [
+        ("class A:\n  def __call__(self, b): ...\nB = type('B', (A,), {})", {"class": ":C"},
+         "has no class C"),
+        ("class A:\n  def __call__(self, b): ...\nclass B(A):\n  def __call__(self, b): ...",
+         {}, "it has A, B; name one"),
+        ("class A: ...", {"class": "model:A"}, "A has no __call__"),
+        ("import nothing_of_this_name", {}, "No module named 'nothing_of_this_name'"),
+        ("", {"class": "json:JSONDecoder"}, "not from the model's folder"),
+    ],
+)  # fmt: skip
+def test_a_class_that_cannot_serve_is_told_from_others(
+    house: House, tmp_path: Path, code: str, settings: dict[str, str], why: str
+) -> None:
+    (tmp_path / "model.py").write_text(code)
+    with pytest.raises(StartError) as caught:
+        house.manager.load_model("odd", tmp_path, **settings)
+    assert why in str(caught.value)
+
+
+def test_a_class_for_ray_serve_is_served_as_it_is(house: House, tmp_path: Path) -> None:
+    code = (
+        "from ray import serve\n@serve.deployment\nclass Echo:\n"
+        "  async def __call__(self, body):\n    return body\n"
+    )
+    (tmp_path / "mine.py").write_text(code)
+    engine = house.manager.load_model("echo", tmp_path, **{"class": "mine:Echo"})
+    assert post(engine, "/", [1, {"a": None}]) == (200, [1, {"a": None}])
+    house.manager.unload_model("echo", graceful=False)
+
+
+def test_wrong_orders_are_refused_before_anything_starts(house: House, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"no setting 'dytpe'\. Did you mean 'dtype'"):
+        house.manager.load_model("x", tmp_path, dytpe="float16")
+    with pytest.raises(StartError, match="its files are not at"):
+        house.manager.load_model("x", tmp_path / "nowhere")
+    for move in (house.manager.wake, lambda engine: house.manager.sleep(engine, 1)):
+        with pytest.raises(EngineError, match="sleep"):
+            move(house.double)
+
+
+def test_a_replica_that_is_killed_comes_back_and_meanwhile_is_in_trouble(house: House) -> None:
+    killed = replica(house.double)
+    killed.kill()
+    killed.wait(10.0)
+    assert house.manager.trouble(house.double, 0.2) == "its replica has ended"
+    until("back", 60.0, lambda: not house.manager.trouble(house.double))
+    assert replica(house.double) != killed
+    assert post(house.double, "/", {"x": [4]})[1]["y"] == [8]
+
+
+def test_stopping_does_not_wait_for_streams_longer_than_its_grace(house: House) -> None:
+    engine = house.manager.start(
+        order("long#1", tiny.llama(house.folder / "long"), settings={"args": {}})
+    )
+    chunks = stream(engine, 1900)
+    next(chunks)
+    worker = replica(engine)
+    begun_s = time.monotonic()
+    house.manager.stop(engine, 0.0)
+    assert time.monotonic() - begun_s < 10.0
+    assert running([worker]) == []
+    house.manager.stop(engine, 0.0)
+
+
+def test_a_lost_driver_is_started_again(house: House) -> None:
+    driver = house.manager._ray._driver
+    assert driver is not None
+    psutil.Process(driver._process.pid).kill()
+    until("ended", 10.0, lambda: not driver.runs())
+    assert house.manager._ray.members == set(house.manager._ray.states(60.0))
+
+
+LATER = """
+import json, os, signal, sys
+from pathlib import Path
+from tests.managers import ray_house
+logs, path, out = map(Path, sys.argv[1:])
+made = ray_house.manager(logs)
+told = [made.start(ray_house.order(name, path)).as_dict() for name in ("kept#1", "lost#1")]
+out.write_text(json.dumps(told))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> None:
+    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
+    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
+    later = None
+    try:
+        root = Path(ray_house.__file__).parents[2]
+        subprocess.run(words, check=False, timeout=200, cwd=root)
+        kept, lost = (Engine.from_dict(one) for one in json.loads(out.read_text()))
+        later = manager(logs)
+        assert later.adopt(kept)
+        assert not later.adopt(Engine.from_dict({**kept.as_dict(), "instance": "other#1"}))
+        gone = lost.extra["pids"]
+        assert [told.split()[-1] for told in later.sweep([kept])] == [lost.extra["app"]]
+        assert not any(psutil.pid_exists(pid) for pid in gone)
+        assert post(kept, "/", {"x": [3]})[1]["y"] == [6]
+        later.close()
+        assert post(kept, "/", {"x": [3]})[1]["y"] == [6], "close leaves engines that run"
+        assert later.trouble(kept) == ""
+
+        head = psutil.Process(later._ray.process.pid)  # type: ignore[union-attr]
+        head.kill()
+        until("gone", 10.0, lambda: "head has ended" in later.trouble(kept))
+        again = later.start(order("again#1", path))
+        later.stop(kept, 0.0)
+        assert post(again, "/", {"x": [5]})[1]["y"] == [10]
+        later.stop(again, 5.0)
+        later.close()
+        assert processes_of(logs) == []
+
+        third = manager(logs)
+        assert not third.adopt(again)
+        assert third.sweep([]) == []
+        third.close()
+    finally:
+        if later is not None:
+            later.close()
+        for one in processes_of(logs):
+            one.kill()
+
+
+def test_a_sweep_ends_a_ray_that_nobody_knows(tmp_path: Path) -> None:
+    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
+    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
+    later = manager(logs)
+    try:
+        root = Path(ray_house.__file__).parents[2]
+        subprocess.run(words, check=False, timeout=200, cwd=root)
+        assert len(later.sweep([])) == 2
+        later.close()
+        assert processes_of(logs) == []
+    finally:
+        for one in processes_of(logs):
+            one.kill()
