@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from modelium.core import Action, ClusterState, Decision, Event, Load, Phase, Sleep, Unload, Wake
+from modelium.core import Action, ClusterState, Event, Load, Sleep, Unload, Wake
 from modelium.live import watch
-from modelium.live.cluster import LiveCluster
 from modelium.live.failures import Patience
 from modelium.live.given import Deadlines
 from modelium.live.inventory import PretendInventory, Reading
-from modelium.live.journal import JournalError
 from modelium.live.operations import Operations
 from modelium.live.reception import House as Rules
 from modelium.live.seats import RefusedError, Request, Waiting
@@ -32,7 +28,6 @@ from tests.live.house import House, engines_of, house
 FOR_EVER = {**INSTANT, "stages": {"process": 0.0, "weights": 1000.0}, "speed": 1.0}
 A = model("a", 60)
 TWO = [A, model("b", 60)]
-SMALL = [model("a", 20), model("b", 20)]
 WHOLE = {"n0g0": 0}
 
 
@@ -384,41 +379,3 @@ def test_a_second_signal_ends_the_wait_for_requests(tmp_path: Path) -> None:
             cluster.loop.call_later(0.2, setattr, cluster, "deadlines", hurried)
 
     asyncio.run(asyncio.wait_for(run(), 10.0))
-
-
-# A disk that is full
-
-
-@contextmanager
-def full(cluster: LiveCluster) -> Iterator[None]:
-    """No page of the journal is free, as on a full disk."""
-    db = cluster.journal._db
-    pages = db.execute("PRAGMA page_count").fetchone()[0]
-    db.execute(f"PRAGMA max_page_count = {pages}")
-    with contextlib.suppress(JournalError):
-        while True:  # what is left of the last page
-            cluster.journal.decided(Decision(0.0, "load", "b", "", (), "it fills the disk"))
-    yield
-    db.execute(f"PRAGMA max_page_count = {pages + 100_000}")
-
-
-def test_a_full_disk_refuses_loads_and_nothing_else(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with house(tmp_path, SMALL, patience=Patience(tries=1)) as here:
-            await here.ask("a")
-            with full(here.cluster):
-                for _ in range(5):
-                    assert await here.ask("a")
-                with pytest.raises(RefusedError, match=r"the journal cannot be used: .*full") as no:
-                    async with asyncio.timeout(5.0):
-                        await here.ask("b")
-                assert no.value.status == 503
-                assert here.cluster.journal.failing
-                assert here.phases("b") == []
-            assert await here.ask("b")  # it was not the model's fault: at once
-            assert here.phases("a") == here.phases("b") == [Phase.READY.value]
-            assert not here.cluster.journal.failing
-            assert here.cluster.failures.of("b") is None
-
-    asyncio.run(run())
-    assert engines_of(tmp_path) == []
