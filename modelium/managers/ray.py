@@ -45,6 +45,8 @@ DRAIN_S = 60.0
 GONE_S = 20.0
 """An application of which all processes have ended is forgotten within this time."""
 WATCH_S = 0.1
+RESTART_S = 60.0
+"""Ray brings a replica back in 5 s and the time that the model takes to load."""
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _WRAPPED = "RuntimeError: Traceback (most recent call last):"
 
@@ -83,6 +85,8 @@ class RayManager:
         self._lock = threading.Lock()
         self._still: dict[str, tuple[float, int]] = {}
         """Of a busy instance: since when it made nothing, and its work until then."""
+        self._dead_since_s: dict[str, float] = {}
+        """Of an instance whose replica has ended: when that was seen."""
         self._loaded: dict[str, Engine] = {}
         atexit.register(self.close)
 
@@ -143,6 +147,7 @@ class RayManager:
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
         app = engine.extra["app"]
         self._still.pop(engine.instance, None)
+        self._dead_since_s.pop(engine.instance, None)
         self._remove(app, grace_s)
         self._ray.members.discard(app)
 
@@ -153,8 +158,9 @@ class RayManager:
         raise EngineError(f"{engine.instance}: Ray Serve's models do not sleep")
 
     def trouble(self, engine: Engine, deadline_s: float = 5.0) -> str:
-        """As the interface says; Ray starts a replica that died again, meanwhile it is in trouble.
+        """As the interface says; a replica that died has `RESTART_S`, as Ray starts another one.
 
+        Its requests wait in Ray meanwhile; they would wait for ever if it were deleted.
         One that only makes nothing has `stall_s` over several calls.
         """
         if not self._ray.runs():
@@ -162,9 +168,7 @@ class RayManager:
         try:
             return self._look(engine, deadline_s)
         except EngineError as error:
-            if self._ray.is_ours and not self._ray.replicas(engine.extra["app"]):
-                return "its replica has ended"
-            return str(error)
+            return self._restarting(engine) if self._is_dead(engine) else str(error)
 
     def adopt(self, engine: Engine) -> bool:
         try:
@@ -276,6 +280,17 @@ class RayManager:
         self._still.pop(engine.instance, None)
         return ""
 
+    def _is_dead(self, engine: Engine) -> bool:
+        """Whether the replica that answered last has ended, as far as that can be known."""
+        pids = engine.extra["pids"]
+        known = {one.pid for one in self._ray.replicas(engine.extra["app"])}
+        return self._ray.is_ours and bool(pids) and not known.intersection(pids)
+
+    def _restarting(self, engine: Engine) -> str:
+        since_s = self._dead_since_s.setdefault(engine.instance, time.monotonic())
+        late = time.monotonic() - since_s > RESTART_S
+        return f"its replica ended and did not come back in {RESTART_S:g} s" if late else ""
+
     def _stalled(self, engine: Engine, work: int) -> str:
         now_s = time.monotonic()
         since_s, before = self._still.setdefault(engine.instance, (now_s, work))
@@ -290,6 +305,7 @@ class RayManager:
         health = ask(engine, "/health", deadline_s)
         assert isinstance(engine.extra, dict), "plain data"
         engine.extra["pids"] = [health["pid"]]
+        self._dead_since_s.pop(engine.instance, None)
         return health
 
     # Ending

@@ -290,14 +290,29 @@ def test_wrong_orders_are_refused_before_anything_starts(house: House, tmp_path:
             move(house.double)
 
 
-def test_a_replica_that_is_killed_comes_back_and_meanwhile_is_in_trouble(house: House) -> None:
+def test_a_replica_that_is_killed_comes_back_and_its_requests_wait(house: House) -> None:
     killed = replica(house.double)
-    killed.kill()
-    killed.wait(10.0)
-    assert house.manager.trouble(house.double, 0.2) == "its replica has ended"
-    until("back", 60.0, lambda: not house.manager.trouble(house.double))
+    with ThreadPoolExecutor() as pool:
+        killed.kill()
+        killed.wait(10.0)
+        waits = pool.submit(post, house.double, "/", {"x": [4]})
+        assert house.manager.trouble(house.double, 0.2) == "", "Ray has time to start another"
+        until("back", 60.0, lambda: not house.manager.trouble(house.double, 0.5) and waits.done())
+        assert waits.result()[1]["y"] == [8]
     assert replica(house.double) != killed
-    assert post(house.double, "/", {"x": [4]})[1]["y"] == [8]
+
+
+def test_a_replica_that_does_not_come_back_is_trouble(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = double(house.folder / "once")
+    engine = house.manager.start(order("once#1", path))
+    (path / "model.py").write_text("raise ValueError('its code has changed')")
+    monkeypatch.setattr("modelium.managers.ray.RESTART_S", 3.0)
+    replica(engine).kill()
+    until("in trouble", 60.0, lambda: "did not come back" in house.manager.trouble(engine, 0.5))
+    house.manager.stop(engine, 0.0)
+    assert set(house.manager._ray.states(30.0)) == house.manager._ray.members
 
 
 def test_stopping_does_not_wait_for_streams_longer_than_its_grace(house: House) -> None:
