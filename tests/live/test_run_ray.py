@@ -1,0 +1,74 @@
+"""`modelium run` with a real Ray Serve: two kinds of models take turns on one GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from openai import OpenAI
+
+from modelium.managers import environment
+from tests.live import tiny
+from tests.live.running import Running, left_behind, running, sweep
+from tests.managers.ray_house import double, needs_ray, processes_of
+
+pytestmark = [pytest.mark.engines, needs_ray()]
+
+
+def post(server: Running, path: str, body: dict[str, Any]) -> Any:
+    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_language_model_and_a_users_class_take_turns(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "llama")
+    double(tmp_path / "double")
+    models = {
+        "llama": {"path": "llama", "runtime": "ray", "weights": "30GiB"},
+        "double": {"path": "double", "runtime": "ray", "weights": "30GiB"}
+        | {"infer": {"latency": [0.01]}},
+    }
+    asked = {
+        "cluster": {"gpus": [{"kind": "h100-80g", "memory": "50GiB", "count": 1}]},
+        "model_repository": str(tmp_path),
+        "models": models,
+        "ray": {"environment": str(environment.find("ray", "ray").parents[1])},
+        "policy": "lru",
+    }
+    folder = tmp_path / "run"
+    logs = folder / ".modelium" / "ray"
+    try:
+        with running(folder, asked) as server:
+            client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+            told = client.completions.create(
+                model="llama", prompt="Once", max_tokens=5, temperature=0
+            )
+            assert told.usage is not None
+            assert (told.usage.prompt_tokens, told.usage.completion_tokens) == (4, 5)
+            answer = post(server, "/predict/double", {"inputs": [], "x": [3, 4]})
+            assert (answer["y"], answer["gpu"]) == ([6, 8], "0")
+            assert not _serve(logs, "llama"), "it left to make room"
+            again = client.completions.create(
+                model="llama", prompt="Once", max_tokens=5, temperature=0, stream=True
+            )
+            assert "".join(piece.choices[0].text for piece in again) == told.choices[0].text
+            client.close()
+            [replica] = _serve(logs, "llama")
+            replica.kill()
+            answer = post(server, "/predict/llama", {"prompt": "Once", "max_tokens": 5})
+            assert answer["usage"]["completion_tokens"] == 5
+            assert processes_of(logs)
+            assert server.end() == 0
+        assert processes_of(logs) == left_behind(tmp_path) == []
+    finally:
+        sweep(tmp_path)
+
+
+def _serve(logs: Path, model: str) -> list[psutil.Process]:
+    """Replicas of a model."""
+    begin = f"ray::ServeReplica:{model}-"
+    return [one for one in processes_of(logs) if one.cmdline()[0].startswith(begin)]
