@@ -90,7 +90,7 @@ $(ENGINES)/ray/.ready: engines/ray.txt
 	@touch $@
 
 test: $(READY) engines
-	@$(VENV)/bin/pytest -n 2 --dist loadgroup --cov --cov-report=term
+	@$(VENV)/bin/pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

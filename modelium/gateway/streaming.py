@@ -27,7 +27,7 @@ from modelium.gateway.errors import ApiError, refused
 from modelium.gateway.outlet import ClientGoneError, Outlet
 from modelium.gateway.pieces import Pieces
 from modelium.gateway.translating import as_stream
-from modelium.live.seats import RefusedError, Seat, Waiting
+from modelium.live.seats import Outcome, RefusedError, Seat, Waiting
 
 PATIENCE_S = 0.25
 """A wait this short is not worth a comment."""
@@ -115,7 +115,9 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
     except (asyncio.CancelledError, ClientGoneError):
         prompt, output = pieces.tokens
         desk.limits.used(ask.request.organization, prompt + output)
-        seat.finish("cancelled", prompt_tokens=prompt, output_tokens=output)
+        # A client that has read the last piece may hang up before we know that it was the last.
+        outcome: Outcome = "completed" if pieces.complete else "cancelled"
+        seat.finish(outcome, prompt_tokens=prompt, output_tokens=output)
         raise
     except BaseException:
         seat.finish("failed")

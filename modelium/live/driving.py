@@ -71,7 +71,7 @@ class Driver:
         # Materialised first: a generator would see the state change under its feet.
         actions = self._guarded(event, lambda: tuple(decide()))
         self.cluster.tell_news(
-            "decide", event=type(event).__name__.lower(), seconds=time.perf_counter() - begun_s
+            "decide", heard=type(event).__name__.lower(), seconds=time.perf_counter() - begun_s
         )
         for action in actions or ():
             self._guarded(event, partial(self.cluster.start, action))
@@ -86,4 +86,4 @@ class Driver:
     def _broke(self, event: Event, error: Exception) -> None:
         self.faults += 1
         why = f"{type(error).__name__}: {error}"
-        self.cluster.tell_news("policy-fault", event=repr(event), why=why)
+        self.cluster.tell_news("policy-fault", heard=repr(event), why=why)

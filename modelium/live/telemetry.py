@@ -61,7 +61,7 @@ class Telemetry:
             case "done":
                 self._ended(about)
             case "decide":
-                self._metrics.record_decide(about["event"], about["seconds"])
+                self._metrics.record_decide(about["heard"], about["seconds"])
             case "plan":
                 self._metrics.record_decide("plan", about["seconds"])
             case "lost":

@@ -31,7 +31,6 @@ def needs_ray() -> pytest.MarkDecorator:
 
 pytestmark = [
     pytest.mark.engines,
-    pytest.mark.xdist_group("vllm"),
     needs_vllm(),
     needs_triton(),
     needs_ray(),

@@ -15,7 +15,7 @@ from tests.live import tiny
 from tests.live.running import Running, left_behind, running, sweep
 from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
+pytestmark = [pytest.mark.engines, needs_triton()]
 
 
 def post(server: Running, path: str, body: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from tests.live import tiny
 from tests.live.running import left_behind, running, sweep
 from tests.managers.vllm_house import needs_vllm
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+pytestmark = [pytest.mark.engines, needs_vllm()]
 
 
 def config(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tests.managers import ray_house
 from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of
 from tests.managers.vllm_house import client, completion, running, stream
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("ray"), needs_ray()]
+pytestmark = [pytest.mark.engines, needs_ray()]
 
 STALL_S = 2.0
 

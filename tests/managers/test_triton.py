@@ -33,7 +33,7 @@ from tests.managers.triton_house import (
 )
 from tests.managers.vllm_house import processes_of
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("triton"), needs_triton()]
+pytestmark = [pytest.mark.engines, needs_triton()]
 
 
 class House:

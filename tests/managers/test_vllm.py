@@ -30,7 +30,7 @@ from tests.managers.vllm_house import (
     tree,
 )
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+pytestmark = [pytest.mark.engines, needs_vllm()]
 
 STALL_S = 3.0
 

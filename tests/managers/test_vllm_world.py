@@ -34,7 +34,7 @@ from tests.managers.vllm_house import (
     tree,
 )
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+pytestmark = [pytest.mark.engines, needs_vllm()]
 
 
 @pytest.fixture(autouse=True)

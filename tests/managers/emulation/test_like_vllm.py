@@ -15,7 +15,7 @@ from tests.managers.emulation.conftest import AT_ONCE, Client
 from tests.managers.vllm_house import manager as vllm_manager
 from tests.managers.vllm_house import needs_vllm, order
 
-pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("vllm"), needs_vllm()]
+pytestmark = [pytest.mark.engines, needs_vllm()]
 
 HI = [{"role": "user", "content": "hi"}]
 
