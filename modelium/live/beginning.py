@@ -36,6 +36,10 @@ def begin(
             return copy, transitions.unload(cluster, copy, line)
         case Sleep(instance, level):
             copy = state.copy(instance)
+            if not cluster.roster.served[copy.model].can_sleep:
+                line.reason += "; its runtime cannot sleep: unloaded"
+                cluster.close(copy, Phase.LEAVING)
+                return copy, transitions.unload(cluster, copy, line)
             size = state.models[copy.model].weights_bytes if level == 1 else 0
             cluster.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
             return copy, transitions.sleep(cluster, copy, line, level)
