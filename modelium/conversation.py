@@ -1,7 +1,8 @@
 """What a cluster tells its policy, and when; the same in simulation and live.
 
 Events are heard one at a time, in order, and never before `Cluster.start` has returned. After every
-change `Miss` is offered again to each model that waits in vain: no request waits for ever.
+change `Miss` is offered again to each model that waits in vain: no request waits for ever. Only
+where no GPU may begin a load before another ends, the offer waits for that end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from modelium.errors import PolicyError
 
 PATIENCE = 100_000
 """Decisions at one instant after which a policy is said to make no progress."""
+CHANGES = (Done, Fault)
+"""Events after which a miss that was declined may be answered."""
 DECLINES = 4
 """Offers in a row that a policy may decline before the rest must wait for the next change."""
 
@@ -38,11 +41,16 @@ class Conversation:
         hungry: Hungry,
         clock: Callable[[], float],
         soon: Callable[[Callable[[], None]], None],
+        may_begin: Callable[[], bool],
     ) -> None:
-        """`clock` stands still within one instant; `soon` calls back when the caller is done."""
+        """`clock` stands still within one instant; `soon` calls back when the caller is done.
+
+        `may_begin` says whether some GPU may begin a load.
+        """
         self._hungry = hungry
         self._clock = clock
         self._soon = soon
+        self._may_begin = may_begin
         self._hear: Callable[[Event], None] = lambda event: None
         self._outbox: deque[Event] = deque()
         self._stirred = False
@@ -117,7 +125,7 @@ class Conversation:
         self._hear(event)
         self.decide_s += time.perf_counter() - self.asked_s
         refused = isinstance(event, Done) and event.error and not event.instance
-        self._stirred |= isinstance(event, Done | Fault) and not refused
+        self._stirred |= isinstance(event, CHANGES) and not refused
 
     def _offer(self, until: Callable[[], bool] | None, declines: int) -> None:
         """Offer `Miss` again to models that wait in vain, since something changed.
@@ -130,6 +138,9 @@ class Conversation:
         self._turn = (self._turn + 1) % max(1, len(hungry))
         in_vain = 0
         for model in hungry[:1] + hungry[self._turn :] + hungry[1 : self._turn]:
+            if not self._may_begin():
+                self.unasked = True
+                return
             begun = self._actions
             self._outbox.append(Miss(model))
             self._empty_outbox()

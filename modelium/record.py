@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
+from modelium import arrow
 from modelium.core import Decision
 from modelium.errors import RecordError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 OUTCOMES = ("completed", "rejected", "failed", "unfinished")
@@ -121,18 +123,18 @@ def timeline_table(rows: Iterable[TimelineRow] | Mapping[str, Column]) -> pa.Tab
 
 def floats(table: pa.Table, column: str) -> Floats:
     """A column of numbers or truth values as an array."""
-    return table[column].to_numpy()  # type: ignore[no-any-return]
+    return arrow.array(table[column])
 
 
 def labels(table: pa.Table, column: str) -> tuple[Codes, list[str]]:
     """A column of names as codes (-1: none) and the table of names that they point into."""
     import pyarrow as pa
 
-    array = table[column].unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # no rows, no chunks
-        array = pa.concat_arrays(array.chunks) if array.chunks else pa.array([], array.type)
-    codes = array.indices.fill_null(-1) if array.indices.null_count else array.indices
-    return codes.to_numpy(), array.dictionary.to_pylist()
+    chunks = table[column].unify_dictionaries().chunks
+    if not chunks:
+        return np.empty(0, np.int32), []
+    whole = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+    return arrow.codes(whole), whole.dictionary.to_pylist()
 
 
 @dataclass
@@ -226,28 +228,33 @@ def _table(spec: Mapping[str, str], columns: Mapping[str, Column]) -> pa.Table:
     if missing or unknown:
         raise ValueError(f"missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
     order = [name for name in spec if name in columns]
-    return pa.table({name: _array(columns[name], _arrow_type(spec[name])) for name in order})
+    return pa.table({name: _array(columns[name], spec[name]) for name in order})
 
 
-def _array(column: Column, kind: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
+def _array(column: Column, words: str) -> pa.Array:
     if isinstance(column, tuple):
-        codes, names = column
-        indices = pa.array(codes, mask=codes < 0, type=pa.int32())
-        return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
-    if pa.types.is_dictionary(kind):
-        return pa.array(column, pa.string()).dictionary_encode()
-    return pa.array(column, kind, from_pandas=False)
+        return arrow.names(*column)
+    kind = _kind(words)
+    if kind == "string":
+        return arrow.texts(column)
+    if kind == "dictionary":
+        known = [name for name in dict.fromkeys(column) if name is not None]
+        code_of = {name: code for code, name in enumerate(known)}
+        return arrow.names(np.array([code_of.get(name, -1) for name in column], np.int32), known)
+    return arrow.numbers(np.asarray(column, kind))
 
 
 def _arrow_type(words: str) -> pa.DataType:
     import pyarrow as pa
 
-    kind = words.split(maxsplit=1)[0].rstrip(",:;")
+    kind = _kind(words)
     if kind == "dictionary":
         return pa.dictionary(pa.int32(), pa.string())
     return {"float64": pa.float64, "int32": pa.int32, "bool": pa.bool_, "string": pa.string}[kind]()
+
+
+def _kind(words: str) -> str:
+    return words.split(maxsplit=1)[0].rstrip(",:;")
 
 
 def _required(spec: Mapping[str, str]) -> set[str]:

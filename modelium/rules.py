@@ -38,6 +38,19 @@ def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
             return ""
 
 
+def may_begin(state: ClusterState, limits: Limits) -> bool:
+    """Whether some GPU has not all the loads and wakes under way that it may have."""
+    coming: dict[str, int] = {}
+    under_way = 0
+    for copy in state.coming():
+        under_way += 1
+        for gpu in copy.gpus:
+            coming[gpu] = coming.get(gpu, 0) + 1
+    if under_way >= limits.loads_at_once:
+        return False
+    return any(coming.get(gpu, 0) < limits.loads_at_once_per_gpu for gpu in state.gpus)
+
+
 def never_fits(state: ClusterState, model: str) -> str:
     """Say why `model` can never run on these GPUs, or return an empty string if it can."""
     spec = state.models[model]

@@ -150,7 +150,10 @@ def _ratio(part: SupportsFloat, whole: float | None) -> float | None:
 
 
 def _tally(table: pa.Table, column: str, names: Sequence[str]) -> dict[str, int]:
-    codes, known = labels(table, column)
+    return _counts(*labels(table, column), names)
+
+
+def _counts(codes: Codes, known: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     counts = np.bincount(codes[codes >= 0], minlength=len(known))
     found = dict(zip(known, counts.tolist(), strict=True))
     return {name: found.get(name, 0) for name in names}
@@ -201,12 +204,16 @@ def _alone(felt: Latencies, slos: Sequence[Slo], models: Codes) -> dict[str, flo
 
 
 def _actions(decisions: pa.Table) -> dict[str, int]:
-    error = decisions["error"].to_numpy(zero_copy_only=False)
-    fine = decisions.filter(error == "")
-    counts = _tally(fine, "kind", ("load", "unload", "sleep", "wake", "move"))
+    kinds, known = labels(decisions, "kind")
+    fine = _went_well(decisions)
+    counts = _counts(kinds[fine], known, ("load", "unload", "sleep", "wake", "move"))
     return {f"{kind}s": n for kind, n in counts.items()} | {
-        "failed_actions": len(decisions) - len(fine)
+        "failed_actions": int(np.count_nonzero(~fine))
     }
+
+
+def _went_well(decisions: pa.Table) -> Bools:
+    return np.array([not error for error in decisions["error"].to_pylist()], np.bool_)
 
 
 def _triggers(requests: pa.Table, decisions: pa.Table, waited: Bools) -> int:
@@ -217,7 +224,7 @@ def _triggers(requests: pa.Table, decisions: pa.Table, waited: Bools) -> int:
     kinds, kind_names = labels(decisions, "kind")
     targets, target_names = labels(decisions, "model")
     starts = np.array([kind in ("load", "wake") for kind in kind_names] + [False])[kinds]
-    starts &= decisions["error"].to_numpy(zero_copy_only=False) == ""
+    starts &= _went_well(decisions)
     at, code_of = floats(decisions, "at_s"), {name: i for i, name in enumerate(names)}
     order = np.argsort(models, kind="stable")
     edges = np.searchsorted(models[order], np.arange(len(names) + 1))

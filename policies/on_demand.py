@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from modelium.core import (
     Action,
     ClusterState,
+    Demand,
     Done,
     Event,
     Fault,
@@ -27,6 +28,7 @@ from modelium.core import (
 from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     AWAKE,
+    OUT,
     Option,
     Ranking,
     Survey,
@@ -41,8 +43,8 @@ from modelium.units import format_seconds
 
 Evict = Callable[[ClusterState, Instance], Any]
 """Key of an idle copy, a float or a tuple of floats: the copy with the lowest leaves first."""
-Wants = Iterable[tuple[str, str]]
-"""Models that need one more copy, each with the reason."""
+Wants = Iterable[tuple[str, Callable[[], str]]]
+"""Models that need one more copy, each with the reason, worded only if it comes to an action."""
 HAIR_S = 1e-6
 """Reminders come this much late, so that rounding never makes them early."""
 
@@ -130,26 +132,24 @@ class OnDemand:
 
     # Which models need one more copy
 
-    def _missed(self, state: ClusterState, models: Iterable[str]) -> Iterator[tuple[str, str]]:
+    def _missed(self, state: ClusterState, models: Iterable[str]) -> Wants:
         for model in models:
-            if all(c.phase in (Phase.ASLEEP, Phase.LEAVING) for c in state.instances_of(model)):
-                asked = state.demand[model]
-                oldest = format_seconds(asked.oldest_wait_s)
-                yield model, f"{asked.waiting} waiting, oldest {oldest}"
+            if all(copy.phase in OUT for copy in state.instances_of(model)):
+                yield model, partial(_waiting, state.demand[model])
 
-    def _required(self, state: ClusterState) -> Iterator[tuple[str, str]]:
+    def _required(self, state: ClusterState) -> Wants:
         for model, least in self._least.items():
             if (have := awake_copies(state, model)) < least:
-                yield model, f"{have} of at least {least} copies"
+                yield model, partial("{} of at least {} copies".format, have, least)
 
-    def _crowded(self, state: ClusterState) -> Iterator[tuple[str, str]]:
+    def _crowded(self, state: ClusterState) -> Wants:
         for model in state.models if self._max_replicas > 1 else ():
             copies = [c for c in state.instances_of(model) if c.phase in AWAKE]
             queued = sum(copy.waiting for copy in copies)
             crowded = queued >= self._scale_waiting * len(copies) > 0
             coming = any(copy.phase is not Phase.READY for copy in copies)
             if crowded and not coming and len(copies) < self._max_replicas:
-                yield model, f"{queued} queued at {len(copies)} copies"
+                yield model, partial("{} queued at {} copies".format, queued, len(copies))
 
     # How they get it
 
@@ -170,11 +170,12 @@ class OnDemand:
             taken.update(option.gpus, *(copy.gpus for _, _, copy in option.victims))
             actions += self._evictions(state, model, option)
             frees = ", ".join(name for _, name, _ in option.victims) or "nothing"
+            reason = f"{why()}; frees {frees}"
             if asleep:
-                actions.append(Wake(asleep.id, f"{why}; frees {frees}"))
+                actions.append(Wake(asleep.id, reason))
             else:
                 kv_bytes = self.kv_bytes(state, model)
-                actions.append(Load(model, option.gpus, f"{why}; frees {frees}", kv_bytes))
+                actions.append(Load(model, option.gpus, reason, kv_bytes))
         return actions + self._patience(state, lacking) if lacking else actions
 
     def _option(
@@ -286,6 +287,8 @@ class OnDemand:
     def _patience(self, state: ClusterState, lacking: Iterable[str]) -> list[Action]:
         """Ask for a tick when the next copy may leave that now may not."""
         now_s, stay_s = state.now_s, state.limits.min_residency_s
+        if not stay_s and self._drain_after_s == float("inf"):
+            return []
         ends = [now_s + self._overdue_s(state, model) for model in lacking]
         if stay_s:
             ends += [copy.ready_since_s + stay_s for copy in state.instances.values()]
@@ -296,6 +299,10 @@ class OnDemand:
         soon = format_seconds(self._reminded_s - now_s)
         why = f"no room for {', '.join(lacking)}; in {soon} one more copy may leave"
         return [Remind(self._reminded_s, why)]
+
+
+def _waiting(asked: Demand) -> str:
+    return f"{asked.waiting} waiting, oldest {format_seconds(asked.oldest_wait_s)}"
 
 
 def number(key: Any) -> str:

@@ -12,6 +12,8 @@ from modelium.core import ClusterState, Instance, Model, Phase
 LOADING, READY, WAKING, ASLEEP = Phase.LOADING, Phase.READY, Phase.WAKING, Phase.ASLEEP
 """Plain names: a look-up in an enumeration costs more than all the rest of a step here."""
 AWAKE = (LOADING, READY, WAKING)
+OUT = (ASLEEP, Phase.LEAVING)
+"""Copies that will not serve unless something is done."""
 
 
 Victim = tuple[Any, str, Instance]

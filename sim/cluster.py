@@ -26,7 +26,7 @@ from modelium.core import (
 )  # fmt: skip
 from modelium.costs import ConfiguredFacts, StagedCosts
 from modelium.room import Room
-from modelium.rules import refusal
+from modelium.rules import may_begin, refusal
 from modelium.sim import transitions
 from modelium.sim.faults import FaultSource
 from modelium.sim.kvuse import KvUse
@@ -72,7 +72,12 @@ class SimCluster:
         self.held: dict[str, int] = {}
         """Bytes that each copy really holds on each of its GPUs."""
         self.timeline = Timeline(self.state, self.held)
-        self.talk = Conversation(plane, lambda: int(self.env.now), self._soon)
+        self.talk = Conversation(
+            plane,
+            lambda: int(self.env.now),
+            self._soon,
+            lambda: may_begin(self.state, self.state.limits),
+        )
         self._under_way: dict[str, simpy.Process] = {}
         self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
         self.instance_ids: list[str] = []

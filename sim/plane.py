@@ -113,9 +113,10 @@ class Plane:
         """All such models, the longest wait first."""
         if self._at[HUNGRY] == 0:
             return []
-        found = np.flatnonzero(self.w.hungry)
-        oldest = self.w.arrival_ps[self.w.first_waiting[found]]
-        return [self._names[m] for m in found[np.argsort(oldest, kind="stable")]]
+        w = self.w
+        found = w.hungry.nonzero()[0]
+        oldest = w.arrival_ps[w.first_waiting[found]]
+        return [self._names[m] for m in found[oldest.argsort(kind="stable")].tolist()]
 
     def waiting_models(self) -> Iterator[str]:
         """Models with requests that no ready instance can take."""

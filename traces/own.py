@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium import arrow
 from modelium.errors import TraceError
 from modelium.traces.columns import SECONDS, WHOLE, Columns, Name, Number, Read, missing_column
 from modelium.traces.formats.asked import Asked, Start
@@ -178,9 +179,6 @@ def _write_parquet(trace: Trace, path: Path, packed: bool) -> None:
 
 
 def _arrow(column: NDArray[Any] | Labels) -> pa.Array:
-    import pyarrow as pa
-
     if not isinstance(column, Labels):
-        return pa.array(column)
-    codes = pa.array(column.codes, mask=column.codes < 0)
-    return pa.DictionaryArray.from_arrays(codes, pa.array(column.names, pa.string()))
+        return arrow.numbers(column)
+    return arrow.names(column.codes, column.names)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium import arrow
 from modelium.errors import TraceError
 from modelium.traces.columns import (
     Clock,
@@ -124,14 +125,14 @@ def _part(array: pa.Array, column: Column) -> Any:
 def number_column(array: Any, column: Number) -> NDArray[Any]:
     """An Arrow column of numbers as float64, or int32 if whole; WrongError if any is wrong."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    array = array.cast(pa.float64(), safe=False)
+    if array.type != pa.float64():
+        array = array.cast(pa.float64(), safe=False)
+    values = arrow.array(array)
     if array.null_count:
         if column.blank is None:
             raise WrongError
-        array = pc.fill_null(array, column.blank)
-    values: NDArray[np.float64] = array.to_numpy(zero_copy_only=False)
+        values = np.where(arrow.missing(array), column.blank, values)
     if column.wrong(values):
         raise WrongError
     return values.astype(np.int32) if column.whole else values
@@ -151,18 +152,16 @@ def _whole_column(parts: list[Any], column: Column) -> NDArray[Any] | Labels:
 def name_column(parts: Iterable[Any]) -> Labels:
     """Arrow arrays of text, one after the other, as Labels."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     column = pa.chunked_array(parts, pa.dictionary(pa.int32(), pa.string()))
-    whole = column.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
-    order = pc.sort_indices(whole.dictionary).to_numpy(zero_copy_only=False)
+    chunks = column.unify_dictionaries().chunks
+    found: list[str] = chunks[0].dictionary.to_pylist() if chunks else []
+    order = sorted(range(len(found)), key=found.__getitem__)
     rank = np.empty(len(order) + 1, np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     rank[-1] = -1
-    codes = pc.fill_null(whole.indices, -1).to_numpy(zero_copy_only=False)
-    labels = Labels(rank[codes], tuple(whole.dictionary.take(pa.array(order)).to_pylist()))
+    codes = [rank[arrow.codes(chunk)] for chunk in chunks]
+    labels = Labels(np.concatenate([rank[:0], *codes]), tuple(found[k] for k in order))
     if "" in labels.names:  # an empty name in quotes means none as well
         return Labels.of(value or None for value in labels.values())
     return labels
@@ -177,7 +176,7 @@ def _clock_column(parts: list[Any]) -> NDArray[np.float64]:
     if any(part.null_count for part in parts):
         raise WrongError
     if pa.types.is_timestamp(parts[0].type):
-        ticks = np.concatenate([part.cast(pa.int64()).to_numpy() for part in parts])
+        ticks = np.concatenate([arrow.array(part.view(pa.int64())) for part in parts])
         since: NDArray[np.float64] = (ticks - ticks.min()) / 1e9
         return since
     labels = name_column(parts)

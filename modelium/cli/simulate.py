@@ -64,6 +64,8 @@ def simulate(
     Models are found in the catalogue by the trace's names and GPUs are chosen to fit, unless a
     configuration or the options say otherwise. What was assumed is said first.
     """
+    # Nothing here multiplies matrices, and threads that wait for some cost a tenth of a second.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from modelium.cli.outcome import collect, show, write_report
     from modelium.experiment import Experiment, bounds_of, prepare
     from modelium.record import new_folder

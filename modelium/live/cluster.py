@@ -46,7 +46,7 @@ from modelium.live.roster import Roster
 from modelium.live.seats import RefusedError, Request
 from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
-from modelium.rules import refusal
+from modelium.rules import may_begin, refusal
 from modelium.state import Copy, State
 from modelium.timeline import Timeline
 
@@ -108,7 +108,12 @@ class LiveCluster:
         self.memory = Memory(self, inventory)
         self.arrivals = Arrivals(self)
         self.roster = Roster(self)
-        self.talk = Conversation(self.reception, lambda: self._instant, self._soon)
+        self.talk = Conversation(
+            self.reception,
+            lambda: self._instant,
+            self._soon,
+            lambda: may_begin(self.state, self.state.limits),
+        )
         for served in given.served:
             self.roster.put(served)
 

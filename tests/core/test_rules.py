@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelium.core import Limits, Load, Model, Move, Phase, Remind, Sleep, Unload, Wake
-from modelium.rules import never_fits, pinned_missing, refusal
+from modelium.rules import may_begin, never_fits, pinned_missing, refusal
 from modelium.units import GIB
 
 FREE = Limits()
@@ -151,6 +153,25 @@ def test_a_wake_needs_the_room_that_sleep_gave_back(books: Any) -> None:
     assert refusal(b.state, Wake(copy.id), FREE) == "needs 59.0 GiB on n0g0, 54.0 GiB is free"
     ready = b.add("b", "n0g1").id
     assert refusal(b.state, Wake(ready), FREE) == f"{ready} is ready, not asleep"
+
+
+@given(
+    st.lists(st.sampled_from(["n0g0", "n0g1", "n1g0", "n0g0 n0g1"]), max_size=6),
+    st.booleans(),
+    st.integers(1, 4),
+    st.integers(1, 2),
+)
+def test_a_load_may_begin_if_there_is_a_gpu_where_it_would_not_be_refused(
+    books: Any, coming: list[str], lost: bool, at_once: int, per_gpu: int
+) -> None:
+    b = books(tiny=0)
+    for gpus in coming:
+        b.add("tiny", gpus, Phase.LOADING)
+    if lost:
+        b.state.lose("n1g1")
+    limits = Limits(loads_at_once=at_once, loads_at_once_per_gpu=per_gpu)
+    refusals = [refusal(b.state, Load("tiny", (gpu,)), limits) for gpu in b.state.all_gpus]
+    assert may_begin(b.state, limits) == ("" in refusals)
 
 
 def test_a_move_obeys_place_room_slots_and_spread(books: Any) -> None:

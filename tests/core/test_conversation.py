@@ -1,0 +1,101 @@
+"""What a policy hears, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelium.conversation import DECLINES, Conversation
+from modelium.core import Done, Event, Fault, Miss, Unload
+
+
+class Table:
+    """A conversation with models that wait, and a policy that notes what it hears."""
+
+    def __init__(self, *hungry: str) -> None:
+        self.hungry = list(hungry)
+        self.open = True
+        self.heard: list[Event] = []
+        self.answer: Callable[[Event], None] = lambda event: None
+        self.talk = Conversation(self, lambda: 0.0, lambda say: say(), lambda: self.open)
+        self.talk.listen(self._hear)
+
+    def _hear(self, event: Event) -> None:
+        self.heard.append(event)
+        self.answer(event)
+
+    def hungry_models(self) -> list[str]:
+        return list(self.hungry)
+
+    def is_hungry(self, model: str) -> bool:
+        return model in self.hungry
+
+    def serve(self, event: Event) -> None:
+        """Answer a miss by an action, as good policies do."""
+        if isinstance(event, Miss):
+            self.hungry.remove(event.model)
+            self.talk.acted()
+
+    def offered(self) -> list[str]:
+        return [event.model for event in self.heard if isinstance(event, Miss)]
+
+
+END = Done(Unload("x#1", ""), "", "x#1")
+REFUSED = Done(Unload("x#1", ""), "it is busy", "")
+
+
+def test_after_a_change_each_model_that_waits_is_offered_again() -> None:
+    table = Table("a", "b", "c")
+    table.answer = table.serve
+    table.talk.tell(END)
+    assert sorted(table.offered()) == ["a", "b", "c"]
+    assert not table.talk.unasked
+
+
+def test_a_refusal_is_no_change() -> None:
+    table = Table("a")
+    table.talk.tell(REFUSED)
+    assert table.offered() == []
+
+
+def test_while_no_load_may_begin_nothing_is_offered_again_and_then_all_is() -> None:
+    table = Table("a", "b")
+    table.open = False
+    table.talk.tell(Fault("gpu0", "lost"))
+    assert table.offered() == []
+    assert table.talk.unasked
+    table.open = True
+    table.answer = table.serve
+    table.talk.tell(END)
+    assert sorted(table.offered()) == ["a", "b"]
+
+
+def test_a_round_of_offers_ends_with_the_last_place_for_a_load() -> None:
+    table = Table("a", "b", "c")
+
+    def take(event: Event) -> None:
+        table.serve(event)
+        table.open = not isinstance(event, Miss)
+
+    table.answer = take
+    table.talk.tell(END)
+    assert table.offered() == ["a"]
+    assert table.talk.unasked
+
+
+def test_a_new_miss_is_heard_though_no_load_may_begin() -> None:
+    table = Table("a")
+    table.open = False
+    table.talk.tell(Miss("a"))
+    assert table.offered() == ["a"]
+
+
+def test_after_some_in_vain_the_rest_waits_and_is_asked_at_another_turn() -> None:
+    names = [f"m{k}" for k in range(2 * DECLINES)]
+    table = Table(*names)
+    for _ in names:
+        table.talk.tell(END)
+    assert len(table.offered()) == DECLINES * len(names)
+    assert set(table.offered()) == set(names)
+    table.heard.clear()
+    table.talk.offer_to_all()
+    assert sorted(table.offered()) == names
