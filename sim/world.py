@@ -22,16 +22,13 @@ from modelium.sim.books import (
     OPEN,
     QUEUE_LIMIT,
     REJECTED,
-    ROUND_ROBIN,
-    ROUTER,
-    SESSION_AFFINITY,
-    SHORTEST_QUEUE,
     SLOT,
 )  # fmt: skip
 from modelium.sim.handle import world_at
 from modelium.sim.heap import NEVER, set_due
 from modelium.sim.infer import PS, add_busy, slow_factor
 from modelium.sim.jit import inlined, kernel
+from modelium.sim.routing import route
 
 HORIZON, MISS, IDLE = 0, 1, 2
 """Why `advance` returned."""
@@ -119,7 +116,7 @@ def _settle(w, r, outcome):
 @inlined
 def dispatch(w, r, now):
     """Send a request to a ready instance of its model, or turn it away."""
-    slot = _route(w, r, now)
+    slot = route(w, r, now)
     m, cls = w.requests.model[r], w.slo_class[r]
     if w.outstanding[slot] >= w.capacity[slot] + w.option[QUEUE_LIMIT]:
         _settle(w, r, REJECTED)
@@ -153,54 +150,6 @@ def _in_time(w, slot, r, now_s, slow, slo):
         return first - arrival <= slo[0] and last - arrival <= slo[2]
     answer = infer.predict(w.lanes, slot, w.requests.prompt[r], now_s, slow)
     return answer - arrival <= min(slo[0], slo[2])
-
-
-@inlined
-def _route(w, r, now):
-    """The router: which ready instance of its model gets the request."""
-    m = w.requests.model[r]
-    n, router = w.n_ready[m], w.option[ROUTER]
-    if n == 1:
-        return w.ready[m, 0]
-    if router == ROUND_ROBIN:
-        w.turn[m] += 1
-        return w.ready[m, (w.turn[m] - 1) % n]
-    if router == SESSION_AFFINITY and w.session[r] >= 0:
-        return _rendezvous(w, m, n, w.session[r])
-    best, best_key = w.ready[m, 0], np.inf
-    for k in range(n):
-        slot = w.ready[m, k]
-        key = _queue_key(w, slot, now) if router == SHORTEST_QUEUE else float(w.outstanding[slot])
-        if key < best_key:
-            best, best_key = slot, key
-    return best
-
-
-@inlined
-def _queue_key(w, slot, now):
-    """Work ahead of a new request: tokens to compute, or when the lane's last stage is free."""
-    if w.kind[slot] == GENERATE:
-        return float(generate.backlog_tokens(w.engines, w.requests, slot, now))
-    lane = w.lanes.lane[slot]
-    if w.lanes.servers[lane] > 1:
-        return w.lanes.clock[lane, infer.first_free(w.lanes, lane)]
-    return w.lanes.clock[lane, w.lanes.stages[lane] - 1]
-
-
-@inlined
-def _rendezvous(w, m, n, session):
-    """Highest random weight (Thaler and Ravishankar 1998): sessions move only when they must."""
-    best, best_key = w.ready[m, 0], np.uint64(0)
-    for k in range(n):
-        slot = w.ready[m, k]
-        x = np.uint64(session) * np.uint64(0x9E3779B97F4A7C15)
-        x ^= np.uint64(w.number[slot]) * np.uint64(0xC2B2AE3D27D4EB4F)
-        x ^= x >> np.uint64(29)
-        x *= np.uint64(0xBF58476D1CE4E5B9)
-        x ^= x >> np.uint64(32)
-        if k == 0 or x > best_key:
-            best, best_key = slot, x
-    return best
 
 
 @inlined
