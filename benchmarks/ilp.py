@@ -1,10 +1,11 @@
 """How near to the bound the integer programme comes: 16 GPUs, 64 models, 5 s on 2 cores.
 
     python benchmarks/ilp.py [CASE ...] [--json] [--time-limit 5] [--workers 2] [--seed 1]
+                             [--fleet 2x8xh100-80g] [--no-sleep]
 
 Cases: `empty`, a cluster with nothing loaded; `moved`, the cluster as planned for yesterday's
 demand when today's is another; `heavy`, as `empty` with five times the demand, so that some models
-need several copies. Models are the catalogue's on two nodes of eight H100, by popularity (Zipf) and
+need several copies. Models are the catalogue's, by default on two nodes of eight H100, by popularity (Zipf) and
 lengths as in chats; the 5 s include reading the state and building the programme.
 """
 
@@ -15,7 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from modelium.catalog import model, models
 from modelium.config import Config, make_plan
@@ -58,12 +59,12 @@ class Row:
     """Of all threads: less than `workers` x `wall_s` where others use the cores too."""
 
 
-def fleet() -> SimInput:
-    """Two nodes of eight GPUs and 64 language models of the catalogue's sizes, 0.5B to 72B."""
+def cluster_of(fleet: str) -> SimInput:
+    """These GPUs and 64 language models of the catalogue's sizes, 0.5B to 72B."""
     known = [model(name) for name in models()]
     chat = [spec.name for spec in known if spec.kv_bytes_per_token and spec.weights_bytes < 2e11]
     entries = {f"m{i:02}": ModelEntry(catalogue=chat[i % len(chat)]) for i in range(COPIES)}
-    cluster = Cluster.model_validate({"gpus": FLEET})
+    cluster = Cluster.model_validate({"gpus": fleet})
     return make_plan(Config(models=entries, cluster=cluster)).sim_input()
 
 
@@ -99,38 +100,37 @@ def settle(state: State, plan: Plan) -> None:
         state.add(copy)
 
 
-def empty(given: SimInput, effort: Effort, seed: int) -> State:
+def empty(given: SimInput, aims: Aims, effort: Effort, seed: int) -> State:
     """Nothing is loaded."""
     return state_of(given, RATE_PER_S, seed)
 
 
-def heavy(given: SimInput, effort: Effort, seed: int) -> State:
+def heavy(given: SimInput, aims: Aims, effort: Effort, seed: int) -> State:
     """Nothing is loaded and much is asked."""
     return state_of(given, 5 * RATE_PER_S, seed)
 
 
-def moved(given: SimInput, effort: Effort, seed: int) -> State:
+def moved(given: SimInput, aims: Aims, effort: Effort, seed: int) -> State:
     """Yesterday's plan, today's demand."""
     yesterday = state_of(given, RATE_PER_S, seed)
-    _, plan = solve(View(yesterday, AIMS, EwmaForecast()).problem(), effort)
+    _, plan = solve(View(yesterday, aims, EwmaForecast()).problem(), effort)
     today = state_of(given, RATE_PER_S, seed + 1)
     settle(today, plan)
     return today
 
 
-CASES: dict[str, Callable[[SimInput, Effort, int], State]] = {
+CASES: dict[str, Callable[[SimInput, Aims, Effort, int], State]] = {
     "empty": empty,
     "moved": moved,
     "heavy": heavy,
 }
 
 
-def measure(case: str, effort: Effort, seed: int) -> Row:
+def measure(case: str, given: SimInput, aims: Aims, effort: Effort, seed: int) -> Row:
     """Plan once."""
-    given = fleet()
-    state = CASES[case](given, effort, seed)
+    state = CASES[case](given, aims, effort, seed)
     begin_s, cpu_s = time.perf_counter(), time.process_time()
-    problem = View(state, AIMS, EwmaForecast()).problem()
+    problem = View(state, aims, EwmaForecast()).problem()
     stay, best = solve(problem, effort)
     return Row(
         case,
@@ -154,11 +154,14 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fleet", default=FLEET, help="the GPUs [%(default)s]")
+    parser.add_argument("--no-sleep", action="store_true", help="plans put nothing to sleep")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(CASES)}")
     effort = Effort(float("inf"), options.time_limit - 0.5, options.workers)
-    rows = [measure(case, effort, options.seed) for case in options.cases or CASES]
+    given, aims = cluster_of(options.fleet), replace(AIMS, sleep=not options.no_sleep)
+    rows = [measure(case, given, aims, effort, options.seed) for case in options.cases or CASES]
     if options.json:
         print(json.dumps({"rows": [asdict(row) for row in rows]}))
         return

@@ -95,17 +95,24 @@ class Ilp(Planned):
                 groups = self._target.setdefault(copy.model, [])
                 if all(set(group) != set(copy.gpus) for group in groups):
                     groups.append(copy.gpus)
-        sleeps = [
-            Sleep(copy, 1, why)
-            for copy, why in self._to_sleep.items()
-            if copy in state.instances
-            and state.instances[copy].phase is Phase.READY
-            and not state.instances[copy].busy
-        ]
-        self._to_sleep = {}
-        return sleeps or diff(
+        return self._sleeps(state) or diff(
             state, target, tidy=False, reasons=plan.reasons, kv_bytes=plan.kv_bytes, keep=plan.keep
         )
+
+    def _sleeps(self, state: ClusterState) -> list[Action]:
+        """Those that should sleep, as far as RAM is free: the plan counts on RAM that it frees."""
+        sleeps: list[Action] = []
+        free = {node: state.host_free_bytes(node) for node in state.nodes}
+        for name, why in self._to_sleep.items():
+            copy = state.instances.get(name)
+            if copy is None or copy.phase is not Phase.READY or copy.busy:
+                continue
+            node, size = state.gpus[copy.gpus[0]].node, state.models[copy.model].weights_bytes
+            if size <= free[node]:
+                free[node] -= size
+                sleeps.append(Sleep(name, 1, why))
+        self._to_sleep = {}
+        return sleeps
 
 
 class _Reaction(OnDemand):

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ortools.sat.python import cp_model
@@ -37,6 +36,8 @@ from modelium.policies.ilp_problem import (
 from modelium.policies.ilp_start import filled, refilled, staying
 
 Terms = list[tuple[IntVar, int]]
+SEARCHES = ("max_lp", "reduced_costs", "quick_restart", "no_lp", "core", "default_lp")
+"""CP-SAT's complete searches; with few workers the first ones, which bound best, and local ones."""
 
 
 class _Option(NamedTuple):
@@ -94,7 +95,6 @@ class Programme:
             self._cp.add(_sum(self._memory[room.gpu]) <= problem.usable_mib(room))
             self._limit_work(self._busy[room.gpu])
         self._limit_hosts()
-        self._order_equal_gpus()
         self._weight = 1 + sum(abs(value) * _most(var) for var, value in self._gain)
         short = [(var, -self._weight) for var in self._missing]
         self._cp.maximize(_sum(self._gain + short))
@@ -228,18 +228,6 @@ class Programme:
         for node, terms in asleep.items():
             self._cp.add(_sum(terms) <= self.problem.usable_host_mib(node))
 
-    def _order_equal_gpus(self) -> None:
-        """GPUs that are alike in all respects are filled in order: one of many equal answers."""
-        size = {want.model: want.fixed_mib for want in self.problem.wants}
-        new: dict[str, Terms] = defaultdict(list)
-        for model, loads in self._loads.items():
-            for load in loads:
-                for gpu, var in load.gpus.items():
-                    new[gpu].append((var, size[model]))
-        for gpus in self.problem.alike():
-            for one, next_one in pairwise(gpus):
-                self._cp.add(_sum(new[one]) >= _sum(new[next_one]))
-
     # Solving
 
     def complete(self, placement: Placement) -> Found | None:
@@ -270,6 +258,10 @@ class Programme:
         solver.parameters.catch_sigint_signal = False  # Ctrl-C ends the programme, not the solve
         solver.parameters.num_workers = effort.workers
         solver.parameters.linearization_level = 2  # the bound comes from the linear relaxation
+        if not fixed:
+            solver.parameters.subsolvers.extend(SEARCHES)
+            # One worker takes turns, in a fixed order: as good a mixture, and the same everywhere.
+            solver.parameters.interleave_search = effort.workers == 1
         solver.parameters.random_seed = effort.seed
         solver.parameters.max_deterministic_time = effort.work
         solver.parameters.max_time_in_seconds = effort.time_limit_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from itertools import combinations
@@ -141,28 +141,12 @@ class Problem:
             and max(want.least, len(copies)) <= 1
         )
 
-    def alike(self) -> list[list[str]]:
-        """Sets of GPUs that can trade places without changing anything that matters."""
-        sets: dict[tuple[object, ...], list[str]] = defaultdict(list)
-        for room in self.rooms:
-            if not any(aligned(self, want, room.node) for want in self.wants):
-                key = room.node, room.kind, room.memory_mib, self._contents(room.gpu)
-                sets[key].append(room.gpu)
-        return [gpus for gpus in sets.values() if len(gpus) > 1]
-
     @cached_property
     def _by_model(self) -> dict[str, list[Held]]:
         copies: dict[str, list[Held]] = defaultdict(list)
         for copy in self.held:
             copies[copy.model].append(copy)
         return copies
-
-    def _contents(self, gpu: str) -> tuple[str, ...]:
-        """Its copies by all but their names; a copy on several GPUs by its name."""
-        here = (copy for copy in self.held if gpu in copy.gpus)
-        return tuple(
-            sorted(c.id if len(c.gpus) > 1 else repr(replace(c, id="", gpus=())) for c in here)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class _Filling:
         for copy in self.problem.held:
             if copy.id not in self.fates:
                 self._settle(copy, Fate.ASLEEP if self._fits(copy, Fate.ASLEEP) else Fate.GONE)
-        return Placement(self.fates, self._in_order(loads))
+        return Placement(self.fates, {model: [gpus] for model, gpus in loads.items()})
 
     def _fits(self, copy: Held, fate: Fate) -> bool:
         host = self.host[self.problem.node(*copy.gpus)]
@@ -84,23 +84,6 @@ class _Filling:
         )
         if fate is Fate.ASLEEP:
             self.host[self.problem.node(*copy.gpus)] -= copy.host_mib
-
-    def _in_order(self, loads: dict[str, tuple[str, ...]]) -> dict[str, list[tuple[str, ...]]]:
-        """Rename GPUs that are alike so that the earlier ones get more."""
-        size = {want.model: want.fixed_mib for want in self.problem.wants}
-        new = dict.fromkeys(self.problem.room, 0)
-        for model, group in loads.items():
-            for gpu in group:
-                new[gpu] += size[model]
-        name = {gpu: gpu for gpu in new}
-        for gpus in self.problem.alike():
-            fullest = sorted(gpus, key=lambda gpu: -new[gpu])
-            name.update(zip(fullest, gpus, strict=True))
-        order = {gpu: i for i, gpu in enumerate(name)}
-        return {
-            model: [tuple(sorted((name[gpu] for gpu in group), key=order.__getitem__))]
-            for model, group in loads.items()
-        }
 
     def _fit(self, want: Want) -> tuple[str, ...]:
         """The group with least room left over, among those that have room and time."""

@@ -24,6 +24,8 @@ from modelium.core import (
 from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.forecast import EwmaForecast
 from modelium.policies.ilp import Ilp
+from modelium.policies.ilp_problem import Problem
+from modelium.policies.ilp_search import Answer
 from modelium.policies.ilp_view import View
 from modelium.state import FrozenDemand
 
@@ -71,6 +73,18 @@ def test_a_plan_puts_to_sleep_rather_than_unload_and_loads_after_that(world: Any
     assert [type(action) for _, action in here.log] == [Sleep, Load]
     phases = {copy.model: copy.phase for copy in here.state.instances.values()}
     assert phases == {"a": Phase.ASLEEP, "b": Phase.READY}
+
+
+def test_what_finds_no_ram_to_sleep_in_stays_awake(world: Any) -> None:
+    asleep = {"asleep_bytes": 1 << 30}
+    sizes, more = {"a": 60, "b": 60}, {"a": asleep, "b": asleep}
+    here = world(sizes, (80, 80), host_gib=100, facts=SLOW, more=more)
+    a, b = here.load("a g0", "b g1")
+    ilp = Ilp(forecast=Known())
+    problem = Problem((), ())
+    both = {a: "plan: sleeps", b: "plan: sleeps"}
+    plan = Answer(problem, here.state.now_s, {}, both, keep=frozenset(both))
+    assert list(ilp.adopt(here.state, plan)) == [Sleep(a, 1, "plan: sleeps")]
 
 
 def test_a_plan_wakes_what_sleeps(world: Any) -> None:
