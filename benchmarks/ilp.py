@@ -5,8 +5,8 @@
 
 Cases: `empty`, a cluster with nothing loaded; `moved`, the cluster as planned for yesterday's
 demand when today's is another; `heavy`, as `empty` with five times the demand, so that some models
-need several copies. Models are the catalogue's, by default on two nodes of eight H100, by popularity (Zipf) and
-lengths as in chats; the 5 s include reading the state and building the programme.
+need several copies. Models are the catalogue's, by popularity (Zipf) and lengths as in chats, by
+default on two nodes of eight H100; the 5 s include reading the state and building the programme.
 """
 
 from __future__ import annotations
