@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import orjson
 from aiohttp import web
@@ -32,6 +33,7 @@ from modelium.managers.engine import Engine
 
 PAUSE_S = 0.05
 """Before the first new try."""
+T = TypeVar("T")
 Talk = Callable[[Engine], Awaitable[Given]]
 
 
@@ -49,7 +51,7 @@ async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
         except RefusedError as error:
             raise refused(error) from None
         try:
-            given = await talk_to(seat.engine)
+            given = await unless_cut(seat, talk_to(seat.engine))
             if given.status >= 500:
                 failed(request, given.status, given.body)
         except BrokenError as error:
@@ -85,6 +87,19 @@ async def again(desk: Desk, seat: Seat, why: str) -> None:
         desk.seats.give_up(seat.request, error)
         raise refused(error)
     await asyncio.sleep(PAUSE_S * 10 ** (seat.request.retries - 1))
+
+
+async def unless_cut(seat: Seat, answer: Awaitable[T]) -> T:
+    """Return the answer; raises BrokenError if the cluster ends the engine meanwhile."""
+    task = asyncio.current_task()
+    assert task is not None
+    seat.when_cut(task.cancel)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if seat.cut and not task.uncancel():  # else the client has gone
+            raise BrokenError(seat.cut) from None
+        raise
 
 
 def over(desk: Desk, seat: Seat, well: bool, tokens: tuple[int, int]) -> None:

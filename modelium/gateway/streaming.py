@@ -13,7 +13,14 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from modelium.gateway.answering import again, failed, only_openai, over, text_model
+from modelium.gateway.answering import (
+    again,
+    failed,
+    only_openai,
+    over,
+    text_model,
+    unless_cut,
+)
 from modelium.gateway.asking import Ask
 from modelium.gateway.desk import Desk
 from modelium.gateway.engines import (
@@ -99,12 +106,7 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
     """Pass the answer on. Raises BrokenError if the engine breaks before it has begun."""
     pieces = Pieces(hide_usage=not ask.wants_usage)
     try:
-        if seat.engine.api == "kserve":
-            tokens = await _one_piece(desk, ask, seat, out)
-        else:
-            only_openai(seat.engine)
-            await _pass_on(desk, ask, seat, out, pieces)
-            tokens = pieces.tokens
+        tokens = await unless_cut(seat, _parts(desk, ask, seat, out, pieces))
     except BrokenError as error:
         if not pieces.begun:
             raise
@@ -124,6 +126,14 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
         raise
     over(desk, seat, True, tokens)
     return out.response
+
+
+async def _parts(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> tuple[int, int]:
+    if seat.engine.api == "kserve":
+        return await _one_piece(desk, ask, seat, out)
+    only_openai(seat.engine)
+    await _pass_on(desk, ask, seat, out, pieces)
+    return pieces.tokens
 
 
 async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> None:

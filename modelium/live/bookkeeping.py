@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from modelium.live.reception import LiveSeat
+from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from modelium.live.journal import Journal, JournalError
 from modelium.live.learning import Learnt, LearntCosts
 from modelium.live.lines import Watchers, as_news, line_of
 from modelium.live.memory import Memory
-from modelium.live.reception import LiveSeat, Reception
+from modelium.live.place import LiveSeat
+from modelium.live.reception import Reception
 from modelium.live.roster import Roster
 from modelium.live.seats import RefusedError, Request
 from modelium.managers.engine import Engine, Manager, StartError

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from modelium.core import Action, Decision, Event
-from modelium.live.reception import LiveSeat
+from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 from modelium.state import State
 

@@ -16,8 +16,9 @@ from modelium.errors import did_you_mean
 from modelium.live.busy import Busy
 from modelium.live.failures import Failures
 from modelium.live.meters import LiveDemand, LiveMeters
+from modelium.live.place import LiveSeat
 from modelium.live.routing import router
-from modelium.live.seats import Outcome, RefusedError, Request, Seat, Waiting
+from modelium.live.seats import RefusedError, Request, Seat, Waiting
 from modelium.live.waiting import Entry, WaitingRoom
 from modelium.managers.engine import Engine
 from modelium.rules import never_fits
@@ -64,54 +65,6 @@ class Control(Protocol):
 
     def stage_of(self, model: str) -> tuple[str, float]:
         """The stage of a model's load and the share of the load that is done."""
-
-
-class LiveSeat:
-    """A request's place at a ready engine."""
-
-    __slots__ = (
-        "_open", "_reception", "_share_s", "begun_s", "cold", "copy", "engine", "first_s",
-        "gpu_seconds", "moved_s", "request",
-    )  # fmt: skip
-
-    def __init__(
-        self, reception: Reception, request: Request, copy: Copy, engine: Engine, cold: str
-    ) -> None:
-        self.request, self.copy, self.engine, self.cold = request, copy, engine, cold
-        self.begun_s = self.moved_s = reception.clock()
-        self.first_s: float | None = None
-        self.gpu_seconds = 0.0
-        self._reception = reception
-        self._share_s = reception.meters[copy.id].begin()
-        reception.busy.begin(copy.gpus)
-        self._open = True
-
-    def first_token(self) -> None:
-        """The answer has begun."""
-        if self.first_s is None:
-            self.first_s = self.moved_s = self._reception.clock()
-
-    def progress(self) -> None:
-        """More of the answer has come."""
-        self.moved_s = self._reception.clock()
-
-    def finish(self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
-        """It is over. Token counts as the engine told them; 0 if it did not."""
-        self.request.prompt_tokens = prompt_tokens or self.request.prompt_tokens
-        self.request.output_tokens = output_tokens
-        self._leave(outcome, "")
-
-    def lost(self, why: str) -> None:
-        """The engine broke; the cluster looks after it."""
-        if self._open:
-            self._reception.control.suspect(self.copy, why)
-        self._leave("lost", why)
-
-    def _leave(self, outcome: str, why: str) -> None:
-        if not self._open:
-            return
-        self._open = False
-        self._reception.leave(self, self._share_s, outcome, why)
 
 
 class Reception:
@@ -222,9 +175,7 @@ class Reception:
         try:
             self._admit(request)
             copy = None if self.room.waiting(request.model) else self._free_copy(request)
-            if copy is not None:
-                return self._sit(request, copy, "")
-            return await self._wait(request, told)
+            return self._sit(request, copy, "") if copy else await self._wait(request, told)
         except RefusedError as error:
             self.control.refused(request, error)
             raise
@@ -266,6 +217,11 @@ class Reception:
         self.release(copy.model)
         if idle and not meters.busy:
             self.control.fell_idle(copy)
+
+    def cut(self, copy: Copy, why: str) -> None:
+        """An engine was ended: whoever still waits for its answer waits in vain."""
+        for seat in [seat for seat in self.seats if seat.copy is copy]:
+            seat.end_call(f"{copy.id}: {why}")
 
     def refuse_all(self, model: str, status: int, why: str, retry_s: float | None = None) -> None:
         """Nobody who waits for `model` will be served."""

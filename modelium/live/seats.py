@@ -74,6 +74,16 @@ class Seat(Protocol):
     def engine(self) -> Engine: ...
     @property
     def request(self) -> Request: ...
+    @property
+    def cut(self) -> str:
+        """Why the cluster ended the engine while the request was there; empty if it did not."""
+
+    def when_cut(self, hear: Callable[[], object]) -> None:
+        """Call this when the cluster ends the engine, or now, if it has.
+
+        Its connections may stay open all the same (Ray's front keeps them): wait no longer.
+        """
+
     def first_token(self) -> None:
         """The answer has begun."""
 

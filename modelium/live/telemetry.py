@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Phase
-from modelium.live.reception import LiveSeat
+from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
 

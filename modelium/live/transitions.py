@@ -119,6 +119,7 @@ async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
                 if not left:
                     raise
                 await asyncio.sleep(STOP_AGAIN_S)
+        cluster.reception.cut(copy, why)
         await cluster.memory.back(copy, engine, keeps=0)
     with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
         cluster.journal.ended(copy.id, why)

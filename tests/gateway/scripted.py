@@ -42,11 +42,15 @@ class Chair:
     request: Request
     left: list[tuple[Any, ...]]
     first: bool = False
+    cut: str = ""
 
     def first_token(self) -> None:
         self.first = True
 
     def progress(self) -> None:
+        pass
+
+    def when_cut(self, hear: Callable[[], object]) -> None:
         pass
 
     def finish(self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:

@@ -6,10 +6,14 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
+from aiohttp import web
 
 from tests.gateway.scripted import BREAK, WAIT, Script, Stage, perform
 from tests.gateway.site import STEADY, Site, events, visit
@@ -216,3 +220,81 @@ def test_an_engine_killed_before_it_answers_is_not_noticed(tmp_path: Path) -> No
         assert [row[1] for row in here.journal()] == ["completed"] * 21
 
     visit(tmp_path, act, settings=STEADY)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("begun", [b"", ROLE])
+def test_what_waits_for_an_engine_that_was_ended_is_asked_for_again(
+    begun: bytes, stream: bool, tmp_path: Path
+) -> None:
+    async def act(here: Site) -> None:
+        async with deaf(begun) as url:
+            await before_a_deaf_front(here, url)
+            asking = asyncio.create_task(
+                here.http.post(here.url + CHAT, json={**HELLO, "stream": stream})
+            )
+            await here.until(lambda: here.running == 1)
+            end(here)
+            async with await asking as answer:
+                raw = await answer.read()
+        assert answer.status == 200
+        assert b"error" not in raw
+        assert [row[1] for row in here.journal()] == ["completed"] * 2
+
+    visit(tmp_path, act)
+
+
+def test_a_stream_that_has_begun_ends_clearly_when_its_engine_is_ended(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        async with deaf(word("one")) as url:
+            await before_a_deaf_front(here, url)
+            async with here.http.post(here.url + CHAT, json={**HELLO, "stream": True}) as answer:
+                await answer.content.readuntil(b"\n\n")
+                end(here)
+                assert (
+                    b"broke in the middle of the answer: a#1: it was stuck" in await answer.read()
+                )
+
+    visit(tmp_path, act)
+
+
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "a", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+
+
+@asynccontextmanager
+async def deaf(begun: bytes) -> AsyncIterator[str]:
+    """A front like Ray's, which lets requests wait, for ever, when what is behind it is gone."""
+
+    async def play(http: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if begun:
+            await answer.prepare(http)
+            await answer.write(begun)
+        await asyncio.Event().wait()
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", play)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def before_a_deaf_front(here: Site, url: str) -> None:
+    """Load the model; requests from now on go to `url`."""
+    status, _ = await here.post(CHAT, HELLO)
+    assert status == 200
+    engines = here.house.cluster.engines
+    engines.update({name: replace(engine, url=url) for name, engine in engines.items()})
+
+
+def end(here: Site) -> None:
+    """The cluster ends the engine, as one that it finds in trouble."""
+    [copy] = here.house.cluster.state.instances_of("a")
+    here.house.cluster.kill(here.house.cluster.state.copy(copy.id), "it was stuck")
