@@ -51,22 +51,31 @@ def may_begin(state: ClusterState, limits: Limits) -> bool:
     return any(coming.get(gpu, 0) < limits.loads_at_once_per_gpu for gpu in state.gpus)
 
 
-def never_fits(state: ClusterState, model: str) -> str:
-    """Say why `model` can never run on these GPUs, or return an empty string if it can."""
-    spec = state.models[model]
+def never_fits(state: ClusterState, model: str, whole: Mapping[str, int] | None = None) -> str:
+    """Say why `model` can never run on these GPUs, or return an empty string if it can.
+
+    `whole` has the bytes of GPUs that are offered only in part while others use them.
+    """
+    why = fits_nowhere(state, model, whole)
+    return f"{why}. It can never run here." if why else ""
+
+
+def fits_nowhere(state: ClusterState, model: str, whole: Mapping[str, int] | None = None) -> str:
+    """Say why `model` fits on no GPUs, were they empty; an empty string if it fits."""
+    spec, whole = state.models[model], whole or {}
     need = spec.bytes_per_gpu()
+    sizes = {gpu.id: whole.get(gpu.id, gpu.memory_bytes) for gpu in state.gpus.values()}
     by_node: dict[str, int] = {}
     for gpu in state.gpus.values():
-        by_node[gpu.node] = by_node.get(gpu.node, 0) + (gpu.memory_bytes >= need)
+        by_node[gpu.node] = by_node.get(gpu.node, 0) + (sizes[gpu.id] >= need)
     if max(by_node.values(), default=0) >= spec.gpus:
         return ""
-    largest = max((g.memory_bytes for g in state.gpus.values()), default=0)
+    largest = max(sizes.values(), default=0)
     on = f"each of {spec.gpus} GPUs of one node" if spec.gpus > 1 else "a GPU"
     return (
         f"{model} needs {format_bytes(need)} on {on}; "
         f"the largest GPU here offers {format_bytes(largest)}"
         + (f" and no node has {spec.gpus} that large" if largest >= need else "")
-        + ". It can never run here."
     )
 
 

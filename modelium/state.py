@@ -55,6 +55,8 @@ class Copy:
     ready_since_s: float = float("inf")
     slot: int = -1
     """The cluster's own handle of this copy."""
+    stuck: bool = False
+    """It should be gone, but its processes do not end: nobody may count on what it holds."""
 
     @property
     def running(self) -> int:
@@ -248,6 +250,12 @@ class State:
         if phase is Phase.READY:
             copy.ready_since_s = self.now_s
 
+    def stick(self, copy: Copy) -> None:
+        """A copy that is leaving does not go."""
+        self._charge(copy, -1)
+        copy.stuck = True
+        self._charge(copy, 1)
+
     def put_model(self, model: Model, demand: Demand) -> None:
         """A model is there from now on, or is another one from now on."""
         # New mappings: whoever keeps the old ones sees that something changed.
@@ -294,6 +302,8 @@ class State:
             self.ram[copy.node].pin(sign * copy.host_bytes)
 
     def _gives_back(self, copy: Copy) -> int:
+        if copy.stuck:
+            return 0
         if copy.phase is Phase.LEAVING:
             return copy.bytes_per_gpu
         return max(0, copy.bytes_per_gpu - self.models[copy.model].asleep_bytes)
@@ -304,7 +314,7 @@ def _still(copy: Copy) -> Copy:
         copy.id, copy.model, copy.gpus, copy.node, _freeze(FrozenMeters, copy.meters),
         copy.phase, copy.sleep_level, copy.bytes_per_gpu, copy.awake_bytes_per_gpu,
         copy.host_bytes, copy.ready_since_s,
-        copy.slot,
+        copy.slot, copy.stuck,
     )  # fmt: skip
 
 

@@ -172,7 +172,7 @@ class LiveCluster:
             await self._failed(action, copy, failure, error)
         self._under_way.pop(copy.id, None)
         self.arrivals.over(copy)
-        self._pulse()
+        self.pulse()
         line.end_s, line.error = self.now_s(), error
         with contextlib.suppress(JournalError):  # counted there; done is done
             self.journal.carried_out(row, line)
@@ -198,17 +198,11 @@ class LiveCluster:
             self.loop.call_later(wait_s + 0.01, self._offer)
         if copy.id in self.state.instances:
             self.close(copy, Phase.LEAVING)
-            await self._bury(copy, why)
+            await transitions.see_off(self, copy, why)
         self.lost.pop(copy.id, None)
 
-    async def _bury(self, copy: Copy, why: str) -> None:
-        try:
-            await transitions.bury(self, copy, why)
-        except Exception as error:  # it stays in the books, with what it holds
-            self.tell_news("survivor", instance=copy.id, why=str(error))
-        self._pulse()
-
-    def _pulse(self) -> None:
+    def pulse(self) -> None:
+        """Something has ended: wake up whoever waits for `changed`."""
         before, self.changed = self.changed, asyncio.Event()
         before.set()
 
@@ -264,6 +258,10 @@ class LiveCluster:
         """A request got no seat."""
         for hear in self.watchers.refused:
             hear(request, error)
+
+    def whole_bytes(self) -> Mapping[str, int]:
+        """What each GPU offers when nobody else uses it."""
+        return self.memory.whole_bytes
 
     def left_s(self, model: str) -> float | None:
         """Seconds until an instance is expected to be ready; None if nobody can tell."""
@@ -329,7 +327,7 @@ class LiveCluster:
                 idle.set()
         else:
             self.close(copy, Phase.LEAVING)
-            self.spawn(self._bury(copy, why))
+            self.spawn(transitions.see_off(self, copy, why))
         self.tell_news(news, instance=copy.id, model=copy.model, why=why)
 
     async def probe(self, copy: Copy, why: str = "") -> None:

@@ -32,7 +32,8 @@ class Memory:
         self.inventory = inventory
         self.readings: dict[int, Reading] = {}
         """The last look, by device."""
-        self._whole = {name: gpu.memory_bytes for name, gpu in cluster.state.all_gpus.items()}
+        self.whole_bytes = {name: gpu.memory_bytes for name, gpu in cluster.state.all_gpus.items()}
+        """What each GPU offers when nobody else uses it."""
 
     def total_bytes(self, device: int) -> int:
         """What a GPU has in all, as last seen; 0 before the first look."""
@@ -87,7 +88,7 @@ class Memory:
             if reading is None or reading.lost or self._comes_up_on(name):
                 continue
             foreign = sum(n for pid, n in reading.processes.items() if _group_of(pid) not in ours)
-            left = max(0, min(self._whole[name], reading.total_bytes - foreign))
+            left = max(0, min(self.whole_bytes[name], reading.total_bytes - foreign))
             if abs(left - cluster.state.all_gpus[name].memory_bytes) > SLACK_BYTES:
                 cluster.state.resize(name, left)
                 cluster.room.resize(name, left)

@@ -246,6 +246,7 @@ class Operations:
             "id": copy.id,
             "model": copy.model,
             "phase": copy.phase.value,
+            "stuck": copy.stuck,
             "sleep_level": copy.sleep_level,
             "gpus": list(copy.gpus),
             "running": copy.running,

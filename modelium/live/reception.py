@@ -21,7 +21,7 @@ from modelium.live.routing import router
 from modelium.live.seats import RefusedError, Request, Seat, Waiting
 from modelium.live.waiting import Entry, WaitingRoom
 from modelium.managers.engine import Engine
-from modelium.rules import never_fits
+from modelium.rules import fits_nowhere, never_fits
 from modelium.state import Copy, State
 
 HERE = (Phase.LOADING, Phase.WAKING, Phase.READY)
@@ -59,6 +59,9 @@ class Control(Protocol):
 
     def refused(self, request: Request, error: RefusedError) -> None:
         """A request got no seat."""
+
+    def whole_bytes(self) -> Mapping[str, int]:
+        """What each GPU offers when nobody else uses it."""
 
     def left_s(self, model: str) -> float | None:
         """Seconds until an instance is expected to be ready; None if none is on its way."""
@@ -281,7 +284,9 @@ class Reception:
     def _never(self, model: str) -> str:
         """Why a model can never be loaded; as long as a GPU is lost, nobody can tell."""
         state = self._state
-        return never_fits(state, model) if len(state.gpus) == len(state.all_gpus) else ""
+        if len(state.gpus) < len(state.all_gpus):
+            return ""
+        return never_fits(state, model, self.control.whole_bytes())
 
     def _standing(self, entry: Entry) -> Waiting:
         model = entry.request.model
@@ -328,6 +333,8 @@ class Reception:
             model = entry.request.model
             left_s, wait_s = self.control.left_s(model), self.clock() - entry.request.arrival_s
             why = f"no engine of {model} was ready within {wait_s:.0f} s"
+            if model in self._state.models and (lack := fits_nowhere(self._state, model)):
+                why += f": {lack} at the moment"
             if not entry.future.done():
                 entry.future.set_exception(RefusedError(503, why, left_s))
         self._expire_in_time()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 STOP_TRIES = 5
 """How often an engine that survives SIGKILL is told again to go."""
 STOP_AGAIN_S = 5.0
+SURVIVOR_AGAIN_S = 30.0
+"""After that its memory is nobody's, and it is told again this often."""
 
 
 async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
@@ -124,6 +126,29 @@ async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
     with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
         cluster.journal.ended(copy.id, why)
     cluster.forget(copy)
+
+
+async def see_off(cluster: LiveCluster, copy: Copy, why: str) -> None:
+    """Bury a copy. While it does not end, nobody counts on what it holds, and it is tried again."""
+    try:
+        await bury(cluster, copy, why)
+    except Exception as error:  # also a manager's own mistakes
+        cluster.tell_news("survivor", instance=copy.id, why=str(error))
+        if not copy.stuck:
+            cluster.state.stick(copy)
+            _send_elsewhere(cluster, copy)
+        if not cluster.reception.closed:
+            again = partial(see_off, cluster, copy, why)
+            cluster.loop.call_later(SURVIVOR_AGAIN_S, lambda: cluster.spawn(again()))
+    cluster.pulse()
+
+
+def _send_elsewhere(cluster: LiveCluster, copy: Copy) -> None:
+    """What waits for the room of a copy that does not go would wait for ever."""
+    for name in list(cluster.waits_for_room):
+        gpus = [gpu for gpu in cluster.state.copy(name).gpus if gpu in copy.gpus]
+        if gpus:
+            cluster.kill(cluster.state.copy(name), f"{copy.id} does not leave {gpus[0]}")
 
 
 async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decision) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.core import Limits, Load, Model, Move, Phase, Remind, Sleep, Unload, Wake
-from modelium.rules import may_begin, never_fits, pinned_missing, refusal
+from modelium.rules import fits_nowhere, may_begin, never_fits, pinned_missing, refusal
 from modelium.units import GIB
 
 FREE = Limits()
@@ -204,6 +204,16 @@ def test_a_model_that_can_never_run_is_told_why(books: Any) -> None:
         "wide needs 80.0 GiB on each of 3 GPUs of one node; the largest GPU here offers 80.0 GiB "
         "and no node has 3 that large. It can never run here."
     )
+
+
+def test_what_others_hold_for_now_is_no_reason_for_never(books: Any) -> None:
+    b = books(a=60)
+    for gpu in b.state.all_gpus:
+        b.state.resize(gpu, 10 * GIB)
+    assert fits_nowhere(b.state, "a") == (
+        "a needs 60.0 GiB on a GPU; the largest GPU here offers 10.0 GiB"
+    )
+    assert never_fits(b.state, "a", dict.fromkeys(b.state.all_gpus, 80 * GIB)) == ""
 
 
 def test_missing_pinned_models_and_replicas_are_counted(books: Any) -> None:

@@ -21,6 +21,7 @@ from modelium.live.reception import House as Rules
 from modelium.live.seats import RefusedError, Request, Waiting
 from modelium.managers.emulated import EmulatedManager
 from modelium.managers.engine import Engine, EngineError, Order, Progress
+from modelium.rules import refusal
 from modelium.testing.scenarios import model, nodes_of
 from tests.live.harness import INSTANT
 from tests.live.house import House, engines_of, house
@@ -351,6 +352,39 @@ def test_a_lost_engine_that_cannot_be_ended_is_told(
             await here.until(lambda: here.said("survivor"))
             assert here.said("survivor") == [{"instance": name, "why": f"{name} survives"}]
             stubborn.immortal = False
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+
+
+def test_nobody_counts_on_the_memory_of_an_engine_that_does_not_end_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelium.live.transitions.STOP_AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.transitions.SURVIVOR_AGAIN_S", 0.05)
+
+    async def run() -> None:
+        async with house(tmp_path, TWO, policy=Idle()) as here:
+            stubborn = Survives(folder=tmp_path / "engines")
+            here.cluster.managers = {"emulated": stubborn}
+            state = here.cluster.state
+            free = state.free_bytes("n0g0")
+            name = await loaded(here)
+            asking = asyncio.create_task(here.ask("b"))
+            here.cluster.start(Unload(name, "the test"))
+            here.cluster.start(Load("b", ("n0g0",), "the test"))
+            _, load = here.cluster.decisions[-1]
+            await here.until(lambda: load.error)
+            assert load.error == f"{name} does not leave n0g0"
+            assert here.said("survivor")
+            assert state.copy(name).stuck
+            assert state.freeing_bytes("n0g0") == 0
+            assert refusal(state, Load("b", ("n0g0",)), state.limits).startswith("needs")
+            stubborn.immortal = False
+            await here.until(lambda: not state.instances)
+            assert state.free_bytes("n0g0") == free
+            here.cluster.start(Load("b", ("n0g0",), "the test"))
+            assert await asking
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
