@@ -87,13 +87,14 @@ class Programme:
         self._gain: Terms = []
         self._memory: dict[str, Terms] = defaultdict(list)
         self._busy: dict[str, Terms] = defaultdict(list)
+        self._large: dict[str, list[tuple[IntVar, IntVar, int]]] = defaultdict(list)
         for copy in problem.held:
             self._add_held(copy)
         for want in problem.wants:
             self._add_model(want)
         for room in problem.rooms:
             self._cp.add(_sum(self._memory[room.gpu]) <= problem.usable_mib(room))
-            self._limit_work(self._busy[room.gpu])
+            self._limit_work(room.gpu)
         self._limit_hosts()
         self._weight = 1 + sum(abs(value) * _most(var) for var, value in self._gain)
         short = [(var, -self._weight) for var in self._missing]
@@ -176,6 +177,7 @@ class Programme:
                 self._cp.add(served <= PARTS * option.ready)
                 self._grow_kv(want, option, served)
             self._charge(want, dict.fromkeys(option.gpus, served), 1)
+            self._note_large(want, option, served)
             parts.append(served)
         self._cp.add(sum(parts) <= PARTS)
         self._gain += [(served, want.part_value) for served in parts]
@@ -195,6 +197,12 @@ class Programme:
             work = want.work.get(self.problem.room[gpu].kind, 0)
             self._busy[gpu].append((var, work * each))
 
+    def _note_large(self, want: Want, option: _Option, served: IntVar) -> None:
+        for gpu in option.gpus:
+            work = want.work.get(self.problem.room[gpu].kind, 0)
+            if work > self.problem.busy_max:
+                self._large[gpu].append((option.ready, served, work))
+
     # What limits it
 
     def _bound_copies(self, want: Want, held: list[Held], options: list[_Option]) -> None:
@@ -212,13 +220,17 @@ class Programme:
             new = [o.ready for o in options if not o.held and self.problem.node(*o.gpus) == node]
             self._cp.add(len(here) - sum(left) + sum(new) <= max(1, len(here)))
 
-    def _limit_work(self, busy: Terms) -> None:
-        limit = self.problem.busy_max * PARTS
+    def _limit_work(self, gpu: str) -> None:
+        busy, limit = self._busy[gpu], self.problem.busy_max * PARTS
         excess = sum(work * _most(var) for var, work in busy) - limit
-        if excess > 0:
-            overload = self._cp.new_int_var(0, -(-excess // PARTS), "")
-            self._cp.add(_sum(busy) - PARTS * overload <= limit)
-            self._gain.append((overload, -self.problem.overload_cost))
+        if excess <= 0:
+            return
+        overload = self._cp.new_int_var(0, -(-excess // PARTS), "")
+        self._cp.add(_sum(busy) - PARTS * overload <= limit)
+        self._gain.append((overload, -self.problem.overload_cost))
+        for ready, served, work in self._large[gpu]:
+            # Implied, but in the linear relaxation a part of a copy has part of a GPU's time only.
+            self._cp.add(work * served - PARTS * overload <= limit * ready)
 
     def _limit_hosts(self) -> None:
         asleep: dict[str, Terms] = defaultdict(list)
