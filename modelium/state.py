@@ -55,6 +55,8 @@ class Copy:
     ready_since_s: float = float("inf")
     slot: int = -1
     """The cluster's own handle of this copy."""
+    extra_bytes: int = 0
+    """Of its KV pool on each GPU, what is above (or below 0: under) its model's usual one."""
     stuck: bool = False
     """It should be gone, but its processes do not end: nobody may count on what it holds."""
 
@@ -314,7 +316,7 @@ def _still(copy: Copy) -> Copy:
         copy.id, copy.model, copy.gpus, copy.node, _freeze(FrozenMeters, copy.meters),
         copy.phase, copy.sleep_level, copy.bytes_per_gpu, copy.awake_bytes_per_gpu,
         copy.host_bytes, copy.ready_since_s,
-        copy.slot, copy.stuck,
+        copy.slot, copy.extra_bytes, copy.stuck,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from modelium.live.given import LiveInput
 from modelium.live.inventory import Inventory
 from modelium.live.journal import Journal, JournalError
 from modelium.live.learning import Learnt, LearntCosts
-from modelium.live.lines import Watchers, as_news, line_of
+from modelium.live.lines import Watchers, as_news, line_of, tell
 from modelium.live.memory import Memory
 from modelium.live.place import LiveSeat
 from modelium.live.reception import Reception
@@ -128,8 +128,7 @@ class LiveCluster:
         """Tell `hear` of every event from now on."""
 
         def heard(event: Event) -> None:
-            for watcher in self.watchers.done:
-                watcher(event)
+            tell(self.watchers.done, event)
             hear(event)
 
         self.talk.listen(heard)
@@ -220,8 +219,7 @@ class LiveCluster:
 
     def tell_news(self, what: str, /, **about: Any) -> None:
         """Let all watchers know."""
-        for hear in self.watchers.news:
-            hear(what, about)
+        tell(self.watchers.news, what, about)
 
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
@@ -251,13 +249,11 @@ class LiveCluster:
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
-        for hear in self.watchers.over:
-            hear(seat, outcome, why)
+        tell(self.watchers.over, seat, outcome, why)
 
     def refused(self, request: Request, error: RefusedError) -> None:
         """A request got no seat."""
-        for hear in self.watchers.refused:
-            hear(request, error)
+        tell(self.watchers.refused, request, error)
 
     def whole_bytes(self) -> Mapping[str, int]:
         """What each GPU offers when nobody else uses it."""

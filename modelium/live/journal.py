@@ -235,6 +235,12 @@ class Journal:
             rows = self._db.execute("SELECT model, what, seconds FROM durations").fetchall()
         return {(model, what): seconds for model, what, seconds in rows}
 
+    def forget_learnt(self, model: str) -> None:
+        """Needs and durations of a model that is served no more."""
+        with self._told():
+            self._do("DELETE FROM needs WHERE model = ?", model)
+            self._do("DELETE FROM durations WHERE model = ?", model)
+
     def keep(self, name: str, value: Any) -> None:
         """Set a setting that the next run finds again."""
         with self._told():

@@ -43,6 +43,13 @@ class Learnt:
         with contextlib.suppress(JournalError):
             self.journal.learnt_need(model, gpu_kind, bytes_per_gpu)
 
+    def forget(self, model: str) -> None:
+        """What was learnt is of no use: the next model of this name may be another one."""
+        self.needs = {key: need for key, need in self.needs.items() if key[0] != model}
+        self.durations = {key: mean for key, mean in self.durations.items() if key[0] != model}
+        with contextlib.suppress(JournalError):
+            self.journal.forget_learnt(model)
+
     def corrected(self, model: Model, gpu_kinds: set[str]) -> Model:
         """The model with the overhead that makes it as large as it was seen to be.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 from modelium.state import State
 
+log = logging.getLogger(__name__)
 News = Callable[[str, Mapping[str, Any]], None]
 """Hears what happened, and about whom, as plain values."""
 
@@ -23,6 +25,15 @@ class Watchers:
     done: list[Callable[[Event], None]] = field(default_factory=list)
     over: list[Callable[[LiveSeat, str, str], None]] = field(default_factory=list)
     refused: list[Callable[[Request, RefusedError], None]] = field(default_factory=list)
+
+
+def tell(watchers: Iterable[Callable[..., None]], *about: Any) -> None:
+    """Let all hear it; one that breaks hurts neither the others nor whoever tells."""
+    for hear in tuple(watchers):
+        try:
+            hear(*about)
+        except Exception:
+            log.exception("%r broke", hear)
 
 
 def line_of(state: State, action: Action, why: str) -> Decision:

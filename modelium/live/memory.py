@@ -104,7 +104,8 @@ class Memory:
         # Only one that is awake, still, holds what a copy takes.
         if (seen := max(held, default=0)) and copy.phase is Phase.READY:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
-            self._cluster.learnt.needs_bytes(copy.model, gpu.kind, seen)
+            usual = seen - copy.extra_bytes  # with a KV pool as large as its model's own
+            self._cluster.learnt.needs_bytes(copy.model, gpu.kind, usual)
             self._cluster.roster.correct(copy.model)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelium.core import Model
 from modelium.live.given import Served
+from modelium.live.journal import JournalError
 from modelium.state import Copy
 
 if TYPE_CHECKING:
@@ -38,11 +40,16 @@ class Roster:
         self._cluster.reception.refuse_all(name, 503, why)
 
     def drop(self, name: str) -> None:
-        """Serve a model no more; all its copies must have gone."""
+        """Serve a model no more; all its copies must have gone. Another one may get its name."""
         self._cluster.reception.refuse_all(name, 404, f"{name} was removed")
         self._cluster.state.drop_model(name)
         self._cluster.reception.forget(name)
         self._cluster.reception.going.pop(name, None)
+        self._cluster.learnt.forget(name)
+        self._cluster.failures.forget(name)
+        self._pins = {other: pin for other, pin in self._pins.items() if other != name}
+        with contextlib.suppress(JournalError):  # counted there
+            self._cluster.journal.keep(PINS, self._pins)
         del self.served[name]
 
     def pin(self, name: str, pinned: bool) -> None:

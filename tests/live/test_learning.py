@@ -36,6 +36,17 @@ def test_a_need_becomes_overhead_and_the_largest_kind_counts(tmp_path: Path) -> 
     assert learnt.corrected(A, {"h100"}).overhead_bytes == 0
 
 
+def test_what_was_learnt_of_a_model_goes_with_it(tmp_path: Path) -> None:
+    learnt = Learnt.read(Journal(tmp_path / "j.db"))
+    for name in ("a", "b"):
+        learnt.took(name, "disk", 9.0)
+        learnt.needs_bytes(name, "h100", 33 * GIB)
+    learnt.forget("a")
+    for now in (learnt, Learnt.read(Journal(tmp_path / "j.db"))):
+        assert now.durations == {("b", "disk"): 9.0}
+        assert now.needs == {("b", "h100"): 33 * GIB}
+
+
 def test_costs_are_as_measured_where_they_were(tmp_path: Path) -> None:
     gpus, nodes = nodes_of(1)
     state = FakeCluster([A], gpus, nodes).state

@@ -75,9 +75,7 @@ def test_what_others_hold_is_not_given_away(folder: Path) -> None:
         driver.write()
         [gpu] = until_gpus(server, lambda gpus: gpus[0]["memory_bytes"] == 10 * GIB)
         assert gpu["used_bytes"] == 70 * GIB
-        with pytest.raises(
-            Exception, match=r"Error code: 503.*within 1 s.*10\.0 GiB at the mom"
-        ):
+        with pytest.raises(Exception, match=r"Error code: 503.*within 1 s.*10\.0 GiB at the mom"):
             OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0).with_options(
                 default_headers={"X-Max-Wait": "1"}
             ).completions.create(model=MODELS[0], prompt="x", max_tokens=2)

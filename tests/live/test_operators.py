@@ -1,0 +1,157 @@
+"""Models that come, change and go, and what operators wish, at awkward moments."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelium.core import Load, Unload
+from modelium.live.failures import Patience
+from modelium.live.reception import House as Rules
+from modelium.live.roster import PINS
+from modelium.live.seats import RefusedError, Request
+from modelium.testing.scenarios import model, nodes_of
+from tests.live.harness import INSTANT
+from tests.live.house import engines_of, house
+from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Told, loaded, operations
+
+
+def test_a_model_that_is_removed_while_it_loads_is_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with house(tmp_path, TWO, settings=FOR_EVER) as here:
+            asking = asyncio.create_task(here.ask("a"))
+            await here.until(lambda: engines_of(tmp_path))
+            async with asyncio.timeout(10.0):
+                await operations(here).remove("a")
+            with pytest.raises(RefusedError, match="being removed"):
+                await asking
+            assert set(here.cluster.state.models) == {"b"}
+            assert not here.cluster.state.instances
+            assert here.cluster.room.held == WHOLE
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+
+
+def test_a_removal_goes_on_when_the_operator_has_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with house(tmp_path, [A], policy=Idle()) as here:
+            await loaded(here)
+            seat = await here.cluster.reception.seat(Request("a"))
+            removing = asyncio.create_task(operations(here).remove("a"))
+            await here.until(lambda: here.phases("a") == ["leaving"])
+            with pytest.raises(RefusedError, match="a is being removed") as refused:
+                await operations(here).remove("a")
+            assert refused.value.status == 409
+            removing.cancel()
+            seat.finish("completed")
+            await here.until(lambda: "a" not in here.cluster.state.models)
+            assert not here.cluster.reception.going
+
+    asyncio.run(run())
+
+
+def test_the_next_model_of_a_removed_ones_name_starts_afresh(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with house(tmp_path, TWO, policy=Idle()) as here:
+            cluster = here.cluster
+            served = cluster.roster.served["a"]
+            for name in ("a", "b"):
+                operations(here).pin(name)
+                cluster.learnt.took(name, "disk", 9.0)
+            await operations(here).remove("a")
+            assert cluster.journal.kept(PINS) == {"b": True}
+            assert cluster.learnt.durations == {("b", "disk"): 9.0}
+            cluster.roster.put(served)
+            assert cluster.state.models["a"] == A
+
+    asyncio.run(run())
+
+
+def test_whoever_breaks_when_told_hurts_nobody_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*about: object) -> None:
+        raise OSError("the disk is full")
+
+    async def run() -> None:
+        async with house(tmp_path, [A]) as here:
+            watchers = here.cluster.watchers
+            for who in (watchers.news, watchers.done, watchers.over, watchers.refused):
+                who.insert(0, broken)
+            assert await here.ask("a")
+            with pytest.raises(RefusedError):
+                await here.ask("nobody")
+            assert here.said("decision")
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+    assert "the disk is full" in caplog.text
+
+
+def test_a_need_is_learnt_for_a_kv_pool_of_the_usual_size(tmp_path: Path) -> None:
+    a = replace(A, kv_bytes=10 << 30)
+
+    async def run() -> None:
+        inventory = Told(nodes_of(1)[0])
+        inventory.pretend = False  # so that what is read is believed
+        async with house(tmp_path, [a], policy=Idle(), inventory=inventory) as here:
+            here.cluster.start(Load("a", ("n0g0",), "the test", kv_bytes=2 << 30))
+            await here.until(lambda: here.cluster.learnt.needs)
+            assert set(here.cluster.learnt.needs.values()) == {a.bytes_per_gpu()}
+
+    asyncio.run(run())
+
+
+def test_a_wish_is_granted_only_by_an_instance_that_is_ready(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with house(tmp_path, [A]) as here:
+            await here.ask("a")
+            [name] = here.cluster.state.instances
+            seat = await here.cluster.reception.seat(Request("a"))
+            here.cluster.start(Unload(name, "the test", drain=True))
+            wish = asyncio.create_task(operations(here).load("a"))
+            await asyncio.sleep(0)
+            seat.finish("completed")  # the last of the old one, not the first of the new one
+            told = await wish
+            assert told["status"] == "ready"
+
+    asyncio.run(run())
+
+
+def test_wishes_end(tmp_path: Path) -> None:
+    async def run() -> None:
+        rules, large = Rules(max_wait_s=0.1), model("large", 600)
+        async with house(tmp_path, [A, large], policy=Idle(), house=rules) as here:
+            with pytest.raises(RefusedError, match=r"a was not ready within 0\.1 s") as late:
+                await operations(here).load("a")
+            with pytest.raises(RefusedError, match="It can never run here"):
+                await operations(here).load("large")
+            here.cluster.reception.house = Rules()
+            wish = asyncio.create_task(operations(here).load("a"))
+            await asyncio.sleep(0)
+            here.cluster.reception.close("the server is stopping")
+            with pytest.raises(RefusedError, match="stopping"):
+                await wish
+            with pytest.raises(RefusedError, match="stopping"):
+                await operations(here).load("a")
+            assert late.value.status == 503
+
+    asyncio.run(run())
+
+
+def test_a_second_copy_that_cannot_be_loaded_does_not_close_the_first(tmp_path: Path) -> None:
+    async def run() -> None:
+        few = Patience(tries=1)
+        async with house(tmp_path, [A], 2, policy=Idle(), faults=True, patience=few) as here:
+            await loaded(here)
+            broken = {**INSTANT, "fault": "fail_start"}
+            here.cluster.roster.put(replace(here.cluster.roster.served["a"], settings=broken))
+            here.cluster.start(Load("a", ("n0g1",), "the test"))
+            await here.until(lambda: here.cluster.failures.of("a"))
+            assert await here.ask("a")
+
+    asyncio.run(run())
