@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 STREAM_EVERY = 2
 """Every second request is streamed."""
 WORD = "word "
+SAMPLE = 3
+"""Names told of many."""
 
 
 @dataclass
@@ -36,6 +38,14 @@ class Tally:
     skipped: int = 0
     """Of models that the server does not have."""
     errors: dict[str, int] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        """All of it in a line."""
+        skipped = f", {self.skipped:,} skipped (no such model)" if self.skipped else ""
+        return (
+            f"{self.sent:,} sent: {self.completed:,} answered, {self.refused:,} refused,"
+            f" {self.failed:,} failed{skipped}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -64,7 +74,10 @@ class Play:
 async def play(
     trace: Trace, how: Play, seen: Callable[[Tally], None] = lambda tally: None
 ) -> Tally:
-    """Send the trace's requests and wait for all answers; `seen` is told after each."""
+    """Send the trace's requests and wait for all answers; `seen` is told after each.
+
+    Raises ServerError if nothing can be sent: no answer, or none of the trace's models is there.
+    """
     tally = Tally()
     headers = {"Authorization": f"Bearer {how.key}"} if how.key else {}
     connector = aiohttp.TCPConnector(limit=0)
@@ -73,6 +86,9 @@ async def play(
         how.url, connector=connector, timeout=timeout, headers=headers
     ) as http:
         known = await _models(http)
+        if len(trace) and known.isdisjoint(trace.model.names):
+            named = f"{_some(trace.model.names)}; it serves {_some(sorted(known))}"
+            raise ServerError(f"{how.url} has none of the trace's models: {named}")
         begun_s = time.monotonic()
         asking: set[asyncio.Task[None]] = set()
         for number, body in _bodies(trace, known, how, tally):
@@ -105,10 +121,23 @@ def _bodies(trace: Trace, known: set[str], how: Play, tally: Tally) -> Any:
 
 
 async def _models(http: aiohttp.ClientSession) -> set[str]:
-    async with http.get("/v1/models") as answer:
-        if answer.status != 200:
-            raise ServerError(f"the server answered {answer.status} when asked for its models")
-        return {one["id"] for one in (await answer.json())["data"]}
+    """Names of the models that the server has."""
+    try:
+        async with http.get("/v1/models") as answer:
+            text = await answer.read()
+            if error := _error(answer.status, text, stream=False):
+                raise ServerError(f"asked for its models, the server answered {error}")
+        return {one["id"] for one in orjson.loads(text)["data"]}
+    except (aiohttp.ClientError, OSError) as error:
+        raise ServerError(f"no answer when asked for the models: {error}") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise ServerError("asked for its models, the server answered something else") from None
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of them, for a line."""
+    more = f" and {len(names) - SAMPLE:,} more" if len(names) > SAMPLE else ""
+    return (", ".join(names[:SAMPLE]) or "nothing") + more
 
 
 async def _ask(

@@ -19,15 +19,16 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
     """Tell the latest decisions, on MODEL or on all, each with its reason and how it ended."""
     there = client(url, key)
     lines = there.decisions(model, limit)
-    now = [one for one in there.models() if one["name"] == model]
-    if as_json:
-        click.echo(json.dumps({"model": now[0] if now else None, "decisions": lines}, indent=2))
-        return
+    models = there.models()
+    now = [one for one in models if one["name"] == model]
     if model and not now and not lines:
         from modelium.errors import ConfigError, did_you_mean
 
-        hint = did_you_mean(model, [one["name"] for one in there.models()])
+        hint = did_you_mean(model, [one["name"] for one in models])
         raise ConfigError(f"no model called {model!r}.{hint}")
+    if as_json:
+        click.echo(json.dumps({"model": now[0] if now else None, "decisions": lines}, indent=2))
+        return
     for one in now:
         where = f" on {' '.join(one['gpus'])}" if one["gpus"] else ""
         click.echo(f"{one['name']} is {one['status']}{where}; {one['waiting']} wait for it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 
 import click
@@ -16,7 +17,10 @@ LOOK_S = 0.2
 @click.command()
 @click.argument("model")
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
-@click.option("-n", "--lines", default=50, show_default=True, help="The last so many.")
+@click.option(
+    "-n", "--lines", default=50, type=click.IntRange(0), show_default=True,
+    help="The last so many.",
+)  # fmt: skip
 @server
 def logs(model: str, follow: bool, lines: int, url: str, key: str) -> None:
     """Show the log of MODEL's engine; on the machine where the server runs."""
@@ -36,7 +40,7 @@ def logs(model: str, follow: bool, lines: int, url: str, key: str) -> None:
 
 def _show(file: Path, lines: int, follow: bool) -> None:
     with file.open(encoding="utf-8", errors="replace") as log:
-        click.echo("".join(log.readlines()[-lines:]), nl=False)
+        click.echo("".join(deque(log, lines)), nl=False)
         while follow:
             if text := log.read():
                 click.echo(text, nl=False)

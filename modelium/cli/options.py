@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,22 @@ def server(command: F) -> F:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+class Times(click.FloatRange):
+    """How many times as fast: above 0, and a number; a range takes nan."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it."""
+        times: float = super().convert(value, param, ctx)
+        if not math.isfinite(times):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return times
+
+
 def client(url: str, key: str) -> Client:
     """The gateway that --url, $MODELIUM_URL or the configuration names."""
     import os
@@ -42,4 +59,5 @@ def _configured() -> str:
     gateway = read(path).gateway
     scheme = "https" if gateway.tls_certificate else "http"
     host = "127.0.0.1" if gateway.host in ("0.0.0.0", "::") else gateway.host
+    host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}:{gateway.port}"

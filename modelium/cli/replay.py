@@ -9,15 +9,14 @@ from pathlib import Path
 
 import click
 
-from modelium.cli.options import as_json, client, server
+from modelium.cli.options import Times, as_json, client, server
 
 
 @click.command()
 @click.option("--trace", required=True, type=click.Path(path_type=Path), help="Who asked what.")
 @click.option(
-    "--speed", default=1.0, type=click.FloatRange(min=0, min_open=True), show_default=True,
-    help="10: ten times as fast as it was.",
-)  # fmt: skip
+    "--speed", default=1.0, type=Times(), show_default=True, help="10: ten times as fast as it was."
+)
 @click.option("--most", type=click.IntRange(1), help="Requests, at most.  [default: all]")
 @click.option("--chat", is_flag=True, help="As chats instead of completions.")
 @server
@@ -48,11 +47,7 @@ def replay(
     if as_json:
         click.echo(json.dumps(tally.as_dict(), indent=2))
     else:
-        skipped = f", {tally.skipped:,} skipped (no such model)" if tally.skipped else ""
-        click.echo(
-            f"{tally.sent:,} sent: {tally.completed:,} answered, {tally.refused:,} refused,"
-            f" {tally.failed:,} failed{skipped}"
-        )
+        click.echo(tally.sentence())
         for error, count in sorted(tally.errors.items(), key=lambda row: -row[1])[:10]:
             click.echo(f"{count:>6,} x {error}")
     if tally.completed < tally.sent:

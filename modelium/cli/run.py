@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelium.cli.options import Times
+
 if TYPE_CHECKING:
+    from modelium.replay import Tally
     from modelium.serving import Order, Server
     from modelium.traces import Trace
 
@@ -28,12 +32,12 @@ DRAW_EVERY_S = 0.5
 @click.option("--host", help="Address to listen on.  [default: the configuration's; 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 chooses one.")
 @click.option("--emulate", is_flag=True, help="Serve all models with emulated engines.")
-@click.option("--speed", type=float, help="Of emulated engines; 10 is ten times as fast.")
+@click.option("--speed", type=Times(), help="Of emulated engines; 10 is ten times as fast.")
 @click.option("--keep-engines", is_flag=True, help="Leave the engines running at the end.")
 @click.option("--out", type=FILE, help="Folder for tables and report of the run, at its end.")
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
 @click.option("--replay", type=FILE, metavar="TRACE", help="Play this trace against the server.")
-@click.option("--replay-speed", default=1.0, help="10: ten times as fast as it was.")
+@click.option("--replay-speed", default=1.0, type=Times(), help="10: ten times as fast as it was.")
 @click.option("--seed", default=0, help="Of policies that draw lots.")
 @click.option(
     "--log-format", type=click.Choice(["auto", "text", "json"]), default="auto",
@@ -94,21 +98,48 @@ def _trace(path: Path | None) -> Trace | None:
 async def _serve(
     asked: Order, trace: Trace | None, speed: float, *, shown: bool, as_json: bool
 ) -> Path:
-    from modelium.replay import Play, play
     from modelium.serving import serving
 
+    playing: asyncio.Task[Tally] | None = None
     async with serving(asked) as server:
         _say(server, as_json)
         if trace is not None:
-            playing = asyncio.create_task(play(trace, Play(server.url, speed=speed)))
-            server.on_end(playing.cancel)
+            playing = _playing(server, trace, speed, quiet=shown, as_json=as_json)
         if shown:
             await _draw(server)
         else:
             server.cluster.watchers.news.append(_lines(as_json))
             await server.stop.wait()
             click.echo("Ending: requests in flight may finish", err=True)
-        return server.cluster.journal.path
+    if playing is not None and not playing.cancelled():
+        tally = playing.result()  # or why nothing could be sent
+        if shown:
+            click.echo(f"Replay  {tally.sentence()}")
+    return server.cluster.journal.path
+
+
+def _playing(
+    server: Server, trace: Trace, speed: float, *, quiet: bool, as_json: bool
+) -> asyncio.Task[Tally]:
+    """The trace, on its way; a server that cannot be asked at all is stopped."""
+    from modelium.client import KEY_VARIABLE
+    from modelium.replay import Play, play
+
+    def ended(task: asyncio.Task[Tally]) -> None:
+        if task.cancelled():
+            return
+        if task.exception() is not None:
+            server.stop.set()
+        elif as_json:
+            click.echo(json.dumps({"event": "replayed", **task.result().as_dict()}))
+        elif not quiet:
+            click.echo(f"Replay  {task.result().sentence()}")
+
+    key = os.environ.get(KEY_VARIABLE, "")
+    task = asyncio.create_task(play(trace, Play(server.url, key, speed)))
+    task.add_done_callback(ended)
+    server.on_end(task.cancel)
+    return task
 
 
 def _say(server: Server, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import threading
 import click
 
 from modelium.cli.options import as_json, client, server
+from modelium.client import ServerError
 
 EVERY_S = 0.5
 
@@ -19,7 +20,8 @@ EVERY_S = 0.5
 def watch(url: str, key: str, as_json: bool) -> None:
     """Watch a running server: who is resident, who waits, and why; Ctrl-C ends it.
 
-    Without a terminal, and with --json, events are printed as they come, a line each.
+    Without a terminal, and with --json, events are printed as they come, a line each. When the
+    server ends, so does this, with exit code 2.
     """
     there = client(url, key)
     there.status()  # a wrong address is told before the screen is cleared
@@ -38,11 +40,14 @@ def watch(url: str, key: str, as_json: bool) -> None:
     from modelium.live.screen import Screen
 
     screen, console, over = Screen(there.url), Console(), threading.Event()
+    ends: list[ServerError] = []
 
     def hear() -> None:
         try:
             for what, about in there.events():
                 screen.hear(what, about)
+        except ServerError as error:
+            ends.append(error)
         finally:
             over.set()
 
@@ -50,3 +55,5 @@ def watch(url: str, key: str, as_json: bool) -> None:
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while not over.wait(EVERY_S):
             live.update(screen.draw(there.status(), console.width), refresh=True)
+    for error in ends:
+        raise error

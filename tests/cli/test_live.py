@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -124,9 +127,18 @@ def test_wrong_words_are_one_line(modelium: Said, server: Running) -> None:
     for args, key, says in (
         (("load", "mistral"), None, "404: no model called 'mistral'. Did you mean 'mistral-7b'?"),
         (("explain", "mistral"), None, "no model called 'mistral'. Did you mean 'mistral-7b'?"),
+        (("explain", "mistral", "--json"), None, "Did you mean 'mistral-7b'?"),
         (("logs", "nobody"), None, "no model called 'nobody'."),
+        (("logs", "mistral-7b", "-n", "-1"), None, "-1 is not in the range"),
         (("status",), "mk-wrong", "401: unknown API key"),
         (("status", "--url", "http://127.0.0.1:9"), None, "no answer from http://127.0.0.1:9"),
+        (("status", "--url", "127.0.0.1:9"), None, "no answer from http://127.0.0.1:9"),
+        (("status", "--url", "http://a b"), None, "'http://a b' is no server's address"),
+        (("status", "--url", "http://:80"), None, "'http://:80' is no server's address"),
+        (("status", "--url", "http://h:1e9"), None, "'http://h:1e9' is no server's address"),
+        (("status", "--url", "ftp://h"), None, "'ftp://h' is no server's address"),
+        (("status",), "mk-\n", "no key has such characters"),
+        (("replay", "--trace", "-", "--speed", "nan"), None, "nan is not a finite number"),
     ):
         code, out, err = modelium(*args) if key is None else modelium(*args, key=key)
         assert (code, out) == (2, "")
@@ -163,3 +175,94 @@ def test_keys_are_made_listed_and_revoked(modelium: Said) -> None:
     assert modelium("status", key=secret.strip())[2].startswith("modelium: 401:")
     code, _, err = modelium("key", "revoke", "alice")
     assert (code, "no key called 'alice'" in err) == (2, True)
+
+
+def test_nothing_that_can_be_sent_is_no_success(modelium: Said, server: Running) -> None:
+    (server.folder / "others.csv").write_text(
+        "arrival_s,model,prompt_tokens,output_tokens\n0,nobody,1,1\n"
+    )
+    code, out, err = modelium("replay", "--trace", "others.csv")
+    assert (code, out) == (2, "")
+    assert "has none of the trace's models: nobody; it serves mistral-7b" in err
+    code, _, err = modelium("replay", "--trace", "others.csv", key="mk-wrong")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "401: unknown API key" in err
+
+
+@pytest.mark.parametrize("body", ["<p>nothing here", "[1]", '{"gpus": []', "{}"])
+def test_another_server_is_told_apart(other: Callable[[str], str], body: str) -> None:
+    for args in (("status",), ("list",), ("usage",), ("explain",), ("load", "x"), ("delete", "x")):
+        code, out, err = _modelium(*args, "--url", other(body))
+        assert (code, out) == (2, "")
+        assert err.endswith(
+            "is something else than Modelium's gateway; --url or $MODELIUM_URL names another"
+            " address\n"
+        ), err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_who_watches_is_told_of_the_end(tmp_path: Path, how: int) -> None:
+    with running(tmp_path, CONFIG | {"gateway": {}}, "--emulate") as server:
+        command = [sys.executable, "-m", "modelium", "watch", "--json", "--url", server.url]
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watching:
+            assert watching.stdout is not None
+            assert watching.stdout.readline()
+            server.end(how)
+            _, err = watching.communicate(timeout=60)
+    assert watching.returncode == 2
+    [line] = err.splitlines()
+    assert line.startswith(f"modelium: {server.url} ")
+
+
+def test_a_replay_from_within_has_the_key_and_tells_its_end(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(
+        "arrival_s,model,prompt_tokens,output_tokens\n0,mistral-7b,10,5\n0,nobody,1,1\n"
+    )
+    made = _modelium("key", "make", "ops", "--file", str(tmp_path / "keys.json"))
+    key = {"MODELIUM_API_KEY": made[1].strip()}
+    options = ("--emulate", "--replay", "trace.csv")
+    with running(tmp_path, CONFIG, *options, env=key) as server:
+        told = server.wait_for("replayed")
+        assert (told["sent"], told["completed"], told["skipped"]) == (1, 1, 1)
+        assert server.end() == 0
+    sweep(tmp_path)
+    with running(tmp_path, CONFIG, *options, env={"MODELIUM_API_KEY": "mk-wrong"}) as server:
+        assert server.process.wait(60) == 2
+    assert "401: unknown API key" in (tmp_path / "stderr").read_text().splitlines()[-1]
+
+
+def _modelium(*args: str) -> tuple[int, str, str]:
+    ended = subprocess.run(
+        [sys.executable, "-m", "modelium", *args], capture_output=True, text=True, timeout=60
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.fixture
+def other() -> Iterator[Callable[[str], str]]:
+    """A server that answers this to everything."""
+    servers = []
+
+    def start(body: str) -> str:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_POST = do_DELETE = do_GET  # noqa: N815 - the library's names
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
