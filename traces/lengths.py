@@ -10,10 +10,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium.errors import TraceError
+from modelium.traces.columns import INT32_MAX
 from modelium.traces.streams import stream
 from modelium.traces.trace import Labels
 
 Ints = NDArray[np.int32]
+_LIMITS = (
+    ("prompt_mean", 1e-3, 1e9), ("prompt_cv", 0, 100), ("prompt_limit", 1, INT32_MAX),
+    ("output_mean", 1e-3, 1e9), ("output_cv", 0, 100), ("output_limit", 1, INT32_MAX),
+)  # fmt: skip
 
 
 class Lengths(Protocol):
@@ -36,6 +42,12 @@ class Lognormal:
     output_cv: float = 1.0
     prompt_limit: int = 3072
     output_limit: int = 1024
+
+    def __post_init__(self) -> None:
+        """Raises TraceError for figures that no lognormal has."""
+        for name, low, high in _LIMITS:
+            if not low <= (value := getattr(self, name)) <= high:
+                raise TraceError(f"{name} is {value:g}, expected {low:g} to {high:g}")
 
     def draw(self, n: int, seed: int, model: str) -> tuple[Ints, Ints]:
         """Draw from streams of their own: the outputs do not depend on how prompts are drawn."""

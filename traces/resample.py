@@ -44,8 +44,9 @@ def resample(
     random. Name the `part` ("train", "test") of slices, so that they do not share random numbers;
     since each is redrawn from its own requests only, nothing of one leaks into the other.
     """
-    if not (window_s > 0 and rate > 0 and cv > 0):
-        raise TraceError(f"window {window_s:g} s, rate {rate:g} and cv {cv:g}: all must be above 0")
+    if not all(0 < value < np.inf for value in (window_s, rate, cv)):
+        given = f"window {window_s:g} s, rate {rate:g} and cv {cv:g}"
+        raise TraceError(f"{given}: all must be above 0 and finite")
     if rate * len(trace) > MAX_REQUESTS:
         raise TraceError(f"rate {rate:g} makes more than {MAX_REQUESTS:,} requests: lower it")
     rows, times = [np.empty(0, np.intp)], [np.empty(0)]

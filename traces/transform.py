@@ -33,8 +33,8 @@ def cut(trace: Trace, start_s: float, end_s: float) -> Trace:
 
 def speed_up(trace: Trace, factor: float) -> Trace:
     """The same requests `factor` times as fast: gaps of an hour become minutes."""
-    if not 0 < factor < np.inf:
-        raise TraceError(f"speed is {factor:g}, expected a factor above 0")
+    if not (0 < factor < np.inf and trace.span_s / factor < np.inf):
+        raise TraceError(f"speed is {factor:g}, expected a factor above 0 that leaves times finite")
     return replace(trace, arrival_s=trace.arrival_s / factor)
 
 
@@ -76,8 +76,8 @@ def sample(trace: Trace, n: int, seed: int = 0) -> Trace:
 
 def spread(trace: Trace, bucket_s: float, seed: int = 0) -> Trace:
     """Undo rounding: a request at a multiple of `bucket_s` moves to a random time in its bucket."""
-    if not bucket_s > 0:
-        raise TraceError(f"bucket is {bucket_s:g} s, expected more than 0")
+    if not 0 < bucket_s < np.inf:
+        raise TraceError(f"bucket is {bucket_s:g} s, expected more than 0, and an end")
     begin = np.floor(trace.arrival_s / bucket_s) * bucket_s
     within = stream(seed, "spread").uniform(0.0, bucket_s, len(trace))
     return replace(trace, arrival_s=begin + within).in_order()

@@ -61,16 +61,20 @@ def keyed(text: str, kind: type[T]) -> T:
         if key not in fields:
             hint = did_you_mean(key, fields) or f" It has: {', '.join(fields)}."
             raise ConfigError(f"{kind.__name__.lower()} has no {key!r} (in {text!r}).{hint}")
-        number = parse_seconds(value) if key.endswith("_s") else _number(key, value)
-        values[key] = int(number) if fields[key].type == "int" else number
+        values[key] = _value(fields[key], value)
     return kind(**values)
 
 
-def _number(key: str, value: str) -> float:
+def _value(field: dataclasses.Field[Any], text: str) -> float:
+    """What `text` says, as the field's type wants it: seconds, a whole number or any number."""
+    if field.name.endswith("_s"):
+        return parse_seconds(text)
+    whole = field.type == "int"
     try:
-        return float(value)
+        return int(text) if whole else float(text)
     except ValueError as error:
-        raise ConfigError(f"{key} is {value!r}, expected a number") from error
+        wanted = "a whole number" if whole else "a number"
+        raise ConfigError(f"{field.name} is {text!r}, expected {wanted}") from error
 
 
 def read_models(text: str) -> tuple[str, ...]:

@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 @click.option(
     "--map-how",
     type=click.Choice(["stripe", "popularity"]),
-    default="stripe",
-    show_default=True,
+    show_default="stripe",
     help="Round robin (evens out), or blocks by popularity (keeps the skew).",
 )
 @click.option(
     "--map-by",
     type=click.Choice(["model", "organization", "session", "slo_class"]),
-    default="model",
-    show_default=True,
+    show_default="model",
     help="The column whose names are mapped.",
 )
 @click.option("--spread", metavar="TIME", help="Undo rounding of times to multiples of this.")
@@ -49,8 +47,8 @@ def transform(
     split: str | None,
     part: str | None,
     map_to: str | None,
-    map_how: str,
-    map_by: str,
+    map_how: str | None,
+    map_by: str | None,
     spread: str | None,
     resample: str | None,
     cv: float | None,
@@ -70,6 +68,8 @@ def transform(
         raise ConfigError("--split and --part go together: where to cut, and which part to keep")
     if cv is not None and resample is None:
         raise ConfigError("--cv needs --resample WINDOW: only redrawn arrivals change burstiness")
+    if map_to is None and (map_how or map_by):
+        raise ConfigError("--map-how and --map-by need --map-to: the models that names stand for")
     trace = traces.merge(
         [traces.read_trace(file, seed=seed, model=model, scale=scale) for file in files]
     )
@@ -78,10 +78,12 @@ def transform(
     if split is not None:
         trace = traces.split(trace, parse_seconds(split))[0 if part == "train" else 1]
     if map_to is not None:
-        trace = traces.map_models(trace, read_models(map_to), map_how, map_by)
+        trace = traces.map_models(
+            trace, read_models(map_to), map_how or "stripe", map_by or "model"
+        )
     if spread is not None:
         trace = traces.spread(trace, parse_seconds(spread), seed)
-    trace = _load(trace, resample, rate, cv or 1.0, seed, part or "")
+    trace = _load(trace, resample, rate, 1.0 if cv is None else cv, seed, part or "")
     if speed != 1.0:
         trace = traces.speed_up(trace, speed)
     if sample is not None:
