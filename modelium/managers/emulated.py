@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -68,16 +67,13 @@ class EmulatedManager:
         default = Path(tempfile.gettempdir()) / f"modelium-emulated-{os.getuid()}"
         self._processes = Processes(folder or default, self.runtime)
         self._speed, self._faults = speed, faults
-        self._lock = threading.Lock()
-        self._mine: set[str] = set()
 
     # The interface of `modelium.managers.engine.Manager`
 
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
         until_s = time.monotonic() + order.deadline_s
         spec = self._spec(order)
-        with self._lock:
-            self._mine.add(order.instance)
+        self._processes.claim(order.instance)
         process = None
         log = self._processes.log(order.instance)
         try:
@@ -100,8 +96,7 @@ class EmulatedManager:
             if isinstance(error, EndedError):
                 status = self._processes.wait(order.instance, ENDED_S)
             self._processes.end(order.instance, process, 0.0)
-            with self._lock:
-                self._mine.discard(order.instance)
+            self._processes.release(order.instance)
             if isinstance(error, StartError):
                 error.log = tail(log)
             elif isinstance(error, EndedError):
@@ -114,8 +109,7 @@ class EmulatedManager:
 
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
         self._processes.end(engine.instance, engine.process, grace_s)
-        with self._lock:
-            self._mine.discard(engine.instance)
+        self._processes.release(engine.instance)
 
     def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
         until_s = time.monotonic() + deadline_s
@@ -147,18 +141,12 @@ class EmulatedManager:
     def adopt(self, engine: Engine) -> bool:
         if engine.process is None or self.trouble(engine):
             return False
-        with self._lock:
-            self._mine.add(engine.instance)
+        self._processes.claim(engine.instance)
         return True
 
     def sweep(self, known: Iterable[Engine]) -> list[str]:
-        with self._lock:
-            keep = {*self._mine, *(engine.instance for engine in known)}
-        ended = []
-        for instance in self._processes.left(keep):
-            self._processes.end(instance, None, 0.0)
-            ended.append(f"emulated engine of {instance}")
-        return ended
+        ended = self._processes.sweep(engine.instance for engine in known)
+        return [f"emulated engine of {instance}" for instance in ended]
 
     def close(self) -> None:
         """Nothing is held."""

@@ -83,6 +83,7 @@ class Processes:
             raise ConfigError(f"{folder}: no folder for logs: {error.strerror}") from error
         self._scratch = _root(f"{runtime} {self.folder}")
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._claimed: set[str] = set()
         self._lock = threading.Lock()
 
     def log(self, instance: str) -> Path:
@@ -156,6 +157,26 @@ class Processes:
                 self._scratch.rmdir()
         if child is not None:
             child.wait()
+
+    def claim(self, instance: str) -> None:
+        """This one is there or about to be: a sweep leaves it alone."""
+        with self._lock:
+            self._claimed.add(instance)
+
+    def release(self, instance: str) -> None:
+        """Whatever is there of it may go."""
+        with self._lock:
+            self._claimed.discard(instance)
+
+    def sweep(self, known: Iterable[str]) -> list[str]:
+        """End all instances but those `known` and claimed; their names, as `left` has them."""
+        with self._lock:
+            keep = {*self._claimed, *known}
+        ended = []
+        for instance in self.left(keep):
+            self.end(instance, None, 0.0)
+            ended.append(instance)
+        return ended
 
     def left(self, known: Iterable[str]) -> Iterator[str]:
         """Names of instances of which processes run, without those `known`; `end` takes them.

@@ -19,7 +19,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os import getuid
 from pathlib import Path
@@ -27,13 +27,14 @@ from typing import Any
 
 import psutil
 
-from modelium.errors import did_you_mean
 from modelium.managers import environment as environments
 from modelium.managers import ray_order
+from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
 from modelium.managers.ray_head import Ray
+from modelium.managers.stalls import Stalls
 from modelium.managers.starting import LOOK_S, Start
 from modelium.managers.vllm_http import NoAnswerError, ask, canary
 from modelium.managers.vllm_log import cause, no_memory
@@ -41,7 +42,7 @@ from modelium.managers.vllm_log import cause, no_memory
 CALL_S = 60.0
 """Ray answers a call within this time, also on a busy machine."""
 ADOPT_S = 20.0
-DRAIN_S = 60.0
+ASK_S = 5.0
 GONE_S = 20.0
 """An application of which all processes have ended is forgotten within this time."""
 WATCH_S = 0.1
@@ -51,7 +52,7 @@ _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _WRAPPED = "RuntimeError: Traceback (most recent call last):"
 
 
-class RayManager:
+class RayManager(ByName):
     """Deploys and deletes applications of Ray Serve. Safe to call from several threads."""
 
     runtime = "ray"
@@ -75,6 +76,7 @@ class RayManager:
         engines from another's; `env` is added to Ray's environment. A language model that makes no
         token for `stall_s` while it is asked for some is in trouble. Raises ConfigError.
         """
+        super().__init__()
         program = environments.find("ray", "ray", environment)
         default = Path(tempfile.gettempdir()) / f"modelium-ray-{getuid()}"
         processes = Processes(folder or default, self.runtime)
@@ -83,45 +85,14 @@ class RayManager:
         self._owner = hashlib.sha256(str(processes.folder).encode()).hexdigest()[:6]
         self._stall_s = stall_s
         self._lock = threading.Lock()
-        self._still: dict[str, tuple[float, int]] = {}
-        """Of a busy instance: since when it made nothing, and its work until then."""
+        self._stalls = Stalls()
         self._dead_since_s: dict[str, float] = {}
         """Of an instance whose replica has ended: when that was seen."""
-        self._loaded: dict[str, Engine] = {}
         atexit.register(self.close)
 
-    # By name, one instance a model
-
-    def load_model(
-        self, name: str, path: str | Path, gpu_id: int | Sequence[int] = 0, **settings: Any
-    ) -> Engine:
-        """Serve the model in the folder `path`; return when it has answered a first request.
-
-        `settings` are those of `modelium.managers.ray_order`. Raises StartError.
-        """
-        devices = (gpu_id,) if isinstance(gpu_id, int) else tuple(gpu_id)
-        engine = self.start(Order(name, name, Path(path), devices, settings=settings))
-        self._loaded[name] = engine
-        return engine
-
-    def unload_model(self, name: str, graceful: bool = True) -> None:
-        """Delete it: with `graceful` after its requests, otherwise at once. Raises EngineError."""
-        engine = self._named(name)
-        until_s = time.monotonic() + DRAIN_S
-        with contextlib.suppress(EngineError):
-            while graceful and time.monotonic() < until_s and self._health(engine, 5.0)["busy"]:
-                time.sleep(LOOK_S)
-        self.stop(engine, 10.0 if graceful else 0.0)
-        self._loaded.pop(name, None)
-
-    def get_model_endpoint(self, name: str) -> str:
-        """Base address of its application. Raises EngineError."""
-        return self._named(name).url
-
-    def _named(self, name: str) -> Engine:
-        if engine := self._loaded.get(name):
-            return engine
-        raise EngineError(f"{name} is not loaded.{did_you_mean(name, self._loaded)}")
+    def in_flight(self, engine: Engine) -> bool:
+        """Whether it works on requests, by its own count."""
+        return bool(self._health(engine, ASK_S)["busy"])
 
     # The interface of `modelium.managers.engine.Manager`
 
@@ -146,7 +117,7 @@ class RayManager:
 
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
         app = engine.extra["app"]
-        self._still.pop(engine.instance, None)
+        self._stalls.over(engine.instance)
         self._dead_since_s.pop(engine.instance, None)
         self._remove(app, grace_s)
         self._ray.members.discard(app)
@@ -195,10 +166,7 @@ class RayManager:
                         self._remove(app, 0.0)
                         ended.append(f"Ray's application {app}")
         names = ("head", "driver") if self._ray.process is not None else ()
-        for name in self._processes.left(names):
-            self._processes.end(name, None, 0.0)
-            ended.append(f"Ray's {name}")
-        return ended
+        return [*ended, *(f"Ray's {name}" for name in self._processes.sweep(names))]
 
     def close(self) -> None:
         atexit.unregister(self.close)
@@ -277,7 +245,7 @@ class RayManager:
         except NoAnswerError:  # others may have come before it
             health = self._health(engine, deadline_s)
             return self._stalled(engine, int(health["work"]))
-        self._still.pop(engine.instance, None)
+        self._stalls.over(engine.instance)
         return ""
 
     def _is_dead(self, engine: Engine) -> bool:
@@ -292,12 +260,7 @@ class RayManager:
         return f"its replica ended and did not come back in {RESTART_S:g} s" if late else ""
 
     def _stalled(self, engine: Engine, work: int) -> str:
-        now_s = time.monotonic()
-        since_s, before = self._still.setdefault(engine.instance, (now_s, work))
-        if work > before:
-            self._still[engine.instance] = (now_s, work)
-            return ""
-        still_s = now_s - since_s
+        still_s = self._stalls.still_s(engine.instance, work)
         return f"it made no token for {still_s:.0f} s" if still_s >= self._stall_s else ""
 
     def _health(self, engine: Engine, deadline_s: float) -> Any:

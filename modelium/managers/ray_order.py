@@ -6,24 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.errors import did_you_mean
+from modelium.managers import settings
 from modelium.managers.engine import Order, StartError
 
 DRAIN_S = 10.0
 """A replica that is deleted has so long for its requests; who wants it sooner kills it."""
 THREADS = 4
 """Answers of a language model that are made at the same time; others wait."""
-SETTINGS = {
-    "class": '"module:Class" in the model\'s folder; "" for the only one in model.py',
-    "args": "keyword arguments of that class",
-    "dtype": "of a language model's weights, as transformers names them",
-    "trust_remote_code": "run the code that a language model brings",
-    "max_model_len": "tokens of context, if fewer than the model's own",
-    "threads": "answers made at the same time",
-    "max_ongoing_requests": "requests that a replica takes before others wait in Ray",
-    "env": "environment variables of the replica",
-}
-"""The settings of a model, and what they mean."""
 _OF_REPLICA = ("args", "dtype", "trust_remote_code", "max_model_len")
 _QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -44,10 +33,8 @@ class Wanted:
 def read(order: Order) -> Wanted:
     """Say in Ray's words what is to be served. Raises StartError for a wrong setting."""
     given = dict(order.settings)
-    for name in given:
-        if name not in SETTINGS:
-            known = f"{did_you_mean(name, SETTINGS)} Known: {', '.join(sorted(SETTINGS))}."
-            raise StartError(f"{order.model}: Ray has no setting {name!r}.{known}")
+    if found := settings.problem("ray", given):
+        raise StartError(f"{order.model}: {found[1]}")
     own = given.get("class")
     if own is None and order.path is not None and (order.path / "model.py").is_file():
         own = ""

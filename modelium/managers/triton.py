@@ -15,19 +15,17 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from os import getuid
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from modelium.managers import triton_layout
 from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
+from modelium.managers.stalls import Stalls
 from modelium.managers.starting import Start
 from modelium.managers.triton_client import (
     BrokenModelError,
@@ -39,13 +37,11 @@ from modelium.managers.triton_client import (
 )
 from modelium.managers.triton_entry import entry_name, write
 from modelium.managers.triton_server import Remote, Server, cpu_s, silent
+from modelium.managers.triton_unload import remove
 
 TRIES = 3
 """Loads of one model while its server dies under it."""
-UNLOAD_S = 10.0
-"""An unload whose processes have ended is over within this time."""
-LOOK_S = 1.0
-DRAIN_S = 60.0
+RELOAD_S = 60.0
 ADOPT_S = 10.0
 SPARE_S = 5.0
 """The start notices its deadline itself; calls end later, in threads that nobody waits for."""
@@ -91,8 +87,7 @@ class TritonManager(ByName):
         self._layout = None if url is not None else triton_layout.find(environment)
         self._lock = threading.Lock()
         self._servers: dict[int, Server] = {}
-        self._still: dict[str, tuple[float, float]] = {}
-        """Of an entry that gave no answer: since when, and its work done by then."""
+        self._stalls = Stalls()
 
     # By name, one instance a model
 
@@ -127,7 +122,8 @@ class TritonManager(ByName):
             start.watch(lambda: server.join(entry))
             return self._start(server, entry, start)
         except BaseException as error:
-            self._undo(server, entry)
+            with contextlib.suppress(EngineError):
+                remove(server, entry, 0.0)
             if isinstance(error, EngineError):
                 raise _explained(order, error, server) from error
             if isinstance(error, StartError) and not error.log:
@@ -136,9 +132,9 @@ class TritonManager(ByName):
 
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
         server = self._of(engine)
-        self._still.pop(engine.name, None)
+        self._stalls.over(engine.name)
         if server is not None:
-            self._remove(server, engine.name, grace_s)
+            remove(server, engine.name, grace_s)
 
     def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
         raise EngineError(f"{engine.instance}: Triton cannot put models to sleep")
@@ -194,10 +190,7 @@ class TritonManager(ByName):
                             server.client.unload(entry, ADOPT_S)
                             ended.append(f"Triton's model {entry}")
         keep = {server.name for server in servers if server.process is not None}
-        for name in self._processes.left(keep):
-            self._processes.end(name, None, 0.0)
-            ended.append(f"Triton server {name}")
-        return ended
+        return [*ended, *(f"Triton server {name}" for name in self._processes.sweep(keep))]
 
     def close(self) -> None:
         with self._lock:
@@ -270,82 +263,19 @@ class TritonManager(ByName):
             self._infer(server, entry, inputs, deadline_s, "")
         except BrokenModelError:
             config = server.client.config(entry, deadline_s)
-            server.client.load(entry, DRAIN_S, bumped(config))
+            server.client.load(entry, RELOAD_S, bumped(config))
             self._infer(server, entry, inputs, deadline_s, "")
         except NoAnswerError as error:
-            return self._stalled(server, entry, str(error))
-        self._still.pop(entry, None)
+            still_s = self._stalls.still_s(entry, self._work(server, entry))
+            return str(error) if still_s >= self._stall_s else ""
+        self._stalls.over(entry)
         return ""
-
-    def _stalled(self, server: Remote, entry: str, why: str) -> str:
-        """A model may be busy for long; it is in trouble when it does nothing meanwhile."""
-        now_s, work = time.monotonic(), self._work(server, entry)
-        since_s, before = self._still.setdefault(entry, (now_s, work))
-        if work > before:
-            self._still[entry] = (now_s, work)
-            return ""
-        return why if now_s - since_s >= self._stall_s else ""
 
     def _work(self, server: Remote, entry: str) -> float:
         """Grows as it makes progress: inferences that ended, and its processes' CPU time."""
         return server.client.work(entry, ADOPT_S) + cpu_s(server.workers(entry))
 
-    # Ending
-
-    def _undo(self, server: Remote, entry: str) -> None:
-        """Leave nothing of a start that failed; a load that hangs is ended by force."""
-        with contextlib.suppress(EngineError):
-            self._remove(server, entry, 0.0)
-
-    def _remove(self, server: Remote, entry: str, grace_s: float) -> None:
-        """Unload it, and return when it is not there any more.
-
-        Triton 2.51 dies of an unload now and then. The others come back at once; and where another
-        thread's repair came first, this entry may be back as well.
-        """
-        server.loaded.pop(entry, None)
-        for _ in range(TRIES):
-            generation = server.generation
-            try:
-                if not server.runs():
-                    raise GoneError("the Triton server has ended")
-                self._unload(server, entry, grace_s)
-                break
-            except GoneError as error:
-                server.leave(entry)
-                server.repair(generation, str(error))
-        server.leave(entry)
-
-    def _unload(self, server: Remote, entry: str, grace_s: float) -> None:
-        """Raises GoneError if the server has to be started again for the sake of the others."""
-        try:
-            if grace_s > 0:
-                until_s = time.monotonic() + grace_s
-                server.client.unload(entry, max(1.0, grace_s))
-                if server.client.wait_unloaded(entry, until_s - time.monotonic() + SPARE_S):
-                    return
-        except NoAnswerError:
-            pass  # it is loading still, or hangs
-        if not self._force(server, entry):
-            raise GoneError(f"Triton did not unload {entry}")
-
-    def _force(self, server: Remote, entry: str) -> bool:
-        """End the processes that run an entry, also those that a load is about to start."""
-        killed, until_s = False, time.monotonic() + UNLOAD_S
-        while time.monotonic() < until_s:
-            for worker in server.workers(entry):
-                with contextlib.suppress(psutil.Error):
-                    worker.kill()
-                    killed = True
-            try:
-                server.client.unload(entry, LOOK_S)
-                if server.client.wait_unloaded(entry, LOOK_S):
-                    return True
-            except NoAnswerError:
-                continue
-            if killed and not server.workers(entry):
-                return True  # its memory is free, whatever the server thinks of it
-        return False
+    # Servers
 
     def _server(self, device: int) -> Remote:
         return self._remote if self._remote is not None else self._own(device)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.errors import did_you_mean
+from modelium.managers import settings
 from modelium.managers.engine import Order, StartError
 from modelium.managers.triton_layout import Layout
 
@@ -26,11 +27,6 @@ OURS_MARK = ".modelium"
 """A file in each entry that was written here."""
 DESCRIBE_S = 120.0
 _PLAIN = r"[\w-][\w.-]{0,79}"
-SETTINGS = (
-    "instances", "max_batch_size", "max_queue_delay_microseconds", "input", "output", "parameters",
-    "task", "dtype", "env",
-)  # fmt: skip
-"""What `Order.settings` may hold: Triton's own words; task and dtype for transformers."""
 TASKS = ("generate", "embed", "classify")
 _BATCH = {
     "embed": {"name": "embedding", "data_type": "TYPE_FP32", "dims": [-1, -1]},
@@ -117,9 +113,8 @@ def _own(version: Path, folder: Path, order: Order, layout: Layout | None) -> Co
     if any(path.name.isdecimal() and path.is_dir() for path in folder.iterdir()):
         version.rmdir()
         place = version.parent
-    for path in folder.iterdir():
-        if path.name != CONFIG:
-            (place / path.name).symlink_to(path)
+    _link(folder, place)
+    (place / CONFIG).unlink()  # another one comes in its place
     try:
         parsed = text_format.Parse((folder / CONFIG).read_text(encoding="utf-8"), ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -132,8 +127,7 @@ def _own(version: Path, folder: Path, order: Order, layout: Layout | None) -> Co
 
 def _python(version: Path, folder: Path, order: Order, layout: Layout | None) -> Config:
     """A user's model.py; what it takes and gives has to be said."""
-    for path in folder.iterdir():
-        (version / path.name).symlink_to(path)
+    _link(folder, version)
     if not order.settings.get("input") or not order.settings.get("output"):
         raise StartError(
             f"{order.model}: nothing says which tensors its model.py takes and gives; put a"
@@ -145,8 +139,8 @@ def _python(version: Path, folder: Path, order: Order, layout: Layout | None) ->
 def _onnx(version: Path, folder: Path, order: Order, layout: Layout | None) -> Config:
     file = _one(folder, "*.onnx", "model.onnx", order)
     if layout is None or layout.has("onnxruntime"):
-        for path in folder.iterdir():  # with the files beside it that hold its weights
-            (version / ("model.onnx" if path == file else path.name)).symlink_to(path)
+        _link(folder, version)  # with the files beside it that hold its weights
+        (version / file.name).rename(version / "model.onnx")
         return {"backend": "onnxruntime"}
     return _ours(version, "onnx_model.py", {"file": file}) | _described(layout, file, order)
 
@@ -204,6 +198,21 @@ def _task(folder: Path, order: Order) -> str:
     return "generate" if named.endswith(("ForCausalLM", "LMHeadModel")) else "embed"
 
 
+def _link(folder: Path, place: Path) -> None:
+    """Links to all files, in folders of our own: Python puts its `__pycache__` beside a file.
+
+    Triton's process for Python models ignores the variables that would keep it from that.
+    """
+    for path in folder.iterdir():
+        if path.name == "__pycache__":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            (place / path.name).mkdir(exist_ok=True)
+            _link(path, place / path.name)
+        else:
+            (place / path.name).symlink_to(path)
+
+
 def _ours(version: Path, model: str, told: Mapping[str, Any]) -> Config:
     """One of our models for the Python backend, and what it is told."""
     shutil.copyfile(OURS / model, version / "model.py")
@@ -241,10 +250,8 @@ def _one(folder: Path, pattern: str, usual: str, order: Order) -> Path:
 
 
 def _check_settings(order: Order) -> None:
-    for name in order.settings:
-        if name not in SETTINGS:
-            hint = did_you_mean(name, SETTINGS) or f" Known are {', '.join(SETTINGS)}."
-            raise StartError(f"{order.model}: Triton has no setting {name!r}.{hint}")
+    if found := settings.problem("triton", order.settings):
+        raise StartError(f"{order.model}: {found[1]}")
     if order.settings.get("env"):
         why = "models share the environment of their server; give `env` to Triton as a whole"
         raise StartError(f"{order.model}: {why}")
@@ -252,25 +259,25 @@ def _check_settings(order: Order) -> None:
 
 def _complete(config: Config, entry: str, order: Order, gpu: int | None) -> None:
     """What holds for every kind: the name, where it runs, how many, in which batches."""
-    settings = order.settings
+    asked = order.settings
     config["name"] = entry
-    group: Config = {"count": int(settings.get("instances", 1)), "kind": "KIND_CPU"}
+    group: Config = {"count": int(asked.get("instances", 1)), "kind": "KIND_CPU"}
     if gpu is not None:
         group |= {"kind": "KIND_GPU", "gpus": [gpu]}
     config["instance_group"] = [group]
     for name in ("input", "output", "max_batch_size"):
-        if name in settings:
-            config[name] = settings[name]
+        if name in asked:
+            config[name] = asked[name]
     if size := int(config.get("max_batch_size", 0)):
-        if size > 0 and "max_batch_size" in settings and "backend" in config:
+        if size > 0 and "max_batch_size" in asked and "backend" in config:
             _batch(config, order)
-        delay = settings.get("max_queue_delay_microseconds", 0)
+        delay = asked.get("max_queue_delay_microseconds", 0)
         config.setdefault("dynamic_batching", {"max_queue_delay_microseconds": delay})
     limits = {}
     if order.bytes_per_gpu and order.memory_bytes:
         limits["memory_share"] = f"{min(1.0, order.bytes_per_gpu / order.memory_bytes):.4f}"
         limits["bytes"] = str(order.bytes_per_gpu)
-    told = {**limits, **settings.get("parameters", {})}
+    told = {**limits, **asked.get("parameters", {})}
     more = {name: {"string_value": str(value)} for name, value in told.items()}
     config["parameters"] = {**config.get("parameters", {}), **more}
 

@@ -67,7 +67,6 @@ class Layout:
         paths = [str(path) for path in self.libraries]
         if before := own.get("LD_LIBRARY_PATH"):
             paths.append(before)
-        own["PYTHONDONTWRITEBYTECODE"] = "1"
         return {**own, **({"LD_LIBRARY_PATH": os.pathsep.join(paths)} if paths else {}), **extra}
 
 

@@ -20,7 +20,7 @@ from os import getuid
 from pathlib import Path
 
 from modelium.managers import environment as environments
-from modelium.managers import vllm_command, vllm_http, vllm_log
+from modelium.managers import settings, vllm_command, vllm_http, vllm_log
 from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
@@ -65,7 +65,6 @@ class VLLMManager(ByName):
         self._env, self._stall_s = dict(env or {}), stall_s
         self._lock = threading.Lock()
         self._turns: dict[int, threading.Lock] = {}
-        self._mine: set[str] = set()
         self._still_since_s: dict[str, float] = {}
 
     def in_flight(self, engine: Engine) -> bool:
@@ -77,9 +76,10 @@ class VLLMManager(ByName):
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
         if order.path is None or not order.path.exists():
             raise StartError(f"{order.model}: its files are not at {order.path}")
+        if found := settings.problem(self.runtime, order.settings):
+            raise StartError(f"{order.model}: {found[1]}")
         start = Start(replace(order, path=order.path.absolute()), progress)
-        with self._lock:
-            self._mine.add(order.instance)
+        self._processes.claim(order.instance)
         try:
             with self._turn(start):
                 for _ in range(PORT_TRIES):
@@ -87,8 +87,7 @@ class VLLMManager(ByName):
                         return self._try(start, self._ports.take())
             raise StartError(f"{order.model}: others took {PORT_TRIES} ports before it could")
         except BaseException:
-            with self._lock:
-                self._mine.discard(order.instance)
+            self._processes.release(order.instance)
             raise
 
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
@@ -98,8 +97,7 @@ class VLLMManager(ByName):
         self._processes.end(engine.instance, engine.process, grace_s)
         self._ports.give(_port(engine))
         self._still_since_s.pop(engine.instance, None)
-        with self._lock:
-            self._mine.discard(engine.instance)
+        self._processes.release(engine.instance)
 
     def sleep(self, engine: Engine, level: int, deadline_s: float = 60.0) -> None:
         vllm_http.sleep(engine, level, deadline_s)
@@ -131,18 +129,12 @@ class VLLMManager(ByName):
         except EngineError:
             return False
         self._ports.hold(_port(engine))
-        with self._lock:
-            self._mine.add(engine.instance)
+        self._processes.claim(engine.instance)
         return True
 
     def sweep(self, known: Iterable[Engine]) -> list[str]:
-        with self._lock:
-            keep = {*self._mine, *(engine.instance for engine in known)}
-        ended = []
-        for instance in self._processes.left(keep):
-            self._processes.end(instance, None, 0.0)
-            ended.append(f"vLLM of {instance}")
-        return ended
+        ended = self._processes.sweep(engine.instance for engine in known)
+        return [f"vLLM of {instance}" for instance in ended]
 
     def close(self) -> None:
         """Nothing is held."""
