@@ -10,7 +10,7 @@ from typing import Any
 from modelium.analyze.exports import read_onnx, read_pickles, read_torchscript, read_triton
 from modelium.analyze.reading import Weights, read_json
 from modelium.analyze.runtime import suggest
-from modelium.analyze.safetensors import read_safetensors
+from modelium.analyze.safetensors import read_index, read_safetensors
 from modelium.analyze.shape import read_shape
 from modelium.catalog import Architecture, GpuSpec, ModelSpec, gpus, tensor_parallel_sizes
 from modelium.catalog.fleet import DEFAULT_SHARE
@@ -168,8 +168,8 @@ def _analyze(folder: Path) -> ModelFiles:
 
 
 def _weights(folder: Path) -> Weights | None:
-    """The first kind of weights that is there, the safest first."""
-    readers = (read_safetensors, read_onnx, read_torchscript, read_pickles)
+    """The first kind of weights that is there, the safest first; or what an index says of them."""
+    readers = (read_safetensors, read_onnx, read_torchscript, read_pickles, read_index)
     return next((found for read in readers if (found := read(folder))), None)
 
 
@@ -180,6 +180,8 @@ def _from_shape(shape: Architecture | None, config: Mapping[str, Any]) -> Weight
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
     size = shape.counted_params * _DTYPE_BYTES.get(dtype, 2)
     note = f"size of the weights: there are none here; worked out for {dtype or 'two bytes each'}"
+    if config.get("quantization_config"):
+        note += ", but config.json says that they are quantized, thus fewer bytes"
     return Weights("none", 0, size, notes=(note,))
 
 

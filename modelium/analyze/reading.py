@@ -74,19 +74,28 @@ def check_weights(path: Path) -> int:
     return size
 
 
-def check_beside(names: Iterable[str], named_by: Path) -> list[Path]:
-    """The files called `names` beside `named_by`; raises ProfileError unless all are there.
+def check_names(names: Iterable[str], named_by: Path) -> list[Path]:
+    """Where the files called `names` lie or would lie: beside `named_by`.
 
-    Names with a folder in them are refused: a model's files lie in its own folder.
+    Raises ProfileError for names with a folder in them: a model's files lie in its own folder.
     """
-    folder = named_by.parent
     wanted = sorted(set(names))
     for name in wanted:
         if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
             raise ProfileError(
                 f"{named_by} names the file {name!r}, expected one in its own folder"
             )
-    paths = [folder / name for name in wanted]
+    return [named_by.parent / name for name in wanted]
+
+
+def any_beside(names: Iterable[str], named_by: Path) -> bool:
+    """Whether any of the files called `names` is there; raises ProfileError as `check_names`."""
+    return any(_is_file(path) for path in check_names(names, named_by))
+
+
+def check_beside(names: Iterable[str], named_by: Path) -> list[Path]:
+    """The files called `names` beside `named_by`; raises ProfileError unless all are there."""
+    paths = check_names(names, named_by)
     missing = [repr(path.name) for path in paths if not _is_file(path)]
     if missing:
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -12,7 +12,9 @@ from typing import Any
 from modelium.analyze.reading import (
     MOST_JSON_BYTES,
     Weights,
+    any_beside,
     check_beside,
+    check_names,
     check_weights,
     load_json,
     read_json,
@@ -32,13 +34,30 @@ def read_safetensors(folder: Path) -> Weights | None:
     """The weights of a folder with safetensors files; None if it has none.
 
     An index names the files; without one it is `model.safetensors`, or else all that are there.
-    Raises ProfileError for an index or a header that is wrong.
+    Raises ProfileError for an index or a header that is wrong, or if some of its files are missing.
     """
-    if (folder / INDEX).exists():
-        return _indexed(folder / INDEX)
+    index = folder / INDEX
+    if index.exists():
+        return _indexed(index) if any_beside(_placed(index).values(), index) else None
     single = folder / "model.safetensors"
     paths = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
     return _summed([read_header(path) for path in paths]) if paths else None
+
+
+def read_index(folder: Path) -> Weights | None:
+    """What an index alone says of weights that are elsewhere: how many files, and their size.
+
+    None if there is no index, or one that states no size. Raises ProfileError for a wrong one.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        return None
+    files = len(check_names(_placed(index).values(), index))
+    size = _total_bytes(index)
+    if not size:
+        return None
+    note = f"weights: none of the {files} files is here; their size is what the index states"
+    return Weights("safetensors", 0, size, notes=(note,))
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -83,9 +102,9 @@ def _is_tensor(tensor: object, data_bytes: int) -> bool:
     return False
 
 
-def _indexed(index: Path) -> Weights:
-    content = read_json(index)
-    placed = content.get("weight_map")
+def _placed(index: Path) -> dict[str, str]:
+    """The file of each tensor; raises ProfileError."""
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise ProfileError(f"{index} has no weight_map from tensors to files")
     for name, file in placed.items():
@@ -93,23 +112,29 @@ def _indexed(index: Path) -> Weights:
             raise ProfileError(
                 f"{index} places tensor {name[:80]!r} in {str(file)[:60]!r}, expected a file's name"
             )
+    return placed
+
+
+def _indexed(index: Path) -> Weights:
+    placed = _placed(index)
     headers = [(path, read_header(path)) for path in check_beside(placed.values(), index)]
     held = {(name, path.name) for path, header in headers for name in header}
     for name, file in placed.items():
         if (name, file) not in held:
             raise ProfileError(f"{index} places tensor {name!r} in {file}, which does not hold it")
-    _check_total(content, index)
+    _total_bytes(index)  # not used: some versions of Transformers got it wrong
     return _summed([header for _, header in headers])
 
 
-def _check_total(content: dict[str, Any], index: Path) -> None:
-    """The stated total is a size; it is not used, as some versions of Transformers got it wrong."""
-    metadata = content.get("metadata")
+def _total_bytes(index: Path) -> int:
+    """The total that an index states, 0 if none; raises ProfileError for what is no size."""
+    metadata = read_json(index).get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
     if stated is None:
-        return
+        return 0
     if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 <= stated < 1 << 62:
         raise ProfileError(f"{index} states a total_size of {str(stated)[:60]!r}, expected bytes")
+    return int(stated)
 
 
 def _summed(headers: list[dict[str, Any]]) -> Weights:

@@ -50,7 +50,7 @@ def _lines(files: ModelFiles) -> Iterator[tuple[str, str]]:
 
 def _described_files(files: ModelFiles) -> str:
     if not files.files:
-        return "no weights"
+        return "no weights" if files.format == "none" else f"{files.format}, by the index alone"
     return f"{files.format}, {files.files} file{'s' if files.files > 1 else ''}"
 
 

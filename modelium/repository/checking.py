@@ -53,7 +53,7 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> ModelFiles:
             f"{pickled.name} is a pickle, which can run any code when it is loaded: convert it to"
             " safetensors, or set live: {allow_pickle: true} if you trust it"
         )
-    if not found.weights_bytes and not (folder / "model.py").is_file():
+    if not found.files and not (folder / "model.py").is_file():
         raise RepositoryError("it has no weights (*.safetensors, *.onnx or *.pt) and no model.py")
     return found
 

@@ -214,3 +214,13 @@ def test_an_empty_weight_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ProfileError, match=r"model\.onnx is empty"):
         analyze(tmp_path)
+
+
+def test_the_size_by_the_shape_of_a_quantized_model_is_said_to_be_too_much(
+    configured: Callable[..., Path], llama_config: dict[str, Any]
+) -> None:
+    plain, packed = (
+        analyze(configured(**llama_config, **more)).unknown[0]
+        for more in ({}, {"quantization_config": {"quant_method": "awq", "bits": 4}})
+    )
+    assert packed == plain + ", but config.json says that they are quantized, thus fewer bytes"

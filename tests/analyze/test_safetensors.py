@@ -166,6 +166,37 @@ def test_missing_shards_are_named(sharded: Path) -> None:
         analyze(sharded)
 
 
+def test_an_index_alone_gives_the_size_and_says_so(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    index["metadata"]["total_size"] = 12345678
+    (sharded / INDEX).write_text(json.dumps(index))
+    for shard in sharded.glob("*.safetensors"):
+        shard.unlink()
+    files = analyze(sharded)
+    assert (files.format, files.files, files.weights_bytes) == ("safetensors", 0, 12345678)
+    assert files.parameters == PARAMETERS  # by the shape
+    assert files.runtime == "vllm"
+    assert any("none of the 2 files is here" in note for note in files.unknown)
+
+
+def test_an_index_alone_that_states_no_size_leaves_it_to_the_shape(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    del index["metadata"]
+    (sharded / INDEX).write_text(json.dumps(index))
+    for shard in sharded.glob("*.safetensors"):
+        shard.unlink()
+    files = analyze(sharded)
+    assert (files.format, files.weights_bytes) == ("none", 2 * PARAMETERS)
+
+
+def test_weights_that_are_here_go_before_an_index_of_those_that_are_not(sharded: Path) -> None:
+    for shard in sharded.glob("*.safetensors"):
+        shard.unlink()
+    (sharded / "pytorch_model.bin").write_bytes(bytes(1000))
+    files = analyze(sharded)
+    assert (files.format, files.weights_bytes) == ("pytorch", 1000)
+
+
 @pytest.mark.parametrize(
     "name", ["../model.safetensors", "/etc/passwd", "a/b", "..", "", "a\\b", "x\0y"]
 )

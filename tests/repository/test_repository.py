@@ -9,6 +9,7 @@ import shutil
 import struct
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -190,3 +191,18 @@ def test_an_index_that_is_none_is_told(repository: ModelRepository) -> None:
     (repository.path / "index.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"index\.json: not an index"):
         repository.list_models()
+
+
+@pytest.mark.parametrize("config", [{}, CONFIG])
+def test_a_model_whose_weights_are_elsewhere_is_refused(
+    repository: ModelRepository, config: dict[str, Any]
+) -> None:
+    """Not even if an index, or the shape, says how large they are."""
+    folder = repository.incoming / "later"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    index = {"metadata": {"total_size": 400}, "weight_map": {"w": "model-1-of-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(RepositoryError, match="it has no weights"):
+        repository.add_model_from_incoming(folder, "later")
+    assert folder.is_dir()
