@@ -14,11 +14,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelium.catalog import parse_fleet
 from modelium.config import Config, Plan, find, make_plan, read
 from modelium.config.assumed import assumptions, calibration
 from modelium.config.guess import TRIAL, guess_fleet, guess_models, parse_models
-from modelium.config.schema import Cluster, ModelEntry
+from modelium.config.hardware import on_fleet
+from modelium.config.schema import ModelEntry
 from modelium.core import Policy
 from modelium.errors import ConfigError, ModeliumError
 from modelium.registry import make_policy, with_defaults
@@ -209,17 +209,10 @@ def _with_models(
 def _with_hardware(config: Config, fleet: str, assumed: list[str]) -> Config:
     """GPUs as on the command line, or as configured, or guessed from the models."""
     if fleet:
-        return _on(config, fleet)
+        return on_fleet(config, fleet)
     if config.cluster.gpus or config.cluster.nodes:
         return config
-    models = make_plan(_on(config, TRIAL)).models.values()
+    models = make_plan(on_fleet(config, TRIAL)).models.values()
     fleet = guess_fleet([served.model for served in models])
     assumed.append(f"no GPUs given: {fleet}, which have room for about half of all models at once")
-    return _on(config, fleet)
-
-
-def _on(config: Config, fleet: str) -> Config:
-    parse_fleet(fleet)
-    gpus = Cluster.model_validate({"gpus": fleet}).gpus
-    cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
-    return config.model_copy(update={"cluster": cluster})
+    return on_fleet(config, fleet)

@@ -187,7 +187,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     it holds no run and no comparison of runs) or the disk refuses.
     """
     _check_target(folder, replace)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = _part(folder)
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -197,6 +197,21 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         raise RecordError(f"{folder}: cannot write the run: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(folder: Path, *, replace: bool = False) -> None:
+    """Raise what `new_folder` would, for a run that is only written hours later."""
+    _check_target(folder, replace)
+    part = _part(folder)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        part.rmdir()
+    except OSError as error:
+        raise RecordError(f"{folder}: no run can be written: {error.strerror or error}") from None
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.{os.getpid()}.part")
 
 
 def _check_target(folder: Path, replace: bool) -> None:

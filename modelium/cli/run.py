@@ -69,10 +69,10 @@ def run(
         config, policy or "", gpus=gpus, host=host, port=port, emulate=emulate, speed=speed,
         keep_engines=keep_engines, seed=seed,
     )  # fmt: skip
-    if out is not None and out.exists() and not force:
-        from modelium.errors import RecordError
+    if out is not None:
+        from modelium.record import check_folder
 
-        raise RecordError(f"{out} exists already: choose another folder, or replace it (--force)")
+        check_folder(out, replace=force)
     shown = log_format == "auto" and sys.stdout.isatty()
     trace = _trace(replay)
     as_json = log_format == "json"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelium.catalog import gpu as gpu_spec
+from modelium.catalog import parse_fleet
 from modelium.catalog.fleet import HOST_TO_GPU_MEMORY
 from modelium.config import schema
 from modelium.config.values import build
@@ -63,6 +64,14 @@ def hardware(cluster: schema.Cluster, share: float) -> Hardware:
         nodes.append(Node(name, default_ram if ram is None else ram))
         links[name] = _links(cluster.links, entry.links, [kind for kind, _ in sizes])
     return Hardware(tuple(nodes), tuple(gpus), links, share)
+
+
+def on_fleet(config: schema.Config, fleet: str) -> schema.Config:
+    """The configuration on other GPUs, such as 4xh100-80g. Raises CatalogError."""
+    parse_fleet(fleet)
+    gpus = schema.Cluster.model_validate({"gpus": fleet}).gpus
+    cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
+    return config.model_copy(update={"cluster": cluster})
 
 
 def _nodes(groups: Sequence[schema.PlacedGroup]) -> list[schema.NodeEntry]:

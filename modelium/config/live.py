@@ -42,7 +42,7 @@ class Emulated(Section):
 
     enabled: bool = False
     """Serve all models that name no runtime of their own with emulated engines."""
-    speed: Annotated[float, Field(gt=0)] = 1.0
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """10: ten times as fast as the profile says."""
 
 
@@ -56,7 +56,7 @@ class Limit(Section):
 class Gateway(Section):
     """The one address that clients talk to."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Port = 8080
     tls_certificate: str | None = None
     """File with the certificate chain (PEM)."""

@@ -66,7 +66,7 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
             where = f"{address.host}:{address.port}"
             raise ConfigError(
                 f"the gateway cannot listen on {where}: {error.strerror or error}."
-                " Choose another gateway.port"
+                " Choose another gateway.port or gateway.host"
             ) from None
         host, port = runner.addresses[0][:2]
         scheme = "https" if address.tls_certificate else "http"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.config import Config, find, read
-from modelium.config.schema import Cluster
+from modelium.config.hardware import on_fleet
 from modelium.errors import ConfigError
 
 DEFAULT_POLICY = "lru"
@@ -46,14 +46,15 @@ def order(
             "no configuration was found; `modelium init` writes one (or try --emulate --gpus"
             " 4xh100-80g with a configuration that names models)"
         )
+    if host == "":
+        raise ConfigError("--host is empty; 127.0.0.1 is this machine, 0.0.0.0 all its addresses")
     given = read(path) if path else Config()
+    if gpus:
+        given = on_fleet(given, gpus)
     address = {"host": host, "port": port}
     changed = {key: value for key, value in address.items() if value is not None}
     updates: dict[str, Any] = {"gateway": given.gateway.model_copy(update=changed)}
     if speed is not None:
         updates["emulated"] = given.emulated.model_copy(update={"speed": speed})
-    if gpus:
-        fleet = Cluster.model_validate({"gpus": gpus}).gpus
-        updates["cluster"] = given.cluster.model_copy(update={"gpus": fleet, "nodes": []})
     named = policy or (given.policy[0] if given.policy else DEFAULT_POLICY)
     return Order(given.model_copy(update=updates), named, emulate, keep_engines, seed)

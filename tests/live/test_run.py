@@ -190,6 +190,38 @@ def test_a_port_that_is_taken_is_told_in_one_line(folder: Path) -> None:
     assert left_behind(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--gpus", "4xh10"), "no GPU called 'h10' in the catalogue. Did you mean 'h100'?"),
+        (("--gpus", "0xh100-80g"), "'0xh100-80g' has 0 GPUs"),
+        (("--host", ""), "--host is empty; 127.0.0.1 is this machine"),
+        (("--host", "host.invalid"), "the gateway cannot listen on host.invalid:0"),
+        (("--policy", "lr"), "no policy called 'lr'. Did you mean 'lru'?"),
+        (("--speed", "0"), "0.0 is not in the range x>0"),
+        (("--replay", "nothing.csv"), "nothing.csv does not exist"),
+        (("--out", "here", "--force"), "here exists and is not the folder of a run"),
+        (("--out", "taken"), "taken exists already"),
+        (("--out", "file/run"), "file/run: no run can be written: Not a directory"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_served(
+    folder: Path, options: tuple[str, ...], says: str
+) -> None:
+    (folder / "modelium.yaml").write_text(json.dumps({**CONFIG, "metrics": {"enabled": False}}))
+    for name in ("here", "taken"):
+        (folder / name).mkdir()
+    (folder / "file").touch()
+    ended = subprocess.run(
+        [sys.executable, "-m", "modelium", "run", "--emulate", "--port", "0", *options],
+        cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert says in line
+    assert left_behind(folder) == []
+
+
 def test_operators_have_the_last_word(folder: Path) -> None:
     with running(folder, CONFIG, "--emulate") as server:
         there = server.client
