@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from modelium.catalog import parse_fleet
 from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
@@ -246,7 +246,7 @@ class ModelEntry(Section):
     """Further arguments of its engine (live)."""
     env: dict[str, str] = {}
     """Further environment variables of its engine (live)."""
-    settings: dict[str, bool | int | float | str] = {}
+    settings: dict[str, JsonValue] = {}
     """Further settings of its runtime, under the runtime's own names (live)."""
 
 
@@ -303,6 +303,8 @@ class Metrics(Section):
     """Prometheus metrics (live)."""
 
     enabled: bool = True
+    host: str = "127.0.0.1"
+    """Address that they are served at; whoever reaches it reads them."""
     port: Annotated[int, Field(ge=1, le=65535)] = 9090
 
 

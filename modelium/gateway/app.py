@@ -64,6 +64,8 @@ def _for_users() -> list[web.RouteDef]:
         "/v1/models": openai.models,
         f"/v1/models/{MODEL}": openai.model,
         "/v2": kserve.server,
+        f"/v2/models/{MODEL}/versions/1/ready": kserve.ready,
+        f"/v2/models/{MODEL}/versions/1": kserve.metadata,
         f"/v2/models/{MODEL}/ready": kserve.ready,
         f"/v2/models/{MODEL}": kserve.metadata,
     }

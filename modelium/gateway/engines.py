@@ -73,7 +73,12 @@ async def called(
 
 def infer_path(engine: Engine) -> str:
     """Where an engine that speaks KServe's protocol takes tensors."""
-    return f"/v2/models/{quote(engine.name, safe='')}/infer"
+    return f"{model_path(engine.name)}/infer"
+
+
+def model_path(name: str) -> str:
+    """Where such an engine tells of a model."""
+    return f"/v2/models/{quote(name, safe='')}"
 
 
 def openai_payload(ask: Ask, engine: Engine) -> bytes:

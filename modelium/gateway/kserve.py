@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from modelium import __version__
 from modelium.gateway.answering import seated
 from modelium.gateway.asking import new_request, parsed, read_raw, wrong
 from modelium.gateway.desk import DESK, Desk
-from modelium.gateway.engines import Given, called, engine_error, infer_path, json_of
+from modelium.gateway.engines import (
+    Given,
+    called,
+    engine_error,
+    infer_path,
+    json_of,
+    model_path,
+)
 from modelium.gateway.errors import ApiError, dumped, json_response
 from modelium.gateway.roster import model_row
 from modelium.live.seats import Request
@@ -18,6 +28,8 @@ from modelium.managers.engine import Engine
 
 BINARY = "Inference-Header-Content-Length"
 """KServe's extension: tensors follow the JSON, of this length, as bytes."""
+METADATA_S = 5.0
+"""An engine that is ready tells what its model takes within this time."""
 
 
 async def server(http: web.Request) -> web.Response:
@@ -67,10 +79,26 @@ async def infer_at(
 
 
 async def metadata(http: web.Request) -> web.Response:
-    """GET /v2/models/{model}; its tensors only as far as they are known without loading it."""
+    """GET /v2/models/{model}; its tensors as its engine tells them, none while none is ready."""
     row = model_row(http)
     about = {"name": row["name"], "versions": ["1"], "platform": row["runtime"]}
-    return json_response({**about, "inputs": [], "outputs": []})
+    about |= {"inputs": [], "outputs": []}
+    for one in row["instances"]:
+        if one["api"] == "kserve" and one["phase"] == "ready":
+            about |= await _told_at(http.app[DESK], f"{one['url']}{model_path(one['engine_name'])}")
+            break
+    return json_response({**about, "name": row["name"]})
+
+
+async def _told_at(desk: Desk, url: str) -> dict[str, Any]:
+    """What an engine tells of its model; nothing if it does not answer."""
+    try:
+        timeout = aiohttp.ClientTimeout(METADATA_S)
+        async with desk.http.get(URL(url, encoded=True), timeout=timeout) as answer:
+            told = json_of(await answer.read()) if answer.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 async def ready(http: web.Request) -> web.Response:

@@ -60,12 +60,12 @@ def _kserve() -> Schema:
     about, is_ready = s.object_of("name", "versions", "platform"), s.object_of("ready")
     ready = _call("A request would not wait", is_ready, NAMED, model=True, kserve=True)
     ready["responses"]["503"] = _answer(s.ANYTHING, "it would wait, or is refused")
+    told = _call("One model", about, NAMED, model=True, kserve=True)
+    model = {"": {"get": told}, "/ready": {"get": ready}, "/infer": {"post": infer}}
     return {
         "/v2": {"get": _call("The server", s.object_of("name", "version"), kserve=True)},
-        "/v2/models/{model}": {"get": _call("One model", about, NAMED, model=True, kserve=True)},
-        "/v2/models/{model}/ready": {"get": ready},
-        "/v2/models/{model}/infer": {"post": infer},
-        "/v2/models/{model}/versions/1/infer": {"post": infer},
+        **{f"/v2/models/{{model}}{end}": call for end, call in model.items()},
+        **{f"/v2/models/{{model}}/versions/1{end}": call for end, call in model.items()},
     }
 
 

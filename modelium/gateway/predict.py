@@ -1,7 +1,7 @@
 """The original project's call, for models of every kind.
 
 POST /predict/{model} with {"prompt": ...} for text models, {"inputs": ...} for others; a user's own
-class is handed the whole body.
+class (on Ray Serve) is handed the whole body, whatever is in it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from modelium.gateway.translating import openai_answer
 from modelium.live.seats import Request
 from modelium.managers.engine import Engine
 
+OWN_CLASSES = "ray"
+"""The runtime that serves users' own classes beside language models."""
 DEEPEST = 16
 """Dimensions of a tensor, at most."""
 
@@ -27,10 +29,9 @@ DEEPEST = 16
 async def predict(http: web.Request) -> web.Response:
     """POST /predict/{model}."""
     body = parsed(await read_raw(http))
+    if http.app[DESK].admin.runtime_of(http.match_info["model"]) != OWN_CLASSES:
+        _check(body)  # else nobody knows what is right until the model is there
     whole(body, "max_tokens")
-    number(body, "temperature")
-    if "inputs" not in body:
-        text(body, "prompt", needed=True)
     organization = text(body, "organizationId")
     request = new_request(
         http, http.match_info["model"], whole(body, "max_tokens") or 0, organization=organization
@@ -41,6 +42,14 @@ async def predict(http: web.Request) -> web.Response:
     return given.response()
 
 
+def _check(body: dict[str, Any]) -> None:
+    """Raises ApiError (422) for what neither text models nor others take."""
+    whole(body, "max_tokens")
+    number(body, "temperature")
+    if "inputs" not in body:
+        text(body, "prompt", needed=True)
+
+
 async def _ask_engine(
     http: web.Request, body: dict[str, Any], request: Request, engine: Engine
 ) -> Given:
@@ -48,6 +57,7 @@ async def _ask_engine(
     if engine.api == "openai" and engine.extra.get("plain"):
         async with called(desk, engine, "/", dumped(body), request.id) as answer:
             return Given(answer.status, await answer.read(), answer.content_type)
+    _check(body)
     if "inputs" in body:
         return await infer_at(desk, engine, dumped(_tensors(body["inputs"], engine)), request)
     if engine.api == "kserve":

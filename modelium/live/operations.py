@@ -69,6 +69,11 @@ class Operations:
         """Every model that is served."""
         return [self._model(model) for model in self._cluster.state.models.values()]
 
+    def runtime_of(self, model: str) -> str:
+        """What serves it; "" for unknown models."""
+        served = self._cluster.roster.served.get(model)
+        return served.runtime if served else ""
+
     def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
         """The latest decisions, newest first."""
         lines = (line for _, line in reversed(self._cluster.decisions))
@@ -254,6 +259,8 @@ class Operations:
             "served": copy.served,
             "bytes_per_gpu": copy.bytes_per_gpu,
             "url": engine.url if engine else "",
+            "api": engine.api if engine else "",
+            "engine_name": engine.name if engine else "",
             "pid": engine.process.pid if engine and engine.process else None,
             "log": engine.log if engine else "",
             "stage": coming.stage if coming else "",

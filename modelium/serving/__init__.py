@@ -80,7 +80,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
     Telemetry(cluster, metrics)
     async with contextlib.AsyncExitStack() as stack:
         if config.metrics.enabled:
-            metrics.start_server(config.metrics.port)
+            metrics.start_server(config.metrics.port, config.metrics.host)
             stack.callback(metrics.stop_server)
         driver = await stack.enter_async_context(
             alive(cluster, policy, keep_engines=order.keep_engines)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -114,7 +115,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    *scripts: Script, api: Api = "openai", name: str = "a", admin: Any = None, **extra: Any
+    *scripts: Script, api: Api = "openai", name: str = "a", runtime: str = "vllm", **extra: Any
 ) -> AsyncIterator[Stage]:
     """The engine, the gateway and a client."""
     here = Stage(list(scripts))
@@ -127,6 +128,7 @@ async def stage(
     here.engine = Engine("a#1", "a", "scripted", f"http://127.0.0.1:{port}", api, name, extra=extra)
     clock = asyncio.get_running_loop().time
     settings = Settings(write_timeout_s=0.5, read_timeout_s=0.5)
+    admin: Any = SimpleNamespace(runtime_of=lambda name: runtime)
     desk = Desk(here, admin, Limits(clock, Rate()), None, settings)
     try:
         async with (

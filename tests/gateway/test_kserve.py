@@ -19,13 +19,20 @@ INPUT = {"name": "input", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3,
 def test_tensors_go_in_and_out(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         assert (await here.get("/v2/models/a/ready"))[0] == 503
+        assert (await here.get("/v2/models/a"))[1]["inputs"] == []  # nobody has told yet
         status, told = await here.post("/v2/models/a/infer", {"id": "7", "inputs": [INPUT]})
         assert (status, told["id"], told["model_name"]) == (200, "7", "a")
         assert told["outputs"][0]["shape"] == [2, 32]
         path = "/v2/models/a/versions/1/infer"
         assert (await here.post(path, {"id": "7", "inputs": [INPUT]}))[1] == told
         assert await here.get("/v2/models/a/ready") == (200, {"name": "a", "ready": True})
-        assert (await here.get("/v2/models/a"))[1]["name"] == "a"
+        for path in ("/v2/models/a", "/v2/models/a/versions/1"):
+            _, about = await here.get(path)
+            assert (about["name"], about["platform"]) == ("a", "modelium_emulated")
+            assert [about[side][0]["shape"] for side in ("inputs", "outputs")] == [
+                [-1, -1],
+                [-1, 32],
+            ]
         assert (await here.get("/v2"))[1]["name"] == "modelium"
         assert (await here.get("/v2/health/ready"))[0] == 200
         status, told = await here.post("/predict/a", {"inputs": [[1, 2], [3, 4]]})
@@ -217,3 +224,22 @@ def test_a_users_own_class_takes_any_json_by_predict_only() -> None:
             assert "takes POST /predict/a only" in json.loads(raw)["error"]["message"]
 
     perform(act, Script([b'{"depth": 3}'], kind=JSON), plain=True)
+
+
+def test_what_a_users_own_class_is_asked_need_be_neither_prompt_nor_inputs() -> None:
+    async def act(here: Stage) -> None:
+        async with here.http.post(here.url + "/predict/a", json={"depth": 7}) as answer:
+            assert (answer.status, await answer.json()) == (200, {"depth": 3})
+        assert json.loads(here.heard[0][1]) == {"depth": 7}
+
+    perform(act, Script([b'{"depth": 3}'], kind=JSON), plain=True, runtime="ray")
+
+
+def test_a_language_model_on_ray_needs_a_prompt_all_the_same() -> None:
+    async def act(here: Stage) -> None:
+        async with here.http.post(here.url + "/predict/a", json={"depth": 7}) as answer:
+            assert answer.status == 400
+            assert "prompt" in (await answer.json())["error"]["message"]
+        assert here.heard == []
+
+    perform(act, runtime="ray")
