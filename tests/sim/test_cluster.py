@@ -198,3 +198,10 @@ def test_a_policy_that_makes_no_progress_is_told_so() -> None:
 
     with pytest.raises(PolicyError, match="always wanted more"):
         simulate(_given(1, 1), Stubborn(), _trace([1.0], [0]))
+
+
+def test_a_run_leaves_nothing_behind_for_the_next_of_the_same_input() -> None:
+    given, asked = _given(1, 1), _trace([1.0], [0])
+    first, second = (simulate(given, Lru(), asked) for _ in range(2))
+    assert first.decisions.equals(second.decisions)
+    assert first.requests.equals(second.requests)
