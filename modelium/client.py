@@ -108,6 +108,11 @@ class Client:
             raise ServerError(_told(error)) from None
         except (OSError, HTTPException, ValueError) as error:
             why = getattr(error, "reason", error)
+            if isinstance(why, ssl.SSLCertVerificationError):
+                raise ServerError(
+                    f"{self.url} is not who it says: {why.verify_message}. $SSL_CERT_FILE names a"
+                    " file of certificates to trust, such as its own"
+                ) from None
             raise ServerError(
                 f"no answer from {self.url}: {why}. Is `modelium run` there? ({ELSEWHERE})"
             ) from None

@@ -78,7 +78,8 @@ def list_(file: Path | None, as_json: bool) -> None:
 @key.command()
 @click.argument("name")
 @in_file
-def revoke(name: str, file: Path | None) -> None:
+@as_json
+def revoke(name: str, file: Path | None, as_json: bool) -> None:
     """Revoke the key called NAME."""
     _keys(file).revoke(name)
-    click.echo(f"{name} is revoked")
+    click.echo(json.dumps({"revoked": name}) if as_json else f"{name} is revoked")

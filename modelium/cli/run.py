@@ -38,7 +38,7 @@ DRAW_EVERY_S = 0.5
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
 @click.option("--replay", type=FILE, metavar="TRACE", help="Play this trace against the server.")
 @click.option("--replay-speed", default=1.0, type=Times(), help="10: ten times as fast as it was.")
-@click.option("--seed", default=0, help="Of policies that draw lots.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of policies that draw lots.")
 @click.option(
     "--log-format", type=click.Choice(["auto", "text", "json"]), default="auto",
     help="auto: the live view on a terminal, lines of text otherwise.",
@@ -136,7 +136,7 @@ def _playing(
             click.echo(f"Replay  {task.result().sentence()}")
 
     key = os.environ.get(KEY_VARIABLE, "")
-    task = asyncio.create_task(play(trace, Play(server.url, key, speed)))
+    task = asyncio.create_task(play(trace, Play(server.url, key, speed, verify=False)))
     task.add_done_callback(ended)
     server.on_end(task.cancel)
     return task

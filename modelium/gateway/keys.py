@@ -19,6 +19,7 @@ from modelium.errors import ConfigError
 
 PREFIX = "mk-"
 SCOPES = ("user", "admin")
+LONGEST_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,14 @@ class Keys:
 
     def make(self, name: str, organization: str, scopes: tuple[str, ...]) -> str:
         """Add a key and return its secret, which is told this once. Raises ConfigError."""
+        for what, given in (("key", name), ("organization", organization)):
+            if len(given) > LONGEST_NAME or not given.isprintable() or given != given.strip():
+                raise ConfigError(
+                    f"{given!r:.60} is no name of a {what}: at most {LONGEST_NAME} printable"
+                    " characters, none of them blank at an end"
+                )
+        if not name:
+            raise ConfigError("a key needs a name, for `modelium key revoke NAME`")
         if any(key.name == name for key in self.all()):
             raise ConfigError(f"{self.path}: there is a key called {name!r} already")
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -79,21 +88,25 @@ class Keys:
                 return
             rows = json.loads(self.path.read_text(encoding="utf-8"))
             keys = [Key(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             seen, keys = (0, 0), []
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.path}: not a file of API keys: {error}") from None
         self._seen, self._by_hash = seen, {key.hash: key for key in keys}
 
     def _write(self, keys: list[Key]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([asdict(key) for key in keys], indent=2)
-        handle, name = tempfile.mkstemp(dir=self.path.parent)  # readable by its owner only
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        Path(name).replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.path.parent)  # readable by its owner only
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+            Path(name).replace(self.path)
+        except OSError as error:
+            why = error.strerror or error
+            raise ConfigError(f"{self.path}: keys cannot be written: {why}") from None
         self.read()
 
 
 def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()

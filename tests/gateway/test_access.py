@@ -275,3 +275,16 @@ async def raw(here: Site, sent: bytes) -> bytes:
     writer.close()
     await writer.wait_closed()
     return answer
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\nb", "x" * 129])
+def test_a_key_has_a_name_that_can_be_told_and_revoked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        Keys(tmp_path / "keys.json").make(name, "", ("user",))
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_keys_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="keys cannot be written"):
+        Keys(tmp_path / "file" / "keys.json").make("a", "", ("user",))
