@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,8 @@ from modelium.managers.triton import TritonManager
 from tests.live import tiny
 from tests.managers.triton_house import (
     DEADLINE_S,
+    FAIL,
+    REFUSE,
     config,
     double,
     doubled,
@@ -67,7 +68,19 @@ def test_onnx_rows_are_computed_as_the_file_says(triton: TritonManager, tmp_path
     assert engine.extra["inputs"] == ["X"]
     given = tensor("X", "FP32", 1, 2, 3, 4, 5, 6, shape=[2, 3])
     assert infer(engine, given) == {"Y": [2, 4, 6, 8, 10, 12]}
-    assert "unexpected shape" in infer(engine, tensor("X", "FP32", 1, 2, shape=[1, 2]))["error"]
+    told = infer(engine, tensor("X", "FP32", 1, 2, shape=[1, 2]))
+    assert (told["status"], "unexpected shape" in told["error"]) == (400, True), told
+    triton.stop(engine)
+
+
+def test_what_the_library_refuses_is_the_clients_fault(
+    triton: TritonManager, tmp_path: Path
+) -> None:
+    wide = {"data_type": "TYPE_FP32", "dims": [-1, -1]}
+    more = {"input": [{"name": "X", **wide}], "output": [{"name": "Y", **wide}]}
+    engine = served(triton, "wide", onnx(tmp_path / "wide" / "model.onnx"), **more)
+    told = infer(engine, tensor("X", "FP32", 1, 2, shape=[1, 2]))
+    assert (told["status"], "Got: 2 Expected: 3" in told["error"]) == (400, True), told
     triton.stop(engine)
 
 
@@ -110,9 +123,12 @@ def test_a_text_model_goes_on_with_a_prompt_and_counts_its_tokens(
 
 def test_a_text_model_refuses_what_it_cannot_do(llama: tuple[Engine, Path]) -> None:
     engine, _ = llama
-    assert "exceed the context, 256" in text(engine, "x" * 250, 12)["error"]
-    assert "max_tokens is 0" in text(engine, "Once", 0)["error"]
-    assert "text_input is empty" in text(engine, "", 1)["error"]
+    for told, why in (
+        (text(engine, "x" * 250, 12), "250 tokens and 12 more exceed the context, 256"),
+        (text(engine, "Once", 0), "max_tokens is 0, expected at least 1"),
+        (text(engine, "", 1), "text_input is empty"),
+    ):
+        assert (told["status"], told["error"].partition(": ")[2] or told["error"]) == (400, why)
     assert text(engine, "Once", 1)["output_tokens"] == [1]
 
 
@@ -140,12 +156,40 @@ def test_a_model_of_a_triton_repository_keeps_its_own_configuration(
     triton.unload_model("own")
     assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt"]
     (folder / "1" / "model.py").rename(folder / "model.py")
-    shutil.rmtree(folder / "1")  # Triton's Python leaves __pycache__ there
+    (folder / "1").rmdir()
     assert doubled(triton.load_model("own", folder), 4) == [8], "a version folder is not needed"
     triton.unload_model("own")
     (folder / "config.pbtxt").write_text("input { name: 7 }")
     with pytest.raises(StartError, match=r"own: .*config.pbtxt: 1:"):
         triton.load_model("own", folder)
+
+
+def test_a_refusal_is_the_clients_and_a_failure_the_models(
+    triton: TritonManager, tmp_path: Path
+) -> None:
+    config(double(tmp_path / "own"), tmp_path / "began")
+    engine = triton.load_model("refuses", tmp_path / "own")
+    refused = infer(engine, tensor("X", "FP32", REFUSE))
+    assert (refused["status"], "X must be positive" in refused["error"]) == (400, True), refused
+    failed = infer(engine, tensor("X", "FP32", FAIL))
+    assert (failed["status"], "no such table" in failed["error"]) == (500, True), failed
+    assert doubled(engine, 4) == [8]
+    triton.unload_model("refuses")
+
+
+def test_nothing_is_written_into_a_users_folder(triton: TritonManager, tmp_path: Path) -> None:
+    folder = double(tmp_path / "own")
+    config(folder, tmp_path / "began")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "twice.py").write_text("import sys\nBY = 2\n")
+    code = (folder / "model.py").read_text()
+    (folder / "model.py").write_text(
+        "from parts import twice\n" + code.replace("2 * x", "twice.BY * x")
+    )
+    before = sorted(folder.rglob("*"))
+    assert doubled(triton.load_model("clean", folder), 4) == [8]
+    triton.unload_model("clean")
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_damaged_file_is_refused_with_its_cause(triton: TritonManager, tmp_path: Path) -> None:

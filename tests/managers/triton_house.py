@@ -54,6 +54,12 @@ class TritonPythonModel:
                     pass
             if x[0] == -4:
                 time.sleep(2)
+            if x[0] == -5:
+                refused = pb.TritonError("X must be positive", pb.TritonError.INVALID_ARG)
+                answers.append(pb.InferenceResponse(error=refused))
+                continue
+            if x[0] == -6:
+                raise RuntimeError("no such table")
             answers.append(pb.InferenceResponse([pb.Tensor("Y", 2 * x)]))
         return answers
 """
@@ -61,8 +67,9 @@ TENSORS = {
     "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": [-1]}],
     "output": [{"name": "Y", "data_type": "TYPE_FP32", "dims": [-1]}],
 }
-DIE, SLEEP, BURN, SLOW = -1.0, -2.0, -3.0, -4.0
-"""Inputs by which the model dies, sleeps for ever, uses the CPU for 4 s, and takes 2 s."""
+DIE, SLEEP, BURN, SLOW, REFUSE, FAIL = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0
+"""Inputs by which the model dies, sleeps for ever, uses the CPU for 4 s, takes 2 s, refuses the
+input, and raises."""
 
 
 def needs_triton() -> pytest.MarkDecorator:
@@ -110,17 +117,18 @@ def began(instance: str, path: Path) -> Path:
 
 
 def infer(engine: Engine, *tensors: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
-    """Outputs by name; the error as {"error": ...}, as the server says it."""
+    """Outputs by name; an error as {"error": ..., "status": ...}, as the server says it."""
     address = urlsplit(engine.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
     try:
         body = json.dumps({"inputs": tensors})
         connection.request("POST", f"/v2/models/{quote(engine.name)}/infer", body)
-        told = json.loads(connection.getresponse().read())
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
     finally:
         connection.close()
     if "error" in told:
-        return {"error": told["error"]}
+        return {"error": told["error"], "status": answer.status}
     return {one["name"]: one["data"] for one in told["outputs"]}
 
 

@@ -4,10 +4,23 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 
+class RefusedError(ValueError):
+    """An input that the model cannot take; the message is for the client."""
+
+
+def failed(error: Exception, refusals: tuple = ()):
+    """The answer to a request that failed: the client's fault, or the model's."""
+    if isinstance(error, (RefusedError, *refusals)):
+        return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.INVALID_ARG))
+    return pb.InferenceResponse(error=pb.TritonError(f"{type(error).__name__}: {error}"))
+
+
 class Tensors:
     """The inputs and outputs of a configuration."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict, refusals: tuple = ()) -> None:
+        """`refusals` are the exceptions by which the model refuses an input."""
+        self.refusals = refusals
         self.inputs = [one["name"] for one in config["input"]]
         self.outputs = [
             (one["name"], pb.triton_string_to_numpy(one["data_type"])) for one in config["output"]
@@ -33,8 +46,7 @@ class Tensors:
         try:
             return self._answer(run(self._given(request)))
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            return pb.InferenceResponse(error=pb.TritonError(why))
+            return failed(error, self.refusals)
 
     def _given(self, request):
         return [pb.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]

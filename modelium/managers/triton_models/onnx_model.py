@@ -4,6 +4,7 @@ import json
 
 import onnxruntime
 from batches import Tensors
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 GPU = "CUDAExecutionProvider"
 
@@ -14,7 +15,7 @@ class TritonPythonModel:
     def initialize(self, args) -> None:
         config = json.loads(args["model_config"])
         told = {name: one["string_value"] for name, one in config["parameters"].items()}
-        self.tensors = Tensors(config)
+        self.tensors = Tensors(config, (InvalidArgument,))
         providers: list = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU":
             if GPU not in onnxruntime.get_available_providers():

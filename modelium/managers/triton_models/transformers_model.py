@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import transformers
 import triton_python_backend_utils as pb
+from batches import RefusedError, failed
 
 
 class TritonPythonModel:
@@ -40,8 +41,7 @@ class TritonPythonModel:
                     made = self.answer(request)
                 answers.append(pb.InferenceResponse([pb.Tensor(*one) for one in made.items()]))
             except Exception as error:
-                why = f"{type(error).__name__}: {error}"
-                answers.append(pb.InferenceResponse(error=pb.TritonError(why)))
+                answers.append(failed(error))
         return answers
 
     def generate(self, request):
@@ -50,9 +50,10 @@ class TritonPythonModel:
         length = given["input_ids"].shape[1]
         most = int(_number(request, "max_tokens", 16))
         if most < 1:
-            raise ValueError(f"max_tokens is {most}, expected at least 1")
+            raise RefusedError(f"max_tokens is {most}, expected at least 1")
         if self.context and length + most > self.context:
-            raise ValueError(f"{length} tokens and {most} more exceed the context, {self.context}")
+            why = f"{length} tokens and {most} more exceed the context, {self.context}"
+            raise RefusedError(why)
         warmth = _number(request, "temperature", 0.0)
         warm = {"temperature": warmth, "top_k": 0} if warmth > 0 else {}
         made = self.model.generate(
@@ -93,7 +94,7 @@ class TritonPythonModel:
         told = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)
         names = ("input_ids", "attention_mask")
         if not told["input_ids"].shape[1]:
-            raise ValueError("text_input is empty")
+            raise RefusedError("text_input is empty")
         return {name: told[name].to(self.device) for name in names}
 
 
