@@ -38,6 +38,8 @@ class Case:
     """One folder."""
 
     trace: Trace
+    ids: list[str]
+    """Of the trace's requests, by which the outcomes name them."""
     models: dict[str, Any]
     profiles: dict[str, Any]
     placements: dict[str, Any]
@@ -73,7 +75,7 @@ def run(folder: Path) -> Comparison:
         rows.append(Row(policy, "good_count", int(good.sum()), theirs["fast_sim"]["good"]))
         file = folder / "outcomes" / f"{policy}.csv.gz"
         if file.is_file():
-            rows += _outcomes(policy, file, good, finish_s)
+            rows += _outcomes(policy, file, case.ids, good, finish_s)
     if not rows:
         raise RecordError(f"{folder}: results.json has no policy with 'fast_sim' and a placement")
     return Comparison("their placements, stage latencies and deadlines; nothing is fitted", rows)
@@ -92,7 +94,7 @@ def read(folder: Path) -> Case:
             raise RecordError(f"{file}: {error}") from None
     models = tables["models"]["models"]
     return Case(
-        _trace(folder, list(models)), models, tables["models"]["profiles"],
+        *_trace(folder, list(models)), models, tables["models"]["profiles"],
         tables["placements"], tables["results"]["results"], folder,
     )  # fmt: skip
 
@@ -161,7 +163,8 @@ def _engine(case: Case, model: str, kind: str) -> Infer:
     return Infer(tuple((1e9,) for _ in range(wanted[2])))
 
 
-def _trace(folder: Path, models: list[str]) -> Trace:
+def _trace(folder: Path, models: list[str]) -> tuple[Trace, list[str]]:
+    """The requests by arrival, those of one instant by `idx`, however the file has them."""
     file = next((f for f in (folder / "trace.csv", folder / "trace.csv.gz") if f.is_file()), None)
     if file is None:
         raise RecordError(f"{folder}: no trace.csv")
@@ -171,14 +174,16 @@ def _trace(folder: Path, models: list[str]) -> Trace:
         if row["model"] not in code:
             hint = did_you_mean(row["model"], models) or f" Known: {', '.join(models)}."
             raise RecordError(f"{file}, line {line}: no model {row['model']!r}.{hint}")
+    rows.sort(key=lambda row: (float(row["arrival_s"]), int(row["idx"])))
     ones = np.ones(len(rows), np.int32)
-    return Trace(
+    trace = Trace(
         np.array([float(row["arrival_s"]) for row in rows]),
         Labels(np.array([code[row["model"]] for row in rows], np.int32), tuple(models)),
         ones,
         ones,
         source=str(file),
     )
+    return trace, [row["idx"] for row in rows]
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
@@ -187,8 +192,11 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(lines)
 
 
-def _outcomes(policy: str, file: Path, good: np.ndarray, finish_s: np.ndarray) -> list[Row]:
-    theirs = list(_rows(file))
+def _outcomes(
+    policy: str, file: Path, ids: list[str], good: np.ndarray, finish_s: np.ndarray
+) -> list[Row]:
+    found = {row["idx"]: row for row in _rows(file)}
+    theirs = [found[name] for name in ids]
     their_good = np.array([row["good"] == "1" for row in theirs])
     their_finish = np.array([float(row["finish_s"]) for row in theirs])
     both = good & their_good

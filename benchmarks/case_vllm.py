@@ -135,13 +135,19 @@ def _raw(folder: Path, config: dict[str, Any]) -> tuple[Setup, Served]:
         arguments.get("max_num_batched_tokens") or MAX_BATCHED_TOKENS,
     )
     lines = (folder / "vllm/requests.jsonl").read_text(encoding="utf-8").splitlines()
-    requests = sorted((json.loads(line) for line in lines), key=lambda r: float(r["queued_ts"]))
+    requests = sorted(map(json.loads, lines), key=_queued)
     names = ("queued_ts", "input_toks", "output_toks", "first_token_ts", "last_token_ts")
     arrival, prompt, output, first, last = (
         np.array([request[name] for request in requests], dtype=float) for name in names
     )
     times = Times(arrival - arrival[0], first - arrival[0], last - arrival[0], output)
     return setup, Served(prompt, np.zeros_like(prompt), times)
+
+
+def _queued(request: dict[str, Any]) -> tuple[float, int, str]:
+    """By time, those of one instant by their ids ("bench-2" before "bench-10")."""
+    name = str(request.get("request_id", ""))
+    return float(request["queued_ts"]), len(name), name
 
 
 def _kv_tokens(model: ModelSpec, memory: dict[str, float], tp: int, replicas: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,24 @@ def test_the_order_of_rows_changes_no_figure(replicas: int, tmp_path: Path) -> N
     found = []
     for order in (np.arange(len(rows)), np.random.default_rng(3).permutation(len(rows))):
         file.write_text("\n".join([header, *(rows[k] for k in order)]) + "\n")
+        found.append(times(cases("vllm", folder, "--json")))
+    assert found[0] == found[1]
+
+
+@needs_cases
+def test_the_order_of_a_raw_file_changes_no_figure(tmp_path: Path) -> None:
+    """Requests queued at one instant are in order of their ids: 2 before 10."""
+    folder = tmp_path / "raw"
+    shutil.copytree(CASES / "vllm019_raw/RTXPRO6000/Llama-3.1-8B", folder)
+    file = folder / "vllm/requests.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()[:60]]
+    for k in range(0, 60, 20):
+        for row in rows[k : k + 15]:
+            row["queued_ts"] = rows[k]["queued_ts"]
+    lines = [json.dumps(row) for row in rows]
+    found = []
+    for order in (range(60), np.random.default_rng(3).permutation(60)):
+        file.write_text("\n".join(lines[k] for k in order) + "\n")
         found.append(times(cases("vllm", folder, "--json")))
     assert found[0] == found[1]
 
