@@ -17,6 +17,7 @@ from modelium.repository.repository import ModelRepository, StoredModel
 STILL_S = 2.0
 """A folder that has not changed for so long is taken for whole."""
 LOOK_S = 0.25
+WHY = ".why.txt"
 MISSED_S = 10.0
 """Folders are looked at this often even if nothing was told: some file systems tell nothing."""
 
@@ -28,8 +29,8 @@ Told = Callable[[str, StoredModel | None, str], None]
 def watch(repository: ModelRepository, told: Told, still_s: float = STILL_S) -> Iterator[None]:
     """Take in what is put into `incoming/`, until the body ends.
 
-    A refused folder stays where it is, with the reason beside it in `NAME.why.txt`; it is looked at
-    again when it changes.
+    What is refused stays where it is, with the reason beside it in `NAME.why.txt`; it is looked at
+    again when it changes, or when its name becomes free.
     """
     watcher = _Watcher(repository, told, still_s)
     observer = Observer()
@@ -70,15 +71,23 @@ class _Watcher(FileSystemEventHandler):
                 self._stirred.wait(MISSED_S)
 
     def _look(self) -> bool:
-        """Take in what is whole; True if some folder has yet to become still."""
-        pending = False
-        for folder in sorted(self._repository.incoming.iterdir()):
-            if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith("."):
-                pending |= self._consider(folder)
+        """Take in what is whole; True if something has yet to become still."""
+        pending, names = False, self._names()
+        for path in sorted(self._repository.incoming.iterdir()):
+            if not path.name.startswith(".") and not path.name.endswith(WHY):
+                pending |= self._consider(path, taken=_name(path) in names)
         return pending
 
-    def _consider(self, folder: Path) -> bool:
-        looks, now_s = fingerprint(folder), time.monotonic()
+    def _names(self) -> set[str]:
+        try:
+            return {model.name for model in self._repository.list_models()}
+        except RepositoryError:  # told when something is to be added
+            return set()
+
+    def _consider(self, folder: Path, *, taken: bool) -> bool:
+        plain = not folder.is_dir() or folder.is_symlink()
+        files, now_s = () if plain else fingerprint(folder), time.monotonic()
+        looks = (plain, taken, files)
         if self._refused.get(folder) == looks:
             return False
         before, since_s = self._seen.get(folder, (None, now_s))
@@ -87,14 +96,14 @@ class _Watcher(FileSystemEventHandler):
             return True
         if now_s - since_s < self._still_s:
             return True
-        if looks and not unfinished(folder):
+        if plain or (files and not unfinished(folder)):
             self._take(folder, looks)
             return False
-        return bool(looks)
+        return bool(files)
 
     def _take(self, folder: Path, looks: object) -> None:
-        name = folder.name.replace("--", "/", 1)
-        why_file = folder.with_name(f"{folder.name}.why.txt")
+        name = _name(folder)
+        why_file = folder.with_name(folder.name + WHY)
         try:
             model = self._repository.add_model_from_incoming(folder, name)
         except RepositoryError as error:
@@ -106,3 +115,8 @@ class _Watcher(FileSystemEventHandler):
         self._refused.pop(folder, None)
         why_file.unlink(missing_ok=True)
         self._told(name, model, "")
+
+
+def _name(folder: Path) -> str:
+    """Of the model; a name's slash cannot stand in a folder's."""
+    return folder.name.replace("--", "/", 1)

@@ -184,6 +184,17 @@ def test_what_is_put_into_incoming_is_taken_in_once_it_is_whole(tmp_path: Path) 
         wait_for(4)
         assert told[3][1] is not None
         assert not why.exists()
+        shutil.copytree(source, repository.incoming / "good")
+        wait_for(5)
+        assert "delete it first" in told[4][2]
+        repository.remove_model("good")
+        (repository.incoming / ".stir").touch()  # else it is seen a few seconds later
+        wait_for(6)
+        assert told[5][:1] + told[5][2:] == ("good", "")
+        (repository.incoming / "model.gguf").touch()
+        wait_for(7)
+        assert "is not a folder of model files" in told[6][2]
+        assert (repository.incoming / "model.gguf.why.txt").is_file()
     assert [model.name for model in repository.list_models()] == ["bad", "good", "org/half"]
 
 
