@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from modelium.config.hardware import on_fleet
 from modelium.config.schema import ModelEntry
 from modelium.core import Policy
 from modelium.errors import ConfigError, ModeliumError
+from modelium.guard import Guarded
 from modelium.registry import make_policy, with_defaults
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from modelium.traces import Trace
 
 Summary = dict[str, Any]
+KEYS = ("cluster", "models", "orchestration", "profiles", "simulation", "slo")
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,32 @@ def prepare(experiment: Experiment) -> Prepared:
     if experiment.models or not config.models:
         config = _with_models(config, experiment, trace.model.names, assumed)
     check_models(trace, config.models, str(path) if path else "")
-    plan = make_plan(_with_hardware(config, experiment.gpus, assumed))
+    try:
+        plan = make_plan(_with_hardware(config, experiment.gpus, assumed))
+    except ConfigError as error:
+        raise _placed(error, path) from None
     if experiment.router:
         routed = plan.simulation.model_copy(update={"router": experiment.router})
         plan = dataclasses.replace(plan, simulation=routed)
     return Prepared(experiment, trace, plan, path, (*assumed, *assumptions(plan)))
 
 
-def bounds_of(prepared: Prepared) -> dict[str, float | None]:
-    """What no policy can exceed on this trace and cluster (docs/bounds.md)."""
+def _placed(error: ConfigError, path: Path | None) -> ConfigError:
+    """The same error with the file's name before the key that it begins with, if it does."""
+    key = re.match(r"\w+", str(error))
+    return ConfigError(f"{path}: {error}") if path and key and key[0] in KEYS else error
+
+
+def bounds_of(
+    prepared: Prepared, advanced: Callable[[float], object] = lambda share: None
+) -> dict[str, float | None]:
+    """What no policy can exceed on this trace and cluster (docs/bounds.md).
+
+    `advanced` hears now and then which share of the work was done since it heard last.
+    """
     from modelium.sim.bounds import bounds
 
-    return bounds(prepared.plan.sim_input(prepared.assumed), prepared.trace)
+    return bounds(prepared.plan.sim_input(prepared.assumed), prepared.trace, advanced)
 
 
 def play(prepared: Prepared, job: Job) -> Summary:
@@ -111,7 +128,7 @@ def play(prepared: Prepared, job: Job) -> Summary:
     policy, name, given = prepared.policy(job.policy, job.seed)
     run = simulate(
         plan.sim_input(prepared.assumed),
-        policy,
+        Guarded(policy, name),
         trace,
         seed=job.seed,
         meta={
@@ -134,7 +151,7 @@ def play_all(
     if processes == 1 or len(jobs) == 1:
         yield from ((i, play(prepared, job)) for i, job in enumerate(jobs))
         return
-    context = get_context("spawn")
+    context, others = get_context("spawn"), set(active_children())
     pool = ProcessPoolExecutor(
         min(processes, len(jobs)),
         mp_context=context,
@@ -147,12 +164,17 @@ def play_all(
         }
         for done in as_completed(waiting):
             yield waiting[done], done.result()
-    except BrokenProcessPool:
-        raise ModeliumError(
-            "a simulation's process was killed; if memory ran out, --jobs 1 needs least"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException as error:
+        # Runs that go on would write into a folder that is given up, and hold up the exit.
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        pool.shutdown(cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise ModeliumError(
+                "a simulation's process was killed; if memory ran out, --jobs 1 needs least"
+            ) from None
+        raise
+    pool.shutdown(wait=False)
 
 
 _prepared_once = lru_cache(maxsize=1)(prepare)

@@ -46,7 +46,17 @@ class Parameter:
             except (ValueError, KeyError, ConfigError):
                 continue
         hint = did_you_mean(text, [str(k) for k in self.kinds if not isinstance(k, type)])
-        raise PolicyError(f"{self.name} is {text!r}, expected {self.type_name}.{hint}")
+        raise PolicyError(f"{self.name} is {text!r}, expected {self._wanted}.{hint}")
+
+    @property
+    def _wanted(self) -> str:
+        """What the text should have been; more than the type where units are read too."""
+        if float in self.kinds and self.name.endswith("_s"):
+            return self.type_name.replace("float", "a duration such as 30s")
+        if self.name.endswith("_bytes"):
+            return self.type_name.replace("int", "a size in bytes such as 80GiB")
+        words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
+        return " or ".join(words.get(word, word) for word in self.type_name.split(" or "))
 
 
 def parameters(maker: Callable[..., Any]) -> list[Parameter]:

@@ -22,6 +22,7 @@ from modelium.sim.spec import Faults, Generate
 from modelium.traces import Trace
 
 Floats = NDArray[np.float64]
+Advanced = Callable[[float], object]
 
 CHUNK = 800
 """Requests of one linear programme; what ties chunks is dropped, which can only raise a bound."""
@@ -49,19 +50,24 @@ class _Needs(NamedTuple):
     it on a GPU. What is in memory at one time adds up to one at most, in each measure."""
 
 
-def bounds(given: SimInput, trace: Trace) -> dict[str, float | None]:
+def bounds(
+    given: SimInput, trace: Trace, advanced: Advanced = lambda share: None
+) -> dict[str, float | None]:
     """Return the bounds of `summary.json`: shares of all arrivals, and requests a second.
 
     `slo_attainment` and `goodput_per_s` hold for every policy; they combine `alone` (each request
     by itself on an idle cluster, its model ready) with who must be in memory at the same time.
     `without_sleep` is the same for policies that load and unload but put nothing to sleep.
+    `advanced` hears now and then which share of the work was done since it heard last.
     """
     n = len(trace)
     if n == 0:
         return {}
     least = _least(given, trace)
     possible = int(np.count_nonzero(least.patience_s >= 0))
-    best, awake = (possible - _lost(_needs(given, trace, least, way)) for way in (return_s, load_s))
+    best, awake = (
+        possible - _lost(_needs(given, trace, least, way), advanced) for way in (return_s, load_s)
+    )
     return {
         "slo_attainment": best / n,
         "goodput_per_s": best / trace.span_s if trace.span_s > 0 else None,
@@ -161,7 +167,7 @@ def _counted(size: float, k: int) -> float:
     return size if abs(pieces - round(pieces)) < 1e-9 else math.floor(pieces) / k
 
 
-def _lost(needs: _Needs) -> int:
+def _lost(needs: _Needs, advanced: Advanced = lambda share: None) -> int:
     """How many of them must miss, at least."""
     total, order = 0, np.argsort(needs.end_s, kind="stable")
     for at in range(0, len(order), CHUNK):
@@ -169,6 +175,7 @@ def _lost(needs: _Needs) -> int:
         total += _lost_of(
             _Needs(needs.begin_s[part], needs.end_s[part], needs.model[part], needs.share)
         )
+        advanced(len(part) / len(order) / 2)  # there are two such sums
     return total
 
 

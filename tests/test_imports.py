@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "modelium.rules": ("core", "errors", "units"),
     "modelium.costs": ("core",),
     "modelium.conversation": ("core", "errors"),
+    "modelium.guard": ("core", "errors"),
     "modelium.room": ("core", "errors"),
     "modelium.timeline": ("core", "state"),
     "modelium.arrow": (),

@@ -142,6 +142,8 @@ def _check(workload: Workload) -> None:
         ("zipf", workload.zipf, 0.0, 100.0),
         ("cv", workload.cv, 0.01, 100.0),
         ("day_swing", workload.day_swing, 0.0, 1.0),
+        ("day_peak_h", workload.day_peak_h, 0.0, 24.0),
+        ("time_digits", workload.time_digits, 0, 12),
     ]
     if workload.bursts is not None:
         limits += [

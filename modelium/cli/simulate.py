@@ -8,7 +8,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,10 @@ FILE = click.Path(path_type=Path)
     help="What the trace's models are, by catalogue; plain models are dealt to the rest.",
 )  # fmt: skip
 @click.option("--gpus", default="", metavar="FLEET", help="4xh100-80g, or 2x8xh100-80g+4xl4.")
-@click.option("--seed", "seeds", multiple=True, default=(0,), help="Any number of times.")
+@click.option(
+    "--seed", "seeds", multiple=True, default=(0,), type=click.IntRange(0),
+    help="Any number of times.",
+)  # fmt: skip
 @click.option("--router", metavar="NAME", help="Which ready instance a request goes to.")
 @click.option("--out", type=FILE, help="Folder for results.  [default: runs/TRACE-POLICY]")
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
@@ -67,7 +71,7 @@ def simulate(
     # Nothing here multiplies matrices, and threads that wait for some cost a tenth of a second.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from modelium.cli.outcome import collect, show, write_report
-    from modelium.experiment import Experiment, bounds_of, prepare
+    from modelium.experiment import Experiment, prepare
     from modelium.record import new_folder
 
     prepared = prepare(Experiment(trace, config, models, gpus, router or ""))
@@ -77,7 +81,7 @@ def simulate(
     name = "compare" if len(asked) * len(seeds) > 1 else _plain(asked[0])
     folder = out or _unused(Path("runs") / f"{_stem(trace)}-{name}")
     with new_folder(folder, replace=force) as part:
-        limits = bounds_of(prepared) if bounds else None
+        limits = _limits(prepared) if bounds else None
         plays = [replace(job, bounds=limits) for job in _jobs(asked, seeds, part)]
         summaries = _play(prepared, plays, jobs or os.cpu_count() or 1)
         final = [folder / play.folder.relative_to(part) for play in plays]
@@ -111,24 +115,39 @@ def _jobs(policies: Sequence[str], seeds: Sequence[int], folder: Path) -> list[J
     return jobs
 
 
+def _limits(prepared: Prepared) -> Mapping[str, float | None]:
+    """What no policy can exceed."""
+    from modelium.experiment import bounds_of
+
+    with _progress("Bounding what any policy could reach", 1.0) as advance:
+        return bounds_of(prepared, advance)
+
+
 def _play(prepared: Prepared, jobs: Sequence[Job], processes: int) -> list[Summary]:
-    """The summaries in the order of `jobs`; progress is shown on a terminal only."""
+    """The summaries in the order of `jobs`."""
     from modelium.experiment import play_all
 
+    done = {}
+    words = "Simulating (the very first time, a minute goes to compiling)"
+    with _progress(words, len(jobs)) as advance:
+        for i, summary in play_all(prepared, jobs, processes):
+            done[i] = summary
+            advance(1.0)
+    return [done[i] for i in range(len(jobs))]
+
+
+@contextmanager
+def _progress(words: str, total: float) -> Iterator[Callable[[float], object]]:
+    """What is to be told of work done, while a bar shows it: on a terminal only."""
     if not sys.stderr.isatty():
-        done = dict(play_all(prepared, jobs, processes))
-        return [done[i] for i in range(len(jobs))]
+        yield lambda share: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    done = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        words = "Simulating (the very first time, a minute goes to compiling)"
-        bar = progress.add_task(words, total=len(jobs))
-        for i, summary in play_all(prepared, jobs, processes):
-            done[i] = summary
-            progress.advance(bar)
-    return [done[i] for i in range(len(jobs))]
+        bar = progress.add_task(words, total=total)
+        yield lambda share: progress.advance(bar, share)
 
 
 def _plain(policy: str) -> str:

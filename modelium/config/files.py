@@ -37,6 +37,8 @@ def find(given: Path | None = None) -> Path | None:
         return next((path for path in search() if path.is_file()), None)
     if not named.is_file():
         by = "" if given else f" (named by ${VARIABLE})"
+        if named.is_dir():
+            raise ConfigError(f"{named}: a folder{by}; expected a file such as modelium.yaml")
         raise ConfigError(f"{named}: no such file{by}. `modelium init` writes one")
     return named
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,9 @@ def test_a_run_that_ends_early_leaves_nothing(
         (["--models", "x=phi-4"], "--models x=…: no such model in the trace."),
         (["--config", "none.yaml"], "none.yaml: no such file."),
         (["--trace", "none.csv"], "none.csv"),
+        (["--trace", "."], ". is a folder, expected a file"),
+        (["--seed", "-1"], "Invalid value for '--seed': -1"),
+        (["--policy", "ilp:every_s=-1"], "policy 'ilp': every_s is '-1', expected a duration such"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
@@ -159,6 +163,64 @@ def test_all_policies_are_checked_before_any_is_played(
     monkeypatch.setattr(experiment, "play_all", lambda *_: pytest.fail("played"))
     said = modelium("simulate", "--trace", trace, "--policy", "lru", "--policy", "lfu:x=1")
     assert "policy 'lfu' has no parameter 'x'" in said.err
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "raises",
+            r"raised KeyError: 'phi' in .*/wrong_policies\.py, line 3 \(at .* s, asked about",
+        ),
+        ("nothing", r"answered None, expected actions, or \(\) \(at 0 s, asked about Tick\(\)\)"),
+        ("number", r"answered 42, which is no action \(at 0 s, asked about Tick\(\)\)"),
+    ],
+)
+def test_a_policy_that_is_wrong_is_told_in_a_line_and_leaves_nothing(
+    modelium: Run, trace: Path, plugins: None, name: str, said: str, jobs: int
+) -> None:
+    args = ["simulate", "--trace", trace, "--gpus", "h100", "--jobs", jobs, "--policy", "lru"]
+    ended = modelium(*args, "--policy", name)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.match(f"modelium: policy '{name}' {said}", ended.err)
+    assert ended.err.count("\n") == 1
+    assert files(Path("runs")) == set()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three policies of another package, installed for this process and for its children."""
+    place = tmp_path / "wrong"
+    about = place / "wrong_policies-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong-policies\nVersion: 1\n")
+    names = ("raises", "nothing", "number")
+    lines = [f"{name} = wrong_policies:{name.title()}" for name in names]
+    (about / "entry_points.txt").write_text("\n".join(["[modelium.policies]", *lines]))
+    (place / "wrong_policies.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setenv("PYTHONPATH", str(place))
+
+
+WRONG = """class Raises:
+    def decide(self, state, event):
+        yield {}["phi"]
+
+class Nothing:
+    def decide(self, state, event): pass
+
+class Number:
+    def decide(self, state, event): return [42]
+"""
+
+
+def test_a_mistake_that_only_the_whole_configuration_shows_is_told_with_its_file(
+    modelium: Run, trace: Path
+) -> None:
+    Path("own.yaml").write_text("orchestration: {always_loaded: [phi-5]}")
+    said = modelium("simulate", "--trace", trace, "--config", "own.yaml")
+    assert said.err.startswith("modelium: own.yaml: orchestration.always_loaded: no model called")
 
 
 def test_a_model_that_the_configuration_does_not_know_is_named_with_its_row(

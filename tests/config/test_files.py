@@ -63,6 +63,17 @@ def test_a_named_file_that_is_absent_is_an_error(
         find()
 
 
+def test_a_folder_is_no_configuration(home: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a folder; expected a file such as modelium\.yaml"):
+        find(home)
+
+
+def test_a_model_may_have_the_name_of_a_day(home: Path) -> None:
+    path = home / "modelium.yaml"
+    path.write_text("models: {2026-11-25: {catalogue: phi-4}}")
+    assert list(read(path).models) == ["2026-11-25"]
+
+
 def test_an_empty_file_is_a_configuration(home: Path) -> None:
     path = home / "modelium.yaml"
     path.touch()
@@ -98,6 +109,9 @@ def test_an_empty_file_is_a_configuration(home: Path) -> None:
         ("a: [", ", line 1: not YAML: "),
         ("slo: {ttft: 1s}\nslo: {ttft: 2s}", ", line 2: not YAML: 'slo' is there twice"),
         ("a: \x00", ": not YAML: "),
+        ("2026-13-45: {}", ": 2026-13-45: unknown key. There are cluster,"),
+        ("a: !!int x", ": not YAML: a value does not fit its tag: "),
+        ("a: " + 9000 * "[", ": not YAML: nested too deeply"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_line_with_the_keys_path(home: Path, text: str, said: str) -> None:

@@ -57,12 +57,18 @@ def test_text_becomes_what_the_constructor_expects() -> None:
             "policy 'lru': place is 'bestfit', expected most_free or best_fit or first_fit. "
             "Did you mean 'best_fit'?",
         ),
-        ("lru:max_replicas=two", "policy 'lru': max_replicas is 'two', expected int."),
+        ("lru:max_replicas=two", "policy 'lru': max_replicas is 'two', expected a whole number."),
         ("lru:max_replicas", "policy 'lru': 'max_replicas' is not of the form key=value"),
         ("lru:sleep_level=3", "policy 'lru': sleep_level is '3', expected 0 or 1 or 2."),
-        ("idle_ttl:idle_s=soon", "policy 'idle_ttl': idle_s is 'soon', expected float."),
-        ("idle_ttl:idle_s=-5", "policy 'idle_ttl': idle_s is '-5', expected float."),
-        ("lfu:in_cache=perhaps", "policy 'lfu': in_cache is 'perhaps', expected bool."),
+        (
+            "idle_ttl:idle_s=soon",
+            "policy 'idle_ttl': idle_s is 'soon', expected a duration such as 30s.",
+        ),
+        (
+            "idle_ttl:idle_s=-5",
+            "policy 'idle_ttl': idle_s is '-5', expected a duration such as 30s.",
+        ),
+        ("lfu:in_cache=perhaps", "policy 'lfu': in_cache is 'perhaps', expected true or false."),
         ("static:placement=x", "policy 'static' has no parameter 'placement'. It has no para"),
         ("belady_cost", "policy 'belady_cost' is told the future, so it needs a trace"),
         ("", "no policy called ''."),

@@ -163,6 +163,8 @@ def test_drawn_lengths_keep_their_pairs():
     ("change", "expected"),
     [
         ({"models": ()}, "at least one model"),
+        ({"day_peak_h": float("nan")}, "day_peak_h is nan, expected 0 to 24"),
+        ({"time_digits": -1}, "time_digits is -1, expected 0 to 12"),
         ({"models": ("a", "b", "a")}, "'a' is named twice"),
         ({"rate_per_s": -1.0}, "rate_per_s is -1, expected 0 to inf"),
         ({"rate_per_s": math.nan}, "rate_per_s is nan"),
