@@ -35,6 +35,8 @@ class Ray(Section):
     """Folder of the Python environment that holds Ray; else one is looked for."""
     address: str | None = None
     """A Ray cluster that runs already, host:port; else a local one is started."""
+    env: dict[str, str] = {}
+    """Environment variables of Ray, and of what connects to a cluster that runs already."""
 
 
 class Emulated(Section):

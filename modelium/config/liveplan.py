@@ -72,6 +72,7 @@ def served(
 ) -> Served:
     """One model with its runtime and that one's settings. Raises ConfigError."""
     from modelium.live.given import Served
+    from modelium.managers.settings import problem
 
     entry, model = config.models[name], plan.models[name].model
     path = Path(config.model_repository) / entry.path if entry.path else None
@@ -84,6 +85,8 @@ def served(
         settings = _vllm(config, plan, name)
     else:
         settings = {**entry.settings, "env": dict(entry.env)}
+    if runtime != "emulated" and (found := problem(runtime, entry.settings)):
+        raise ConfigError(f"models.{name}.settings.{found[0]}: {found[1]}")
     can_sleep = runtime in ("vllm", "emulated")
     return Served(model, runtime, path and path.resolve(), settings, can_sleep)
 

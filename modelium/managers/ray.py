@@ -70,11 +70,13 @@ class RayManager(ByName):
     ) -> None:
         """With `address` (host:port) a cluster that runs already is used.
 
-        Its nodes have to see the models' folders and Modelium's own. Otherwise a Ray of ours is
-        started, on ports from `base_port` upwards. `environment` is the folder of the Python
-        environment that holds Ray, or its program. `folder` keeps logs and tells one executor's
-        engines from another's; `env` is added to Ray's environment. A language model that makes no
-        token for `stall_s` while it is asked for some is in trouble. Raises ConfigError.
+        Its nodes have to see the models' folders and Modelium's own. Serve is started there, on the
+        first free port from `base_port`, and ended with the last model, unless it has one. Without
+        `address` a Ray of ours is started, on ports from `base_port` upwards. `environment` is the
+        folder of the Python environment that holds Ray, or its program. `folder` keeps logs and
+        tells one executor's engines from another's; `env` is added to Ray's environment. A language
+        model that makes no token for `stall_s` while it is asked for some is in trouble.
+        Raises ConfigError.
         """
         super().__init__()
         program = environments.find("ray", "ray", environment)

@@ -20,9 +20,11 @@ from modelium.managers.ray_driver import Driver, LostError
 
 HEAD = "head"
 STARTED_S = 120.0
-"""A head that is not up after this time will not be; on a busy machine it takes 20 s."""
+"""A head that is not up after this time will not be; on a busy machine it takes 20 s.
+So much has one to answer, too."""
 PORT_TRIES = 3
 GRACE_S = 5.0
+LEAVE_S = 20.0
 LOOK_S = 0.1
 OBJECTS_BYTES = 200 << 20
 """Of shared memory for what goes between processes: requests and answers, no weights."""
@@ -58,11 +60,11 @@ class Ray:
         self._address, self._program, self._bind = address, program, host
         self._processes, self._ports, self._env = processes, ports, dict(env)
         self._numbers: tuple[int, ...] = ()
-        """Ports of the head, of Ray's own clients, and of Serve."""
+        """Ports of the head, of Ray's own clients, and of Serve; of a foreign Ray the last."""
         self._driver: Driver | None = None
         self._lock = threading.RLock()
         self._note = processes.folder / "ray.json"
-        """Where a later self finds the head."""
+        """Where a later self finds the head, or that Serve on a foreign one is ours."""
 
     @property
     def log(self) -> Path | None:
@@ -122,8 +124,12 @@ class Ray:
             return self.runs()
 
     def close(self) -> None:
-        """Let go of it; a head of ours with nothing to serve ends."""
+        """Let go of it; what we started, a head or a foreign one's Serve, ends with its work."""
         with self._lock:
+            if self._began() and not self.members:
+                with contextlib.suppress(EngineError):
+                    self.ask("leave", LEAVE_S)
+                    self._note.unlink()
             self._disconnect()
             if self.is_ours and not self.members:
                 self._end(GRACE_S)
@@ -153,18 +159,27 @@ class Ray:
         if self._driver is not None and not self._driver.runs():
             self._disconnect()
         if self._driver is None:
-            target: dict[str, Any] = {"address": self._address, "host": self._bind, "port": None}
+            self._numbers = self._numbers or (self._ports.take(),)
+            target: dict[str, Any] = {"port": self._numbers[-1], "ours": self.is_ours}
             if self.is_ours:
-                port, _, http = self._numbers
-                target |= {"address": f"{self._bind}:{port}", "port": http}
-            self._driver = Driver(
-                self._processes,
-                self._program.parent / "python",
-                self._variables(),
-                target,
-                deadline_s,
-            )
+                target |= {"address": f"{self._bind}:{self._numbers[0]}", "host": self._bind}
+            else:
+                target |= {"address": self._address, "host": self.host}
+            python, left_s = self._program.parent / "python", min(deadline_s, STARTED_S)
+            try:
+                self._driver = Driver(self._processes, python, self._variables(), target, left_s)
+            except LostError as error:
+                raise LostError(f"no Ray answers at {target['address']}: {error}") from error
+            if self._driver.told["began"] and not self.is_ours:
+                self._note.write_text(json.dumps({"serve": self._address}), encoding="utf-8")
         return self._driver
+
+    def _began(self) -> bool:
+        """Whether Serve on a foreign Ray was started by us, now or by an earlier self."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            told = json.loads(self._note.read_text(encoding="utf-8"))
+            return not self.is_ours and told.get("serve") == self._address
+        return False
 
     def _disconnect(self) -> None:
         if self._driver is not None:

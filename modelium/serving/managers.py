@@ -73,7 +73,11 @@ def _ray(config: Config, folder: Path) -> Manager:
     if not given.enabled:
         raise ConfigError("ray.enabled is false, but a model needs Ray; name another `runtime`")
     manager: Manager = RayManager(
-        address=given.address, environment=_path(given.environment), folder=folder
+        address=given.address,
+        environment=_path(given.environment),
+        folder=folder,
+        env=given.env,
+        stall_s=config.live.stall,
     )
     return manager
 

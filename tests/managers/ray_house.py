@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,6 +89,15 @@ def post(engine: Engine, path: str, body: Any, timeout_s: float = 60.0) -> tuple
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
+
+
+def until(what: str, seconds: float, true: object) -> None:
+    """Wait until a call gives something true."""
+    assert callable(true)
+    until_s = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until_s, f"{what}: not in {seconds} s"
+        time.sleep(0.05)
 
 
 def processes_of(logs: Path) -> list[psutil.Process]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +16,15 @@ import pytest
 from modelium.managers.engine import Engine, EngineError, StartError
 from modelium.managers.ray import RayManager
 from tests.live import tiny
-from tests.managers import ray_house
-from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of
+from tests.managers.ray_house import (
+    double,
+    manager,
+    needs_ray,
+    order,
+    post,
+    processes_of,
+    until,
+)
 from tests.managers.vllm_house import client, completion, running, stream
 
 pytestmark = [pytest.mark.engines, needs_ray()]
@@ -57,15 +62,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         for one in left:
             one.kill()
         assert left == []
-
-
-def until(what: str, seconds: float, true: object) -> None:
-    """Wait until a call gives something true."""
-    assert callable(true)
-    until_s = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until_s, f"{what}: not in {seconds} s"
-        time.sleep(0.05)
 
 
 def replica(engine: Engine) -> psutil.Process:
@@ -177,13 +173,6 @@ def test_bad_requests_are_refused_in_words(
     assert (got, why in told["error"]["message"]) == (status, True), told
 
 
-def test_an_error_of_a_users_class_is_an_answer(house: House) -> None:
-    status, told = post(house.double, "/", {"y": 1})
-    assert (status, told["error"]["message"]) == (500, "KeyError: 'x'")
-    status, told = post(house.double, "/", {"odd": 1})
-    assert (status, "no JSON" in told["error"]["message"]) == (500, True)
-
-
 def test_a_busy_class_is_in_no_trouble_and_others_go_on(house: House) -> None:
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(post, house.double, "/", {"x": [1], "sleep": 3})
@@ -249,38 +238,6 @@ def test_a_constructor_that_hangs_is_ended(house: House, way: str) -> None:
     assert not house.manager._ray.replicas(house.manager._app("hangs"))
 
 
-@pytest.mark.parametrize(
-    ("code", "settings", "why"),
-    [
-        ("class A:\n  def __call__(self, b): ...\nB = type('B', (A,), {})", {"class": ":C"},
-         "has no class C"),
-        ("class A:\n  def __call__(self, b): ...\nclass B(A):\n  def __call__(self, b): ...",
-         {}, "it has A, B; name one"),
-        ("class A: ...", {"class": "model:A"}, "A has no __call__"),
-        ("import nothing_of_this_name", {}, "No module named 'nothing_of_this_name'"),
-        ("", {"class": "json:JSONDecoder"}, "not from the model's folder"),
-    ],
-)  # fmt: skip
-def test_a_class_that_cannot_serve_is_told_from_others(
-    house: House, tmp_path: Path, code: str, settings: dict[str, str], why: str
-) -> None:
-    (tmp_path / "model.py").write_text(code)
-    with pytest.raises(StartError) as caught:
-        house.manager.load_model("odd", tmp_path, **settings)
-    assert why in str(caught.value)
-
-
-def test_a_class_for_ray_serve_is_served_as_it_is(house: House, tmp_path: Path) -> None:
-    code = (
-        "from ray import serve\n@serve.deployment\nclass Echo:\n"
-        "  async def __call__(self, body):\n    return body\n"
-    )
-    (tmp_path / "mine.py").write_text(code)
-    engine = house.manager.load_model("echo", tmp_path, **{"class": "mine:Echo"})
-    assert post(engine, "/", [1, {"a": None}]) == (200, [1, {"a": None}])
-    house.manager.unload_model("echo", graceful=False)
-
-
 def test_wrong_orders_are_refused_before_anything_starts(house: House, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"no setting 'dytpe'\. Did you mean 'dtype'"):
         house.manager.load_model("x", tmp_path, dytpe="float16")
@@ -336,70 +293,3 @@ def test_a_lost_driver_is_started_again(house: House) -> None:
     psutil.Process(driver._process.pid).kill()
     until("ended", 10.0, lambda: not driver.runs())
     assert house.manager._ray.members == set(house.manager._ray.states(60.0))
-
-
-LATER = """
-import json, os, signal, sys
-from pathlib import Path
-from tests.managers import ray_house
-logs, path, out = map(Path, sys.argv[1:])
-made = ray_house.manager(logs)
-told = [made.start(ray_house.order(name, path)).as_dict() for name in ("kept#1", "lost#1")]
-out.write_text(json.dumps(told))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> None:
-    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
-    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
-    later = None
-    try:
-        root = Path(ray_house.__file__).parents[2]
-        subprocess.run(words, check=False, timeout=200, cwd=root)
-        kept, lost = (Engine.from_dict(one) for one in json.loads(out.read_text()))
-        later = manager(logs)
-        assert later.adopt(kept)
-        assert not later.adopt(Engine.from_dict({**kept.as_dict(), "instance": "other#1"}))
-        gone = lost.extra["pids"]
-        assert [told.split()[-1] for told in later.sweep([kept])] == [lost.extra["app"]]
-        assert not any(psutil.pid_exists(pid) for pid in gone)
-        assert post(kept, "/", {"x": [3]})[1]["y"] == [6]
-        later.close()
-        assert post(kept, "/", {"x": [3]})[1]["y"] == [6], "close leaves engines that run"
-        assert later.trouble(kept) == ""
-
-        head = psutil.Process(later._ray.process.pid)  # type: ignore[union-attr]
-        head.kill()
-        until("gone", 10.0, lambda: "head has ended" in later.trouble(kept))
-        again = later.start(order("again#1", path))
-        later.stop(kept, 0.0)
-        assert post(again, "/", {"x": [5]})[1]["y"] == [10]
-        later.stop(again, 5.0)
-        later.close()
-        assert processes_of(logs) == []
-
-        third = manager(logs)
-        assert not third.adopt(again)
-        assert third.sweep([]) == []
-        third.close()
-    finally:
-        if later is not None:
-            later.close()
-        for one in processes_of(logs):
-            one.kill()
-
-
-def test_a_sweep_ends_a_ray_that_nobody_knows(tmp_path: Path) -> None:
-    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
-    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
-    later = manager(logs)
-    try:
-        root = Path(ray_house.__file__).parents[2]
-        subprocess.run(words, check=False, timeout=200, cwd=root)
-        assert len(later.sweep([])) == 2
-        later.close()
-        assert processes_of(logs) == []
-    finally:
-        for one in processes_of(logs):
-            one.kill()

@@ -1,6 +1,6 @@
 """Deploys and deletes Ray Serve's applications as it is told, one JSON line for each call.
 
-    python driver.py READ_FD WRITE_FD '{"address": "127.0.0.1:6400", "host": ..., "port": ...}'
+    python driver.py READ_FD WRITE_FD '{"address": "127.0.0.1:6400", "host": ..., "port": ..., ...}'
 
 Its own Python is Ray's. It ends when the other side closes, and leaves what it deployed.
 """
@@ -23,11 +23,13 @@ DEPLOYMENT = "model"
 class Driver:
     """Connected to one Ray."""
 
-    def __init__(self, address: str, host: str, port: int | None) -> None:
+    def __init__(self, address: str, host: str, port: int, ours: bool) -> None:
+        """Serve is started at host and port, unless the cluster has one; `ours`: nobody else's."""
         ray.init(address=address, log_to_driver=False, namespace=SERVE_NAMESPACE)
-        options = {} if port is None else {"host": host, "port": port, "location": "HeadOnly"}
-        serve.start(**({"http_options": options} if options else {}))
-        self.only_at = {} if port is None else {"host": host}
+        self.began = _get_global_client(raise_if_no_controller_running=False) is None
+        if self.began:
+            serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+        self.only_at = {"host": host} if ours else {}
         self.http_port = _get_global_client().http_config.port
 
     def deploy(self, name: str, model: dict, deployment: dict, actor: dict) -> dict:
@@ -64,6 +66,12 @@ class Driver:
         serve.delete(name, _blocking=False)
         return {}
 
+    def leave(self) -> dict:
+        """End Serve, unless somebody has an application there."""
+        if not serve.status().applications:
+            serve.shutdown()
+        return {}
+
 
 def main() -> None:
     """Answer until the other side closes."""
@@ -77,7 +85,7 @@ def main() -> None:
         except Exception as error:
             tell(error=f"{type(error).__name__}: {error}")
             return
-        tell(made={"http_port": driver.http_port})
+        tell(made={"http_port": driver.http_port, "began": driver.began})
         for line in asked:
             call = json.loads(line)
             try:

@@ -3,6 +3,9 @@
 class Model:
     def __init__(self, path): ...
     def __call__(self, body): return {"answer": ...}
+
+It answers what can be written as JSON, or a Response of starlette with a status and a type of its
+own. What it raises is a failure, 500, but starlette's HTTPException (and FastAPI's) has its status.
 """
 
 import asyncio

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from .asked import RefusedError
@@ -34,6 +35,8 @@ class Replica:
             return await self._answer(request, path)
         except RefusedError as error:
             return refusal(str(error), error.status, error.param)
+        except HTTPException as error:
+            return refusal(str(error.detail), error.status_code, headers=error.headers)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -68,11 +71,13 @@ class Replica:
         }
 
 
-def refusal(why: str, status: int, param: str | None = None) -> JSONResponse:
+def refusal(
+    why: str, status: int, param: str | None = None, headers: dict | None = None
+) -> JSONResponse:
     """An error in OpenAI's shape."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": why, "type": kind, "param": param, "code": status}
-    return JSONResponse({"error": error}, status_code=status)
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 def _listen_only_at(host: str) -> None:

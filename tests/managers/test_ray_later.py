@@ -1,0 +1,83 @@
+"""A Ray that outlives its executor: a later one adopts what it knows and ends the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelium.managers.engine import Engine
+from tests.managers import ray_house
+from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of, until
+
+pytestmark = [pytest.mark.engines, needs_ray()]
+
+LATER = """
+import json, os, signal, sys
+from pathlib import Path
+from tests.managers import ray_house
+logs, path, out = map(Path, sys.argv[1:])
+made = ray_house.manager(logs)
+told = [made.start(ray_house.order(name, path)).as_dict() for name in ("kept#1", "lost#1")]
+out.write_text(json.dumps(told))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> None:
+    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
+    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
+    later = None
+    try:
+        root = Path(ray_house.__file__).parents[2]
+        subprocess.run(words, check=False, timeout=200, cwd=root)
+        kept, lost = (Engine.from_dict(one) for one in json.loads(out.read_text()))
+        later = manager(logs)
+        assert later.adopt(kept)
+        assert not later.adopt(Engine.from_dict({**kept.as_dict(), "instance": "other#1"}))
+        gone = lost.extra["pids"]
+        assert [told.split()[-1] for told in later.sweep([kept])] == [lost.extra["app"]]
+        assert not any(psutil.pid_exists(pid) for pid in gone)
+        assert post(kept, "/", {"x": [3]})[1]["y"] == [6]
+        later.close()
+        assert post(kept, "/", {"x": [3]})[1]["y"] == [6], "close leaves engines that run"
+        assert later.trouble(kept) == ""
+
+        head = psutil.Process(later._ray.process.pid)  # type: ignore[union-attr]
+        head.kill()
+        until("gone", 10.0, lambda: "head has ended" in later.trouble(kept))
+        again = later.start(order("again#1", path))
+        later.stop(kept, 0.0)
+        assert post(again, "/", {"x": [5]})[1]["y"] == [10]
+        later.stop(again, 5.0)
+        later.close()
+        assert processes_of(logs) == []
+
+        third = manager(logs)
+        assert not third.adopt(again)
+        assert third.sweep([]) == []
+        third.close()
+    finally:
+        if later is not None:
+            later.close()
+        for one in processes_of(logs):
+            one.kill()
+
+
+def test_a_sweep_ends_a_ray_that_nobody_knows(tmp_path: Path) -> None:
+    logs, path, out = tmp_path / "logs", double(tmp_path / "double"), tmp_path / "out"
+    words = [sys.executable, "-c", LATER, str(logs), str(path), str(out)]
+    later = manager(logs)
+    try:
+        root = Path(ray_house.__file__).parents[2]
+        subprocess.run(words, check=False, timeout=200, cwd=root)
+        assert len(later.sweep([])) == 2
+        later.close()
+        assert processes_of(logs) == []
+    finally:
+        for one in processes_of(logs):
+            one.kill()
