@@ -167,8 +167,7 @@ class RayManager(ByName):
                     if app.endswith(f"~{self._owner}") and app not in keep:
                         self._remove(app, 0.0)
                         ended.append(f"Ray's application {app}")
-        names = ("head", "driver") if self._ray.process is not None else ()
-        return [*ended, *(f"Ray's {name}" for name in self._processes.sweep(names))]
+        return [*ended, *(f"Ray's {name}" for name in self._processes.sweep(()))]
 
     def close(self) -> None:
         atexit.unregister(self.close)

@@ -38,6 +38,7 @@ class Driver:
         """Start it and have it connect to `target`. Raises EngineError."""
         self._processes, self._rest = processes, b""
         processes.end(NAME, None, 0.0)  # an earlier self's, if it is there still
+        processes.claim(NAME)
         theirs_in, self._asks = os.pipe()
         self._answers, theirs_out = os.pipe()
         words = [str(theirs_in), str(theirs_out), json.dumps(target)]
@@ -47,6 +48,7 @@ class Driver:
             )
         except OSError as error:
             self._let_go()
+            processes.release(NAME)
             raise EngineError(f"{python}: {error.strerror}") from error
         finally:
             os.close(theirs_in)
@@ -74,6 +76,7 @@ class Driver:
         """End it; what it deployed stays."""
         self._let_go()
         self._processes.end(NAME, self._process, END_S)
+        self._processes.release(NAME)
 
     def _let_go(self) -> None:
         os.close(self._asks)

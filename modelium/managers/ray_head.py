@@ -119,6 +119,7 @@ class Ray:
                     process = Process(int(told["pid"]), float(told["started_s"]))
                     if runs(process):
                         self.process, self._numbers = process, tuple(map(int, told["ports"]))
+                        self._processes.claim(HEAD)
                         for port in self._numbers:
                             self._ports.hold(port)
             return self.runs()
@@ -205,6 +206,7 @@ class Ray:
 
     def _started(self) -> bool:
         try:
+            self._processes.claim(HEAD)
             self.process = self._processes.spawn(HEAD, self._command(), self._variables())
         except OSError as error:
             raise EngineError(f"{self._program}: {error.strerror}") from error
@@ -238,6 +240,7 @@ class Ray:
         """End the head with everything that it started, and its files."""
         self._disconnect()
         self._processes.end(HEAD, self.process, grace_s)
+        self._processes.release(HEAD)
         self.process = None
         for port in self._numbers:
             self._ports.give(port)
