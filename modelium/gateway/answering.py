@@ -17,6 +17,7 @@ from modelium.gateway.asking import Ask
 from modelium.gateway.desk import Desk
 from modelium.gateway.engines import (
     BUSY,
+    NOT_FOUND,
     BrokenError,
     Given,
     called,
@@ -117,6 +118,8 @@ async def talk(desk: Desk, ask: Ask, engine: Engine) -> Given:
     payload = openai_payload(ask, engine)
     async with called(desk, engine, ask.path, payload, ask.request.id) as answer:
         body = await answer.read()
+    if answer.status == NOT_FOUND:
+        raise engine_error(answer.status, body)
     tokens = usage_of(json_of(body)) if answer.status == 200 else (0, 0)
     return Given(answer.status, body, answer.content_type, tokens)
 

@@ -20,6 +20,8 @@ from modelium.gateway.errors import ApiError, dumped
 from modelium.managers.engine import Engine
 
 USAGE_WANTED = b'{"stream_options":{"include_usage":true},'
+NOT_FOUND = 404
+UNABLE = 422
 BUSY = 503
 BAD_GATEWAY = 502
 LONGEST_ERROR = 2000
@@ -119,13 +121,18 @@ def usage_of(body: Any) -> tuple[int, int]:
 
 
 def engine_error(status: int, body: bytes) -> ApiError:
-    """An engine's refusal or failure, in its own words; its failures are 502 here."""
+    """An engine's refusal or failure, in its own words; its failures are 502 here.
+
+    Its 404 is 422: the model is there, but cannot do this, as a chat model no embeddings.
+    """
     told = json_of(body)
     inner = told.get("error", told.get("detail")) if isinstance(told, dict) else None
     about = inner if isinstance(inner, dict) else {}
     message = about.get("message") or (inner if isinstance(inner, str) else "")
     message = message or body.decode(errors="replace").strip() or f"the engine answered {status}"
     param, code = about.get("param"), about.get("code")
+    if status == NOT_FOUND:
+        status, message = UNABLE, f"the model's engine cannot do this: {message}"
     return ApiError(
         status if status < 500 or status == BUSY else BAD_GATEWAY,
         str(message)[:LONGEST_ERROR],

@@ -42,6 +42,18 @@ def test_a_stream_that_breaks_before_the_first_content_is_asked_for_again() -> N
     perform(act, Script([ROLE, BREAK]), Script(WHOLE))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_an_engine_does_not_know_the_model_cannot_do(stream: bool) -> None:
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(stream=stream)
+        error = json.loads(raw)["error"]
+        assert (status, error["type"]) == (422, "invalid_request_error")
+        assert error["message"] == "the model's engine cannot do this: Not Found"
+        assert here.left == [("failed", 0, 0)]
+
+    perform(act, Script([b'{"detail":"Not Found"}'], 404, JSON))
+
+
 def test_a_stream_that_breaks_later_ends_with_one_clear_error() -> None:
     async def act(here: Stage) -> None:
         status, raw = await here.ask(stream=True)
