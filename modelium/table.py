@@ -35,6 +35,11 @@ class Cells:
     texts: tuple[str, ...]
     best: tuple[bool, ...]
 
+    @property
+    def width(self) -> int:
+        """In characters, its head included."""
+        return max(len(self.head), len(self.texts[0]))
+
 
 FIGURES = (
     Column("SLO met", "%", lambda s: s["slo_attainment"], scale=100, decimals=1),
@@ -102,19 +107,39 @@ def names(summaries: Sequence[Summary]) -> list[str]:
     return [_name(s, [t for t in summaries if t["policy"] == s["policy"]]) for s in summaries]
 
 
-def print_table(summaries: Sequence[Summary], console: Console) -> None:
-    """Print one line a run, in the order given; the best value of each column is bold."""
+def print_table(summaries: Sequence[Summary], console: Console, labels: Sequence[str] = ()) -> None:
+    """Print one line a run, in the order given; the best value of each column is bold.
+
+    What does not fit beside each other follows below.
+    """
+    rows = labels or names(summaries)
+    name_width = min(max(6, *map(len, rows)), 16)  # a longer one is folded, if it must
+    room, part = 0, list[Cells]()
+    parts = [part]
+    for column in cells(summaries):
+        room += column.width + 2
+        if part and name_width + room > console.width:
+            room, part = column.width + 2, []
+            parts.append(part)
+        part.append(column)
+    for i, part in enumerate(parts):
+        if i:
+            console.print()
+        _print_part(part, rows, name_width, console)
+
+
+def _print_part(
+    columns: Sequence[Cells], rows: Sequence[str], name_width: int, console: Console
+) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    columns = cells(summaries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    table.add_column("policy\n", overflow="fold")
-    widths = [max(len(c.head), len(c.texts[0])) for c in columns]
-    for c, width in zip(columns, widths, strict=True):
-        table.add_column(f"{c.head:>{width}}\n[dim]{c.unit:>{width}}[/dim]", no_wrap=True)
-    for row, name in enumerate(names(summaries)):
-        texts = (f"{c.texts[row]:>{width}}" for c, width in zip(columns, widths, strict=True))
+    table.add_column("policy\n", overflow="fold", min_width=name_width)
+    for c in columns:
+        table.add_column(f"{c.head:>{c.width}}\n[dim]{c.unit:>{c.width}}[/dim]", no_wrap=True)
+    for row, name in enumerate(rows):
+        texts = (f"{c.texts[row]:>{c.width}}" for c in columns)
         marked = (
             f"[bold]{text}[/bold]" if c.best[row] else text
             for c, text in zip(columns, texts, strict=True)

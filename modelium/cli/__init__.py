@@ -15,6 +15,7 @@ from modelium.errors import ModeliumError, did_you_mean
 
 COMMANDS = {
     "simulate": "Play a request trace against one policy or several.",
+    "compare": "Play all policies on a trace, or set finished runs side by side.",
     "trace": "Look at traces; generate, convert and transform them.",
     "policies": "List the policies, or explain one.",
     "analyze": "Find out what the model in a folder needs.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,8 @@ from modelium.errors import RecordError
 from modelium.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from modelium.config import Plan
     from modelium.experiment import Prepared, Summary
 
@@ -42,23 +46,28 @@ def collect(
 
 def show(outcome: Mapping[str, Any]) -> None:
     """Print an outcome: first what was assumed, then the table, then where the report is."""
-    from rich.console import Console
-
     from modelium.table import print_table
 
-    console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    _say("Trace", _trace_line(outcome["trace"]))
-    _say("Cluster", _cluster_line(outcome["cluster"]))
-    _say("Costs", "; ".join(outcome["calibration"]))
-    _say("Assumed", "; ".join(outcome["assumptions"]))
-    _say("SLO", "; ".join(outcome["slos"]))
+    say("Trace", _trace_line(outcome["trace"]))
+    say("Cluster", _cluster_line(outcome["cluster"]))
+    say("Costs", "; ".join(outcome["calibration"]))
+    say("Assumed", "; ".join(outcome["assumptions"]))
+    say("SLO", "; ".join(outcome["slos"]))
     click.echo()
-    print_table(outcome["runs"], console)
+    print_table(outcome["runs"], console())
     click.echo()
-    _say("Report", outcome["report"])
-    _say("Tables", outcome["folder"])
+    say("Report", outcome["report"])
+    say("Tables", outcome["folder"])
+
+
+def console() -> Console:
+    """The terminal; elsewhere lines are as long as ours."""
+    from rich.console import Console
+
+    made = Console(highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = WIDTH
+    return made
 
 
 def write_report(folders: Sequence[Path], file: Path) -> None:
@@ -75,12 +84,31 @@ def write_report(folders: Sequence[Path], file: Path) -> None:
         raise RecordError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def _say(head: str, text: str) -> None:
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself, or the runs in it if it is a comparison, in the order of its table."""
+    comparison = folder / "comparison.json"
+    if not comparison.is_file():
+        return [folder]
+    try:
+        told = json.loads(comparison.read_text(encoding="utf-8"))["runs"]
+        return [folder / Path(run["folder"]).name for run in told]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{comparison}: cannot be read: {error}") from None
+
+
+def say(head: str, text: str) -> None:
     """A line with a head; further lines are indented alike."""
     if text:
         indent = " " * 8
         click.echo(
-            textwrap.fill(text, WIDTH, initial_indent=f"{head:<8}", subsequent_indent=indent)
+            textwrap.fill(
+                text,
+                max(24, min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)),
+                initial_indent=f"{head:<8}",
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         )
 
 

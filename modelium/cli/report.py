@@ -17,25 +17,9 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
 
     A folder of compared runs stands for all of them.
     """
-    from modelium.cli.outcome import write_report
+    from modelium.cli.outcome import runs_in, write_report
 
-    runs = [run for folder in folders for run in _runs(folder)]
+    runs = [run for folder in folders for run in runs_in(folder)]
     file = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     write_report(runs, file)
     click.echo(file)
-
-
-def _runs(folder: Path) -> list[Path]:
-    """The folder itself, or the runs in it if it is a comparison, in the order of its table."""
-    import json
-
-    from modelium.errors import RecordError
-
-    comparison = folder / "comparison.json"
-    if not comparison.is_file():
-        return [folder]
-    try:
-        told = json.loads(comparison.read_text(encoding="utf-8"))["runs"]
-        return [folder / Path(run["folder"]).name for run in told]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{comparison}: cannot be read: {error}") from None

@@ -1,0 +1,100 @@
+"""`modelium compare`: all policies on one trace, or finished runs side by side."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from modelium.cli.simulate import FILE, simulate
+from modelium.errors import ConfigError
+
+Summary = Mapping[str, Any]
+
+
+def _options() -> list[click.Parameter]:
+    """Those of `simulate`; the trace may be left out."""
+    options = [copy.copy(option) for option in simulate.params if option.name != "bounds"]
+    for option in options:
+        option.required = False
+        if option.name == "policies":
+            assert isinstance(option, click.Option)
+            option.help = "Any number of times; all that there are, if none is given."
+    return [click.Argument(["folders"], nargs=-1, type=FILE, metavar="[RUN]..."), *options]
+
+
+@click.command(params=_options())
+def compare(folders: tuple[Path, ...], **options: Any) -> None:
+    """Compare policies with each other and with what no policy can exceed.
+
+    With --trace it plays that trace under all policies (also `belady_cost`, which is told the
+    future) and computes the bounds: `simulate` with other defaults. With folders of finished runs,
+    simulated or live, it sets these side by side and says in what they differ.
+    """
+    if folders:
+        _refuse_others(click.get_current_context())
+        _finished(folders, options["as_json"])
+    elif options["trace"] is None:
+        raise ConfigError("name a trace to play (--trace FILE), or the folders of finished runs")
+    else:
+        from modelium.registry import names
+
+        policies = options.pop("policies") or tuple(names())
+        click.get_current_context().invoke(simulate, bounds=True, policies=policies, **options)
+
+
+def _refuse_others(ctx: click.Context) -> None:
+    """An option that would do nothing is a mistake."""
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+        if given and option.name not in ("folders", "as_json"):
+            raise ConfigError(f"{option.opts[0]} is for runs to be played, not for finished ones")
+
+
+def _finished(folders: Sequence[Path], as_json: bool) -> None:
+    """Print the table of runs that are there."""
+    from modelium.cli.outcome import runs_in
+    from modelium.record import Run
+
+    places = [run for folder in folders for run in runs_in(folder)]
+    summaries = [Run.read(place).summary for place in places]
+    differ = list(_differences(summaries))
+    if as_json:
+        rows = [{"folder": str(p), **s} for p, s in zip(places, summaries, strict=True)]
+        told = {"runs": rows, "differ": differ}
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from modelium.cli.outcome import console, say
+    from modelium.table import names, print_table
+
+    labels = [f"{n}\n  {place}" for n, place in zip(names(summaries), places, strict=True)]
+    print_table(summaries, console(), labels)
+    click.echo()
+    for words in differ:
+        say("Differ", words)
+    say("Report", "modelium report " + " ".join(map(str, folders)))
+
+
+def _differences(summaries: Sequence[Summary]) -> Iterator[str]:
+    """What besides the policy is not the same: such figures do not compare policies alone."""
+    kinds: dict[str, Callable[[Summary], object]] = {
+        "trace": lambda s: s["trace"],
+        "requests": lambda s: f"{s['requests']['arrived']:,}",
+        "GPUs": _gpus,
+        "SLOs": lambda s: json.dumps(s["slos"]),
+        "modelium": lambda s: s["versions"].get("modelium", ""),
+    }
+    for what, read in kinds.items():
+        found = list(dict.fromkeys(str(read(summary)) for summary in summaries))
+        if len(found) > 1:
+            yield f"{what}: {' · '.join(found)}"
+
+
+def _gpus(summary: Summary) -> str:
+    kinds = [gpu["kind"] for gpu in summary["gpus"]]
+    return " + ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
