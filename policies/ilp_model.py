@@ -33,7 +33,7 @@ from modelium.policies.ilp_problem import (
     free_gpus,
     groups,
 )  # fmt: skip
-from modelium.policies.ilp_start import filled, refilled, staying
+from modelium.policies.ilp_start import starts, staying
 
 Terms = list[tuple[IntVar, int]]
 SEARCHES = ("max_lp", "reduced_costs", "quick_restart", "no_lp", "core", "default_lp")
@@ -66,7 +66,7 @@ def solve(problem: Problem, effort: Effort) -> tuple[Plan, Plan]:
     if stay is None:
         raise AssertionError("what exists is legal")
     start, left_s = stay, effort.time_limit_s - stay.wall_s
-    for placement in (filled(problem), refilled(problem)):
+    for placement in starts(problem):
         if found := programme.complete(placement):
             left_s -= found.wall_s
             start = found if found.plan.better_than(start.plan) else start
@@ -97,6 +97,7 @@ class Programme:
             self._limit_work(room.gpu)
         self._limit_hosts()
         self._weight = 1 + sum(abs(value) * _most(var) for var, value in self._gain)
+        self._ceiling = sum(max(value, 0) * _most(var) for var, value in self._gain)
         short = [(var, -self._weight) for var in self._missing]
         self._cp.maximize(_sum(self._gain + short))
 
@@ -263,7 +264,9 @@ class Programme:
         for index, value in enumerate(start.solution):
             self._cp.add_hint(self._cp.get_int_var_from_proto_index(index), value)
         found = self._run(effort)
-        return found if found and found.plan.better_than(start.plan) else start
+        if found is None or found.plan.better_than(start.plan):
+            return found or start
+        return start._replace(plan=replace(start.plan, bound=found.plan.bound))
 
     def _run(self, effort: Effort, fixed: bool = False) -> Found | None:
         solver = cp_model.CpSolver()
@@ -280,7 +283,10 @@ class Programme:
         solver.parameters.fix_variables_to_their_hinted_value = fixed
         if solver.solve(self._cp) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
-        return Found(self._plan(solver), tuple(solver.response_proto.solution), solver.wall_time)
+        plan = self._plan(solver)
+        if fixed:  # what the solver proved holds for this placement only
+            plan = replace(plan, bound=self._ceiling)
+        return Found(plan, tuple(solver.response_proto.solution), solver.wall_time)
 
     def _plan(self, solver: cp_model.CpSolver) -> Plan:
         missing = sum(solver.value(short) for short in self._missing)

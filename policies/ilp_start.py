@@ -1,8 +1,15 @@
-"""Good placements to start the search from, by highest value per byte first, best fit."""
+"""Good placements to start the search from.
+
+The models that are worth most per byte are chosen until most of the memory is spoken for, and
+packed: those that have a copy first, then the largest, best fit; then whatever else still fits.
+"""
 
 from __future__ import annotations
 
 from modelium.policies.ilp_problem import PARTS, Fate, Held, Placement, Problem, Want, groups
+
+PACKED = 0.95
+"""Share of the free memory that the chosen models may take: bins never fill to the brim."""
 
 
 def staying(problem: Problem) -> Placement:
@@ -15,9 +22,22 @@ def filled(problem: Problem) -> Placement:
     return _Filling(problem, list(problem.held)).run()
 
 
-def refilled(problem: Problem) -> Placement:
-    """Begin anew: what exists has to be worth its room, or it sleeps or goes."""
-    return _Filling(problem, [copy for copy in problem.held if Fate.GONE not in copy.fates]).run()
+def refilled(problem: Problem, split: bool = False) -> Placement:
+    """Begin anew: what exists has to be worth its room, or it sleeps or goes.
+
+    With `split`, models get as many copies as their demand takes, else one.
+    """
+    fixed = [copy for copy in problem.held if Fate.GONE not in copy.fates]
+    return _Filling(problem, fixed, split).run()
+
+
+def starts(problem: Problem) -> list[Placement]:
+    """All of these, each once."""
+    found: list[Placement] = []
+    for placement in (filled(problem), refilled(problem), refilled(problem, split=True)):
+        if placement not in found:
+            found.append(placement)
+    return found
 
 
 def possible_gain(problem: Problem) -> float:
@@ -42,7 +62,7 @@ def possible_gain(problem: Problem) -> float:
 
 
 class _Filling:
-    def __init__(self, problem: Problem, staying: list[Held]) -> None:
+    def __init__(self, problem: Problem, staying: list[Held], split: bool = False) -> None:
         self.problem = problem
         self.free = {room.gpu: problem.usable_mib(room) for room in problem.rooms}
         self.host = {node: problem.usable_host_mib(node) for node in problem.nodes}
@@ -50,24 +70,49 @@ class _Filling:
         self.wants = {want.model: want for want in problem.wants}
         self.fates: dict[str, Fate] = {}
         self.staying = staying
+        self.split = split
         for copy in staying:
             self._settle(copy, copy.now)
 
     def run(self) -> Placement:
-        loads: dict[str, tuple[str, ...]] = {}
-        for want in sorted(self.problem.wants, key=_density, reverse=True):
+        loads: dict[str, list[tuple[str, ...]]] = {}
+        for want in self._order():
             held = self.problem.held_of(want.model)
             for copy in held:
                 if copy.id not in self.fates and self._fits(copy, Fate.AWAKE):
                     self._settle(copy, Fate.AWAKE)
-            ready = any(self.fates.get(c.id) is Fate.AWAKE or c in self.staying for c in held)
-            if not ready and (gpus := self._fit(want)):
-                loads[want.model] = gpus
+            ready = sum(self.fates.get(c.id) is Fate.AWAKE or c in self.staying for c in held)
+            there = [copy.gpus for copy in held]
+            while ready < self._copies(want) and (gpus := self._fit(want, there)):
+                loads.setdefault(want.model, []).append(gpus)
                 self._take(gpus, self._need(want), want)
+                there.append(gpus)
+                ready += 1
         for copy in self.problem.held:
             if copy.id not in self.fates:
                 self._settle(copy, Fate.ASLEEP if self._fits(copy, Fate.ASLEEP) else Fate.GONE)
-        return Placement(self.fates, {model: [gpus] for model, gpus in loads.items()})
+        return Placement(self.fates, loads)
+
+    def _order(self) -> list[Want]:
+        """The chosen ones as they should be packed, then the others by value per byte."""
+        left = PACKED * sum(self.free.values())
+        chosen: list[Want] = []
+        others: list[Want] = []
+        for want in sorted(self.problem.wants, key=_urgency, reverse=True):
+            size = self._copies(want) * want.gpus * self._need(want)
+            (chosen if size <= left else others).append(want)
+            left -= size if size <= left else 0
+        return sorted(chosen, key=self._packing) + others
+
+    def _packing(self, want: Want) -> tuple[bool, int, int]:
+        """Order among the chosen: what is there already, then the hardest to place."""
+        there = bool(self.problem.held_of(want.model))
+        return not there, -want.gpus, -self._need(want)
+
+    def _copies(self, want: Want) -> int:
+        work = max(want.work.values(), default=0) if self.split else 0
+        needed = -(-work // self.problem.busy_max)
+        return max(1, want.least, min(want.most, needed))
 
     def _fits(self, copy: Held, fate: Fate) -> bool:
         host = self.host[self.problem.node(*copy.gpus)]
@@ -85,12 +130,16 @@ class _Filling:
         if fate is Fate.ASLEEP:
             self.host[self.problem.node(*copy.gpus)] -= copy.host_mib
 
-    def _fit(self, want: Want) -> tuple[str, ...]:
+    def _fit(self, want: Want, there: list[tuple[str, ...]]) -> tuple[str, ...]:
         """The group with least room left over, among those that have room and time."""
+        taken = {gpu for group in there for gpu in group}
+        nodes = {self.problem.node(*group) for group in there} if want.spread else set()
         fitting = [
             (sum(self.free[gpu] for gpu in group), group)
             for group in groups(self.problem, want)
-            if _value(want, self.problem.node(*group)) > 0
+            if (want.least or _value(want, self.problem.node(*group)) > 0)
+            and taken.isdisjoint(group)
+            and self.problem.node(*group) not in nodes
             and all(
                 self.free[g] >= self._need(want) and self.idle[g] >= self._work(want, g)
                 for g in group
@@ -99,10 +148,11 @@ class _Filling:
         return min(fitting)[1] if fitting else ()
 
     def _need(self, want: Want) -> int:
-        return want.fixed_mib + max(want.kv_min_mib, want.kv_full_mib)
+        return want.fixed_mib + max(want.kv_min_mib, -(-want.kv_full_mib // self._copies(want)))
 
     def _work(self, want: Want, gpu: str) -> int:
-        return min(want.work.get(self.problem.room[gpu].kind, 0), self.problem.busy_max)
+        share = -(-want.work.get(self.problem.room[gpu].kind, 0) // self._copies(want))
+        return min(share, self.problem.busy_max)
 
     def _take(self, gpus: tuple[str, ...], mib: int, want: Want | None) -> None:
         for gpu in gpus:
@@ -112,6 +162,11 @@ class _Filling:
 
 def _value(want: Want, node: str) -> int:
     return want.ready_value + PARTS * want.part_value - want.load_cost.get(node, 0)
+
+
+def _urgency(want: Want) -> tuple[bool, float]:
+    """What the operator's minima ask for comes first."""
+    return want.least > 0, _density(want)
 
 
 def _density(want: Want) -> float:

@@ -21,7 +21,7 @@ from modelium.policies.ilp_problem import (
     Room,
     Want,
 )  # fmt: skip
-from modelium.policies.ilp_start import filled, possible_gain
+from modelium.policies.ilp_start import possible_gain, starts
 
 FULL = Effort(work=1000.0)
 AWAKE, ASLEEP, GONE = Fate.AWAKE, Fate.ASLEEP, Fate.GONE
@@ -101,10 +101,21 @@ def test_equals_trying_everything_and_is_never_worse_than_its_hints(problem: Pro
     assert (best.missing, best.value) == brute_force(problem)
     assert best.bound == best.value
     assert (-best.missing, best.value) >= (-stay.missing, stay.value)
-    start = Programme(problem).complete(filled(problem))
-    assert start is None or not start.plan.better_than(best)
+    for placement in starts(problem):
+        start = Programme(problem).complete(placement)
+        assert start is None or not start.plan.better_than(best)
     if not best.missing < stay.missing:
         assert best.value - stay.value <= possible_gain(problem)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems(), st.sampled_from([1e-9, 1e-5, 1e-4]))
+def test_a_search_cut_short_still_bounds_the_optimum(problem: Problem, work: float) -> None:
+    stay, best = solve(problem, Effort(work))
+    missing, value = brute_force(problem)
+    for plan in (stay, best):
+        assert (-plan.missing, plan.value) <= (-missing, value)
+        assert plan.bound >= value
 
 
 # The slow, obvious optimum
