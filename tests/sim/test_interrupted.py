@@ -52,7 +52,7 @@ def swapped(lost: str, second: Load, wide: int) -> list[dict[str, Any]]:
         engines=lambda model, kind: Infer(((1.0,),)),
         work=lambda model, kind, prompt, output: 0.1,
         facts=ConfiguredFacts(
-            default_stages=Stages(1.0, 0.0, 0.0, LEAVE_S, 0.0, 0.0),
+            default_stages=Stages(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, unload_s=LEAVE_S),
             default_links=Links(INF, INF, 2, INF),
         ),
         settings=Settings(
