@@ -131,3 +131,17 @@ def test_batches_need_a_size_that_is_free(tmp_path: Path) -> None:
     assert config.max_batch_size == 8
     assert config.HasField("dynamic_batching")
     assert list(config.input[0].dims) == [-1, 3], "as the settings say it"
+
+
+def test_folders_are_of_our_own_and_files_are_links(tmp_path: Path) -> None:
+    path = double(tmp_path / "m")
+    (path / "parts" / "__pycache__").mkdir(parents=True)
+    (path / "parts" / "config.pbtxt").write_text("no configuration of Triton's")
+    (path / "shared").symlink_to(tmp_path / "elsewhere")
+    order = Order("a", "a", path, settings=TENSORS)
+    assert write(tmp_path / "r", "a", order, layout(tmp_path), None) == "python"
+    place = tmp_path / "r" / "a" / "1"
+    assert not (place / "parts").is_symlink(), "Python would write through it"
+    assert [one.name for one in (place / "parts").iterdir()] == ["config.pbtxt"]
+    for name in ("model.py", "parts/config.pbtxt", "shared"):
+        assert (place / name).readlink() == path / name
