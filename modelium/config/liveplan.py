@@ -131,6 +131,7 @@ def _emulated(config: schema.Config, plan: Plan, engines: Engines, name: str) ->
             "process": stages.process_s + stages.tokenizer_s,
             "weights": weights_s,
             "compile": stages.compile_s + stages.profile_s,
+            "first_compile": stages.first_compile_s + stages.profile_s,
             "graphs": stages.graphs_s,
         },
         "sleep_s": _by_level(stages.sleep_s),

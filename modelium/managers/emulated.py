@@ -51,6 +51,10 @@ DEFAULTS: Mapping[str, Any] = {
 """What `Order.settings` does not say; times are assumed, of the order that vLLM users report."""
 
 
+FIRST = "first_compile"
+"""Among the stages: what `compile` takes at a model's first load, when nothing is in the cache."""
+
+
 class EmulatedManager:
     """Starts and ends emulated engines, one process each. Safe to call from several threads."""
 
@@ -67,6 +71,8 @@ class EmulatedManager:
         default = Path(tempfile.gettempdir()) / f"modelium-emulated-{os.getuid()}"
         self._processes = Processes(folder or default, self.runtime)
         self._speed, self._faults = speed, faults
+        self._compiled: set[str] = set()
+        """Models that have been loaded: their graphs are in the cache from then on."""
 
     # The interface of `modelium.managers.engine.Manager`
 
@@ -105,6 +111,7 @@ class EmulatedManager:
             elif isinstance(error, EngineError | OSError):
                 raise StartError(f"{order.model}: {error}", log=tail(log)) from error
             raise
+        self._compiled.add(order.model)
         return engine
 
     def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
@@ -155,6 +162,12 @@ class EmulatedManager:
 
     def _spec(self, order: Order) -> Spec:
         given = {**DEFAULTS, "speed": self._speed, **order.settings, "model": order.model}
+        if isinstance(given["stages"], Mapping) and FIRST in given["stages"]:
+            stages = dict(given["stages"])
+            first_s = stages.pop(FIRST)
+            if order.model not in self._compiled:
+                stages["compile"] = first_s
+            given["stages"] = stages
         try:
             return parse(given)
         except ConfigError as error:

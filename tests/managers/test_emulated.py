@@ -85,6 +85,14 @@ def test_stages_take_their_time_at_a_speed(house: House) -> None:
     assert "ready on" in Path(engine.log).read_text()
 
 
+def test_only_the_first_load_of_a_model_compiles(house: House) -> None:
+    stages = {"compile": 0.1, "first_compile": 1.0}
+    settings = {**AT_ONCE, "speed": 1, "stages": stages}
+    first, second, other = (house.start(settings, name) for name in "mmn")
+    assert second.stages["compile"] < 1.0 <= first.stages["compile"]
+    assert other.stages["compile"] >= 1.0
+
+
 def test_the_default_is_a_language_model_on_a_large_gpu(house: House) -> None:
     engine = house.start({"speed": 100})
     assert list(engine.stages) == ["process", "weights", "compile", "graphs"]
