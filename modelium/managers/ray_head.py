@@ -171,6 +171,10 @@ class Ray:
                 self._driver = Driver(self._processes, python, self._variables(), target, left_s)
             except LostError as error:
                 raise LostError(f"no Ray answers at {target['address']}: {error}") from error
+            except EngineError:
+                if not self.is_ours:
+                    self._numbers = ()  # the next try is on another port
+                raise
             if self._driver.told["began"] and not self.is_ours:
                 self._note.write_text(json.dumps({"serve": self._address}), encoding="utf-8")
         return self._driver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ class Foreign:
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[Foreign]:
-    program, ports = environment.find("ray", "ray"), Ports(HOST, PORTS_FROM + 5000)
+    program, ports = environment.find("ray", "ray"), Ports(HOST, PORTS_FROM)
     place = Path("/tmp") / f"modelium-foreign-{os.getpid()}"  # its sockets need a short path
     own = {**environment.variables(program), **COMMON, **LOCAL, **ONE_THREAD}
     head, clients = ports.take(), ports.take()
@@ -109,12 +110,19 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
 def theirs(foreign: Foreign, folder: Path) -> RayManager:
     """A manager that uses the foreign Ray."""
     env = {**ONE_THREAD, **LOCAL}  # its cluster is on the loopback, which Ray leaves by default
-    return RayManager(address=foreign.address, folder=folder, base_port=PORTS_FROM + 6000, env=env)
+    return RayManager(address=foreign.address, folder=folder, base_port=PORTS_FROM, env=env)
 
 
 def test_a_ray_without_serve_is_left_without_it(foreign: Foreign, tmp_path: Path) -> None:
     assert foreign.actors() == []
     made = theirs(foreign, tmp_path / "logs")
+    taken = made._ray._ports.take()
+    made._ray._ports.give(taken)
+    free = Ports._free
+    with pytest.MonkeyPatch.context() as patched, socket.create_server((HOST, taken)):
+        patched.setattr(Ports, "_free", lambda self, port: port == taken or free(self, port))
+        with pytest.raises(StartError, match=f"bind to address '{HOST}:{taken}'"):
+            made.load_model("double", double(tmp_path / "double"))
     engine = made.load_model("double", double(tmp_path / "double"), args={"mode": ""})
     status, told = post(engine, "/", {"x": [4]})
     assert (status, told["y"], told["gpu"]) == (200, [8], "0")

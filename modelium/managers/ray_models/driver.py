@@ -28,7 +28,11 @@ class Driver:
         ray.init(address=address, log_to_driver=False, namespace=SERVE_NAMESPACE)
         self.began = _get_global_client(raise_if_no_controller_running=False) is None
         if self.began:
-            serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+            try:
+                serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+            except Exception:  # as where somebody has the port: Serve would stay, and be deaf
+                serve.shutdown()
+                raise
         self.only_at = {"host": host} if ours else {}
         self.http_port = _get_global_client().http_config.port
 
