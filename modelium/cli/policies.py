@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from modelium.errors import PolicyError
 from modelium.registry import describe, names
 
 
@@ -20,7 +21,7 @@ def policies(name: str | None, as_json: bool) -> None:
         told = describe(name)
         click.echo(json.dumps(told, indent=2) if as_json else explain(told))
         return
-    listed = [describe(each) for each in names()]
+    listed = _listed()
     if as_json:
         click.echo(json.dumps({"policies": listed}, indent=2))
         return
@@ -28,6 +29,17 @@ def policies(name: str | None, as_json: bool) -> None:
     for told in listed:
         click.echo(f"{told['name']:<{width}}  {told['summary']}")
     click.echo("\nParameters: modelium policies NAME. To write one: docs/write-a-policy.md.")
+
+
+def _listed() -> list[dict[str, Any]]:
+    """All policies; a package that cannot be imported hides only its own, and that is said."""
+    listed = []
+    for name in names():
+        try:
+            listed.append(describe(name))
+        except PolicyError as error:
+            click.echo(f"modelium: {error}", err=True)
+    return listed
 
 
 def explain(told: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+MOST_MODELS = 1_000_000
 OUT = click.option("-o", "--out", required=True, metavar="FILE", help=".csv, .csv.gz or .parquet")
 LENGTHS = click.option(
     "--lengths",
@@ -79,7 +81,9 @@ def _value(field: dataclasses.Field[Any], text: str) -> float:
 
 def read_models(text: str) -> tuple[str, ...]:
     """Read how many models there are, or their names, or a file with one name a line."""
-    if text.isdigit():
+    if re.fullmatch(r"[+-]?\d+", text):
+        if not 0 < int(text) <= MOST_MODELS:
+            raise ConfigError(f"{text} models, expected 1 to {MOST_MODELS:,}")
         return tuple(f"model-{i:0{len(text)}d}" for i in range(int(text)))
     if os.path.isfile(text):  # unlike Path.is_file, takes names that are too long for a file
         lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -35,7 +35,7 @@ def main(source: str, folder: Path, out: Path | None, links: Path | None, day: s
             partial.write_text(document(SOURCES[source], results, day), encoding="utf-8")
             partial.replace(out)
     except (ModeliumError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"modelium: {error}", err=True)
         sys.exit(2)
     Console().print(_table(results))
 

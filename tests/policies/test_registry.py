@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from modelium.cli import cli
 from modelium.errors import PolicyError
 from modelium.parameters import parameters
 from modelium.policies import POLICIES
@@ -154,6 +156,14 @@ def test_a_plug_in_cannot_replace_a_built_in_and_a_broken_one_says_where_it_is()
     assert isinstance(make_policy("lru"), Lru)
     with pytest.raises(PolicyError, match="cannot be imported from mine_of_somebody:Gone"):
         make_policy("gone")
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_broken_plug_in_hides_no_other_policy_from_the_list() -> None:
+    said = CliRunner().invoke(cli, ["policies"])
+    listed = [line.split()[0] for line in said.stdout.split("\n\n")[0].splitlines()]
+    assert listed == [*POLICIES, "mine"]
+    assert said.stderr.startswith("modelium: policy 'gone' cannot be imported")
 
 
 @pytest.mark.usefixtures("plugin")

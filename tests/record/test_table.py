@@ -37,6 +37,18 @@ def test_decimal_points_stand_in_one_column_and_lines_fit_100():
     assert texts[0].index(".") == texts[1].index(".") == len(texts[2].rstrip())
 
 
+def test_on_a_narrow_terminal_nothing_is_cut_but_follows_below():
+    runs = [summary("lru", bound=0.99), summary("a-policy-of-a-long-name", bound=0.99)]
+    whole, narrow = cells(runs), io.StringIO()
+    print_table(runs, Console(file=narrow, width=40))
+    text = narrow.getvalue()
+    assert max(map(len, text.splitlines())) <= 40
+    assert "…" not in text
+    for column in whole:
+        assert text.count(column.head) == 1
+    assert text.count("lru") == text.count("\n\n") + 1 > 2
+
+
 def test_the_best_value_is_marked_in_its_own_direction():
     table = {c.head: c for c in cells([summary("a", 0.9, 0.2), summary("b", 0.8, 0.1)])}
     assert table["SLO met"].best == (True, False)

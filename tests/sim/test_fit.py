@@ -151,7 +151,7 @@ def test_a_folder_without_measurements_is_one_line_and_exit_2(source: str, tmp_p
     out = tmp_path / "out.json"
     result = CliRunner().invoke(main, [source, str(tmp_path), "--out", str(out)])
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith("modelium: ")
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

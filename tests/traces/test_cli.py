@@ -138,6 +138,8 @@ def test_transform_redraws_a_slice(tmp_path):
         (["--lengths", "prompt_cv=-1"], "prompt_cv is -1, expected 0 to 100"),
         (["--lengths", "output_limit=0"], "output_limit is 0, expected 1 to"),
         (["--map-to", "a,,b"], "empty name"),
+        (["--map-to", "0"], "0 models, expected 1 to 1,000,000"),
+        (["--map-to", "-3"], "-3 models, expected 1 to 1,000,000"),
         (["--map-how", "popularity"], "need --map-to"),
         (["--map-by", "model"], "need --map-to"),
         (["--resample", "1min", "--cv", "0"], "all must be above 0"),
