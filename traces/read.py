@@ -84,13 +84,13 @@ def format_of(path: Path) -> Format:
     start = Start(path)
     if not os.path.exists(path):  # unlike Path.exists, takes names too long for a file
         raise TraceError(f"{path} does not exist")
-    if path.is_dir():
-        raise TraceError(f"{path} is a folder, expected a file")
     if start.bytes.startswith(PICKLE):
         raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")
     for known in FORMATS:
         if known.recognises(start):
             return known
+    if path.is_dir():
+        raise TraceError(f"{path} is a folder, expected a file or ServeGen's chunks in the folder")
     raise TraceError(
         f"{path} is of no trace format known here. It begins with {_shown(start)}; "
         f"known are {', '.join(f.name for f in FORMATS)}."
