@@ -241,7 +241,7 @@ def test_a_name_too_long_for_a_file_is_not_there(tmp_path):
 
 
 def test_a_folder_without_a_pool_is_refused(tmp_path):
-    assert "is of no trace format" in complaint(tmp_path)
+    assert "is a folder, expected a file or ServeGen's chunks" in complaint(tmp_path)
 
 
 def test_the_list_of_known_formats_is_in_the_message(tmp_path):
