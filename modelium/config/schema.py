@@ -303,7 +303,7 @@ class Metrics(Section):
     """Prometheus metrics (live)."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address that they are served at; whoever reaches it reads them."""
     port: Annotated[int, Field(ge=1, le=65535)] = 9090
 

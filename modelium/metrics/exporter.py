@@ -66,7 +66,8 @@ class ModeliumMetrics:
         except OSError as error:
             why = error.strerror or error
             raise ConfigError(
-                f"metrics cannot be served on {host}:{port}: {why}. Choose another metrics.port"
+                f"metrics cannot be served on {host}:{port}: {why}."
+                " Choose another metrics.port or metrics.host"
             ) from None
         return int(self._server[0].server_port)
 

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +189,34 @@ def test_a_port_that_is_taken_is_told_in_one_line(folder: Path) -> None:
     [line] = ended.stderr.splitlines()
     assert f"127.0.0.1:{port}" in line
     assert "Choose another gateway.port" in line
+    assert left_behind(folder) == []
+
+
+def test_metrics_are_served_where_the_configuration_says(folder: Path) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = free.getsockname()[1]
+    config = {**CONFIG, "metrics": {"host": "127.0.0.2", "port": port}}
+    with running(folder, config, "--emulate") as server:
+        with urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics") as answer:
+            assert b"# TYPE modelium_gpu_up gauge" in answer.read()
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")
+        assert server.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [("", "metrics.host"), ("192.0.2.1", "metrics cannot be served on 192.0.2.1:")],
+)
+def test_an_address_that_metrics_cannot_have_is_told(folder: Path, host: str, says: str) -> None:
+    (folder / "modelium.yaml").write_text(json.dumps({**CONFIG, "metrics": {"host": host}}))
+    ended = subprocess.run(
+        [sys.executable, "-m", "modelium", "run", "--emulate", "--port", "0"],
+        cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert says in line
     assert left_behind(folder) == []
 
 

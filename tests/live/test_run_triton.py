@@ -55,6 +55,10 @@ def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
                 8,
             ]
             assert post(server, "/v2/models/sum/infer", {"inputs": [row]})["model_name"] == "sum"
+            about = httpx2.get(f"{server.url}/v2/models/sum").json()  # as Triton tells it
+            assert about["name"] == "sum"
+            assert [tensor["name"] for tensor in about["inputs"]] == ["X"]
+            assert about["outputs"]
             again = client.completions.create(
                 model="llama", prompt="Once", max_tokens=5, temperature=0, stream=True
             )
