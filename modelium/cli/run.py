@@ -185,7 +185,7 @@ async def _draw(server: Server) -> None:
     server.cluster.watchers.news.append(screen.hear)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while not server.stop.is_set():
-            live.update(screen.draw(server.operations.status(), console.width), refresh=True)
+            live.update(screen.draw(server.operations.status(), *console.size), refresh=True)
             try:
                 async with asyncio.timeout(DRAW_EVERY_S):
                     await server.stop.wait()

@@ -54,6 +54,6 @@ def watch(url: str, key: str, as_json: bool) -> None:
     threading.Thread(target=hear, daemon=True).start()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while not over.wait(EVERY_S):
-            live.update(screen.draw(there.status(), console.width), refresh=True)
+            live.update(screen.draw(there.status(), *console.size), refresh=True)
     for error in ends:
         raise error

@@ -27,6 +27,8 @@ MARKS = {
 }
 """By phase: a sign and its colour; the sign alone tells it too."""
 KEPT = 200
+LEAST = 4
+"""Lines of what happened that are shown on the lowest terminal."""
 
 
 def head_line(status: Mapping[str, Any]) -> Text:
@@ -93,9 +95,9 @@ def _instance(one: Mapping[str, Any]) -> Text:
 class Screen:
     """The whole picture; `hear` events as they come, `draw` now and then."""
 
-    def __init__(self, url: str, lines: int = 12) -> None:
+    def __init__(self, url: str) -> None:
         """`url`: where clients find the server."""
-        self.url, self.lines = url, lines
+        self.url = url
         self._said: deque[Text] = deque(maxlen=KEPT)
 
     def hear(self, what: str, about: Mapping[str, Any]) -> None:
@@ -103,13 +105,27 @@ class Screen:
         if (line := sentence(what, about)) is not None:
             self._said.append(line)
 
-    def draw(self, status: Mapping[str, Any], width: int = 100) -> Group:
-        """Head, GPUs, and the latest lines, newest first."""
-        said = list(self._said)[-self.lines :][::-1]
+    def draw(self, status: Mapping[str, Any], width: int = 100, height: int = 24) -> Group:
+        """Head, GPUs, and as many of the latest lines as fit below, newest first."""
+        above = [*_wrapped(head_line(status), width), Text(self.url, style="bright_black")]
+        above += [*gpu_lines(status, width), Text()]
+        room = max(LEAST, height - len(above) - 1)  # the cursor takes the last line
+        said = list(self._said)[-room:][::-1]
         for line in said:
             line.truncate(width, overflow="ellipsis")
-        where = Text(self.url, style="bright_black")
-        return Group(head_line(status), where, *gpu_lines(status, width), Text(), *said)
+        return Group(*above, *said)
+
+
+def _wrapped(line: Text, width: int) -> list[Text]:
+    """The line itself, or two where the terminal is narrow: what is there, and who is served."""
+    at = line.plain.find("   req/s ")
+    if line.cell_len <= width or at < 0:
+        return [line]
+    first, second = line.divide([at])
+    second.plain = second.plain.strip()
+    for part in (first, second):
+        part.truncate(width, overflow="ellipsis")
+    return [first, second]
 
 
 def sentence(what: str, about: Mapping[str, Any]) -> Text | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_invariants import POLICIES, Case, cases
+from small_clusters import POLICIES, Case, cases
 
 from modelium.core import Gpu, Limits, Model, Node, Policy, Slo
 from modelium.costs import ConfiguredFacts, Links, Stages

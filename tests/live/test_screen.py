@@ -1,0 +1,37 @@
+"""The live view fits the terminal, however small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from modelium.live.screen import LEAST, Screen
+
+GPU = {
+    "id": "gpu0", "lost": "", "memory_bytes": 100, "booked_bytes": 50, "utilisation": 0.5,
+    "instances": [],
+}  # fmt: skip
+STATUS: dict[str, Any] = {
+    "pretend_gpus": True, "policy": "ilp:every_s=15", "gpus": [GPU] * 4, "models": 12,
+    "up_s": 69.0, "request_rate_per_s": 5.3, "running": 2, "waiting": 7, "stopping": "",
+    "journal": {"failures": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24), (60, 12), (40, 8)])
+def test_it_fills_the_terminal_and_no_more(size: tuple[int, int]) -> None:
+    width, height = size
+    screen = Screen("http://127.0.0.1:8080")
+    for number in range(100):
+        screen.hear("lost", {"instance": f"a#{number}", "why": "its engine was killed " * 9})
+    console = Console(width=width, height=height)
+    with console.capture() as captured:
+        console.print(screen.draw(STATUS, *console.size))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    events = sum(" lost " in line for line in lines)
+    assert len(lines) == height - 1 or (events == LEAST and len(lines) >= height)
+    assert any("waiting 7" in line for line in lines)
+    assert "a#99" in next(line for line in lines if " lost " in line)
