@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelium.core import Decision
 from modelium.live import watch
 from modelium.live.failures import Patience
+from modelium.live.journal import JournalError
 from modelium.live.reception import House as Rules
 from modelium.live.seats import RefusedError
 from modelium.live.telemetry import Telemetry
@@ -227,10 +229,14 @@ def test_writes_that_the_disk_refuses_are_counted(
     monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.05)
 
     async def act(here: Site, page: Page) -> None:
+        journal = here.house.cluster.journal
         with full(here.house.cluster):
+            for _ in range(2):
+                with pytest.raises(JournalError, match="full"):
+                    journal.decided(Decision(0.0, "load", "a", "", (), "the test"))
             await page.looked()
-        failures = here.house.cluster.journal.failures
-        assert failures > 0
+        failures = journal.failures
+        assert failures >= 3  # `full` itself has had the first
         assert page.value("journal_failures_total") == failures
 
     see(tmp_path, act)
