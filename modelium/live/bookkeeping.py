@@ -26,12 +26,14 @@ class Bookkeeper:
         if outcome == "lost" and seat.first_s is None:
             return
         first_s = seat.first_s if outcome != "completed" or seat.first_s else now_s
-        met = outcome == "completed" and self._met(request, first_s or now_s, now_s)
+        # What came in one piece ended as it began: it shows no time between its tokens.
+        end_s = first_s if first_s is not None and seat.moved_s == first_s else now_s
+        met = outcome == "completed" and self._met(request, first_s or end_s, end_s)
         self._cluster.journal.request(
             (
                 request.id, request.arrival_s, request.model, request.organization,
                 request.slo_class, request.prompt_tokens, request.output_tokens,
-                "failed" if outcome == "lost" else outcome, why, seat.copy.id, first_s, now_s,
+                "failed" if outcome == "lost" else outcome, why, seat.copy.id, first_s, end_s,
                 seat.cold, request.retries, int(met), seat.gpu_seconds,
             )
         )  # fmt: skip

@@ -15,7 +15,7 @@ from modelium.live.reception import House
 from modelium.live.seats import Request
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
-from tests.gateway.site import SLOW_LOAD, STEADY, Site, events, visit
+from tests.gateway.site import SLOW_LOAD, STEADY, STEP, Site, events, visit
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -223,5 +223,22 @@ def test_a_steady_stream_arrives_piece_by_piece(tmp_path: Path) -> None:
         at_s = [loop.time() async for _ in said]
         # 29 gaps of 0.01 s: pieces kept back would come all at once.
         assert at_s[-1] - at_s[0] > 0.2
+
+    visit(tmp_path, act, settings=STEADY)
+
+
+def test_only_streams_have_a_time_between_tokens(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        client = here.openai()
+        asked = {"model": "a", "prompt": "x", "max_tokens": 9}
+        await client.completions.create(**asked)
+        [piece async for piece in await client.completions.create(**asked, stream=True)]
+        await here.until(lambda: here.running == 0)
+        journal = here.house.cluster.journal
+        journal.write_requests()
+        rows = journal._db.execute("SELECT first_token_s, finish_s FROM requests ORDER BY finish_s")
+        (first, finish), (begun, done) = rows.fetchall()
+        assert first == finish
+        assert done - begun > 8 * STEP["decode_c"] * 0.9
 
     visit(tmp_path, act, settings=STEADY)
