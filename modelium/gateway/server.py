@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from modelium.errors import ConfigError
 from modelium.gateway.app import make_app
@@ -21,6 +23,21 @@ KEEP_ALIVE_S = 75.0
 """A client's idle connection is closed after this."""
 BACKLOG = 4096
 """Connections that may wait to be accepted: a thousand clients may come at once."""
+
+
+log = logging.getLogger(__name__)
+
+
+def _plain(record: logging.LogRecord) -> bool:
+    """What is no HTTP is its sender's mistake: a line, where the library logs a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args = f"{record.msg}: %.200s", (*(record.args or ()), error.message)
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+    return True
+
+
+log.addFilter(_plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
     runner = web.AppRunner(
         make_app(desk),
         access_log=None,
+        logger=log,
         handler_cancellation=True,
         keepalive_timeout=KEEP_ALIVE_S,
         shutdown_timeout=LINGER_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -197,6 +198,23 @@ def test_a_client_that_sends_too_slowly_is_told_so() -> None:
         await writer.wait_closed()
 
     perform(act)
+
+
+def test_what_is_no_http_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(here: Stage) -> None:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(here.url.rpartition(":")[2])
+        )
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    perform(act)
+    [record] = [record for record in caplog.records if "Error handling" in record.message]
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert "Got more than" in record.message
 
 
 def test_a_real_engine_killed_while_it_streams(tmp_path: Path) -> None:
