@@ -26,7 +26,7 @@ from modelium.live.telemetry import Telemetry
 from modelium.metrics import ModeliumMetrics
 from modelium.registry import make_policy, with_defaults
 from modelium.repository import StoredModel, watch
-from modelium.serving.front import gateway
+from modelium.serving.front import gateway, without_keys
 from modelium.serving.hardware import hardware
 from modelium.serving.managers import Managers
 from modelium.serving.order import Order as Order
@@ -88,7 +88,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         operations = Operations(cluster, driver, order.policy, stock.remove)
         stack.enter_context(_incoming(cluster, stock, managers))
         url = await stack.enter_async_context(gateway(config, cluster, operations))
-        all_notes = (*notes, *stock.notes)
+        all_notes = (*notes, *stock.notes, *without_keys(config))
         server = Server(cluster, driver, operations, metrics, url, all_notes, asyncio.Event())
         for number in (signal.SIGTERM, signal.SIGINT):
             cluster.loop.add_signal_handler(number, server.signalled)

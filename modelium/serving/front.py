@@ -35,3 +35,13 @@ def gateway(
     )
     keys = Keys(Path(given.keys)) if given.keys else None
     return listening(Desk(cluster.reception, operations, limits, keys, settings), address)
+
+
+def without_keys(config: Config) -> list[str]:
+    """What to say at the start where keys are asked for and there are none yet."""
+    from modelium.gateway.keys import Keys
+
+    file = config.gateway.keys
+    if not file or Keys(Path(file)).all():
+        return []
+    return [f"no API key is in {file} yet: calls are refused until `modelium key make` adds one"]

@@ -1,0 +1,19 @@
+"""What is said of the gateway at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelium.config import Config
+from modelium.gateway.keys import Keys
+from modelium.serving.front import without_keys
+
+
+def test_a_file_of_keys_with_none_in_it_is_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    config = Config.model_validate({"gateway": {"keys": str(file)}})
+    assert without_keys(Config()) == []
+    [told] = without_keys(config)
+    assert told.startswith(f"no API key is in {file} yet")
+    Keys(file).make("ops", "", ("user",))
+    assert without_keys(config) == []
