@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,50 @@ def test_a_language_model_and_a_users_class_take_turns(tmp_path: Path) -> None:
             answer = post(server, "/predict/llama", {"prompt": "Once", "max_tokens": 5})
             assert answer["usage"]["completion_tokens"] == 5
             assert processes_of(logs)
+            assert server.end() == 0
+        assert processes_of(logs) == left_behind(tmp_path) == []
+    finally:
+        sweep(tmp_path)
+
+
+RETURNS_LATE = """
+import os, time
+
+class Model:
+    def __init__(self, path):
+        with open(os.path.join(path, "built"), "a+") as built:
+            built.write("x")
+            built.seek(0)
+            self.number = len(built.read())
+        if self.number == 2:
+            time.sleep(10_000)
+
+    def __call__(self, body):
+        return {"from": self.number}
+"""
+
+
+def test_who_waits_for_a_replica_that_does_not_return_is_served_by_another(tmp_path: Path) -> None:
+    folder, logs = tmp_path / "run", tmp_path / "run" / ".modelium" / "ray"
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "model.py").write_text(RETURNS_LATE)
+    model = {"path": "late", "runtime": "ray", "weights": "30GiB", "infer": {"latency": [0.01]}}
+    asked = {
+        "cluster": {"gpus": [{"kind": "h100-80g", "memory": "50GiB", "count": 1}]},
+        "model_repository": str(tmp_path),
+        "models": {"late": model},
+        "ray": {"environment": str(environment.find("ray", "ray").parents[1])},
+        "live": {"stall": "2s", "probe_every": "1s", "stop_grace": "3s"},
+    }
+    try:
+        with running(folder, asked) as server, ThreadPoolExecutor() as pool:
+            assert post(server, "/predict/late", {}) == {"from": 1}
+            [replica] = _serve(logs, "late")
+            replica.kill()
+            replica.wait()
+            asking = pool.submit(post, server, "/predict/late", {})  # waits in Ray's own proxy
+            assert asking.result(150) == {"from": 3}
+            assert server.wait_for("lost")["instance"] == "late#1"
             assert server.end() == 0
         assert processes_of(logs) == left_behind(tmp_path) == []
     finally:
