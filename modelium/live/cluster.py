@@ -39,7 +39,7 @@ from modelium.live.given import LiveInput
 from modelium.live.inventory import Inventory
 from modelium.live.journal import Journal, JournalError
 from modelium.live.learning import Learnt, LearntCosts
-from modelium.live.lines import Watchers, as_news, line_of, tell
+from modelium.live.lines import Watchers, as_news, line_of
 from modelium.live.memory import Memory
 from modelium.live.place import LiveSeat
 from modelium.live.reception import Reception
@@ -128,7 +128,7 @@ class LiveCluster:
         """Tell `hear` of every event from now on."""
 
         def heard(event: Event) -> None:
-            tell(self.watchers.done, event)
+            self.watchers.done.tell(event)
             hear(event)
 
         self.talk.listen(heard)
@@ -219,7 +219,7 @@ class LiveCluster:
 
     def tell_news(self, what: str, /, **about: Any) -> None:
         """Let all watchers know."""
-        tell(self.watchers.news, what, about)
+        self.watchers.news.tell(what, about)
 
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
@@ -249,11 +249,11 @@ class LiveCluster:
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
-        tell(self.watchers.over, seat, outcome, why)
+        self.watchers.over.tell(seat, outcome, why)
 
     def refused(self, request: Request, error: RefusedError) -> None:
         """A request got no seat."""
-        tell(self.watchers.refused, request, error)
+        self.watchers.refused.tell(request, error)
 
     def whole_bytes(self) -> Mapping[str, int]:
         """What each GPU offers when nobody else uses it."""

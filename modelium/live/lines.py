@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from modelium.core import Action, Decision, Event
 from modelium.live.place import LiveSeat
@@ -15,25 +15,36 @@ from modelium.state import State
 log = logging.getLogger(__name__)
 News = Callable[[str, Mapping[str, Any]], None]
 """Hears what happened, and about whom, as plain values."""
+Hear = TypeVar("Hear", bound=Callable[..., None])
+
+
+class Listeners(list[Hear]):
+    """Who hears of one kind of thing; one that breaks hurts neither the others nor the teller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._broken: list[Hear] = []
+        """Each is logged once: some things are told of a thousand times a second."""
+
+    def tell(self, *about: Any) -> None:
+        """Let all hear it."""
+        for hear in tuple(self):
+            try:
+                hear(*about)
+            except Exception:
+                if hear not in self._broken:
+                    self._broken.append(hear)
+                    log.exception("%r broke; its next failures are not logged", hear)
 
 
 @dataclass
 class Watchers:
     """Who hears what happens: metrics, the event stream, the terminal."""
 
-    news: list[News] = field(default_factory=list)
-    done: list[Callable[[Event], None]] = field(default_factory=list)
-    over: list[Callable[[LiveSeat, str, str], None]] = field(default_factory=list)
-    refused: list[Callable[[Request, RefusedError], None]] = field(default_factory=list)
-
-
-def tell(watchers: Iterable[Callable[..., None]], *about: Any) -> None:
-    """Let all hear it; one that breaks hurts neither the others nor whoever tells."""
-    for hear in tuple(watchers):
-        try:
-            hear(*about)
-        except Exception:
-            log.exception("%r broke", hear)
+    news: Listeners[News] = field(default_factory=Listeners)
+    done: Listeners[Callable[[Event], None]] = field(default_factory=Listeners)
+    over: Listeners[Callable[[LiveSeat, str, str], None]] = field(default_factory=Listeners)
+    refused: Listeners[Callable[[Request, RefusedError], None]] = field(default_factory=Listeners)
 
 
 def line_of(state: State, action: Action, why: str) -> Decision:

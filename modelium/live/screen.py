@@ -86,6 +86,8 @@ def _instance(one: Mapping[str, Any]) -> Text:
     text = Text(f"{one['model']}{several} ", style="not bold").append(sign, style=colour)
     if one["running"]:
         text.append(f"{one['running']}", style="not bold")
+    if one["stuck"]:
+        text.append(" does not end", style="bold red")
     if one["stage"]:
         left = f" ~{one['left_s']:.0f} s" if one["left_s"] else ""
         text.append(f" {one['stage']} {one['share'] or 0:.0%}{left}", style="yellow")

@@ -154,6 +154,10 @@ def test_nobody_counts_on_the_memory_of_an_engine_that_does_not_end_until_it_doe
             assert load.error == f"{name} does not leave n0g0"
             assert here.said("survivor")
             assert state.copy(name).stuck
+            [row] = [row for row in operations(here).models() if row["name"] == "a"]
+            assert [(one["phase"], one["stuck"]) for one in row["instances"]] == [("leaving", True)]
+            told = here.cluster.journal._db.execute("SELECT kind, error FROM decisions").fetchall()
+            assert dict(told)["unload"] == f"{name} survives"
             assert state.freeing_bytes("n0g0") == 0
             assert refusal(state, Load("b", ("n0g0",)), state.limits).startswith("needs")
             stubborn.immortal = False

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelium.live.screen import LEAST, Screen
+from modelium.live.screen import LEAST, Screen, gpu_lines
 
 GPU = {
     "id": "gpu0", "lost": "", "memory_bytes": 100, "booked_bytes": 50, "utilisation": 0.5,
@@ -18,6 +18,13 @@ STATUS: dict[str, Any] = {
     "up_s": 69.0, "request_rate_per_s": 5.3, "running": 2, "waiting": 7, "stopping": "",
     "journal": {"failures": 0},
 }  # fmt: skip
+
+
+def test_an_engine_that_does_not_end_is_seen() -> None:
+    copy = {"model": "a", "phase": "leaving", "gpus": ["gpu0"], "running": 0, "stage": ""}
+    for stuck in (False, True):
+        [line] = gpu_lines({"gpus": [{**GPU, "instances": [{**copy, "stuck": stuck}]}]})
+        assert line.plain.endswith("a ✕ does not end" if stuck else "a ✕")
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (60, 12), (40, 8)])
