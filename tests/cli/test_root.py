@@ -41,7 +41,7 @@ def test_version(modelium: Run) -> None:
     ("args", "said"),
     [
         (["simulat"], "no command called 'simulat'. Did you mean 'simulate'?"),
-        (["xyz"], "no command called 'xyz'. There are simulate, trace, policies,"),
+        (["xyz"], "no command called 'xyz'. There are simulate, compare, trace, policies,"),
         (["--polcy"], "No such option '--polcy'"),
         (["simulate"], "Missing option '--trace'"),
         (["simulate", "--trace", "x.csv", "--sed", "1"], "No such option '--sed'"),
