@@ -21,6 +21,7 @@ import yaml
 from modelium.client import Client
 
 WITHIN_S = 60.0
+GONE_S = 5.0
 
 
 @dataclass
@@ -111,6 +112,16 @@ def left_behind(folder: Path) -> list[int]:
         for process in psutil.process_iter(["cmdline"])
         if any(str(folder) in word for word in process.info["cmdline"] or ())
     ]
+
+
+def still_there(folder: Path) -> list[str]:
+    """The command lines of such processes that are not gone within a moment.
+
+    The system takes that moment: a killed process is listed until its memory is given back.
+    """
+    there = [psutil.Process(pid) for pid in left_behind(folder) if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(there, timeout=GONE_S)
+    return [f"{process.pid} {' '.join(process.cmdline())}" for process in alive]
 
 
 def sweep(folder: Path) -> None:

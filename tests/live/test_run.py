@@ -23,7 +23,7 @@ from openai import OpenAI
 
 from modelium.record import Run
 from tests.live import tiny
-from tests.live.running import Running, left_behind, running, sweep
+from tests.live.running import Running, left_behind, running, still_there, sweep
 
 CONFIG: dict[str, Any] = {
     "cluster": {"gpus": [{"kind": "h100-80g", "memory": "40GiB", "count": 1}]},
@@ -73,7 +73,7 @@ def test_openai_clients_are_served_streaming_and_not(folder: Path) -> None:
         used = server.client.usage()
         assert used[0]["output_tokens"] == 7 + 9 + 9
         assert server.end() == 0
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
     summary = Run.read(folder / "out").summary
     assert summary["requests"]["completed"] == 3
     assert (folder / "out" / "report.html").stat().st_size > 10_000
@@ -91,7 +91,7 @@ def test_after_a_kill_the_next_server_adopts_the_engines(folder: Path) -> None:
         user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
         assert server.client.decisions() == []
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_a_load_that_was_under_way_at_a_kill_is_undone(folder: Path) -> None:
@@ -105,10 +105,10 @@ def test_a_load_that_was_under_way_at_a_kill_is_undone(folder: Path) -> None:
             asking.result()
     assert len(left_behind(folder)) == 1
     with running(folder, CONFIG, "--emulate") as server:
-        assert left_behind(folder) == []
+        assert still_there(folder) == []
         user(server).completions.create(model="mistral-7b", prompt="x", max_tokens=1)
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_engines_that_are_kept_at_the_end_are_there_at_the_next_start(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_engines_that_are_kept_at_the_end_are_there_at_the_next_start(folder: Pa
     with running(folder, CONFIG, "--emulate") as server:
         assert server.client.models()[2]["status"] == "ready"
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_requests_in_flight_at_sigterm_are_answered(folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_requests_in_flight_at_sigterm_are_answered(folder: Path) -> None:
             answer = asked.result()
             assert answer.usage is not None
             assert answer.usage.completion_tokens == 4000
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_an_engine_killed_in_mid_stream_ends_the_stream_with_one_clear_error(folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_engine_killed_in_mid_stream_ends_the_stream_with_one_clear_error(fol
             list(pieces)
         assert client.completions.create(model="mistral-7b", prompt="x", max_tokens=3).choices
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_a_client_that_leaves_frees_its_engine(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(folder: Path) -> None:
     [line] = ended.stderr.splitlines()
     assert f"127.0.0.1:{port}" in line
     assert "Choose another gateway.port" in line
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_metrics_are_served_where_the_configuration_says(folder: Path) -> None:
@@ -217,7 +217,7 @@ def test_an_address_that_metrics_cannot_have_is_told(folder: Path, host: str, sa
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()
     assert says in line
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_wrong_options_are_told_before_anything_is_served(
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()
     assert says in line
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_operators_have_the_last_word(folder: Path) -> None:
@@ -270,7 +270,7 @@ def test_operators_have_the_last_word(folder: Path) -> None:
         kinds = [line["kind"] for line in there.decisions("mistral-7b")]
         assert kinds[::-1] == ["load", "unload", "sleep", "wake", "unload"]
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_a_server_takes_few_threads_and_files(folder: Path) -> None:
@@ -308,4 +308,4 @@ def test_models_that_are_put_into_the_repository_are_served(folder: Path) -> Non
         with pytest.raises(openai.NotFoundError):
             user(server).completions.create(model="org/tiny", prompt="x")
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []

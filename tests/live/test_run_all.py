@@ -15,7 +15,7 @@ from modelium.errors import ConfigError
 from modelium.managers import environment
 from modelium.record import Run
 from tests.live import tiny
-from tests.live.running import left_behind, running, sweep
+from tests.live.running import running, still_there, sweep
 from tests.managers.triton_house import ONE_THREAD, needs_triton
 from tests.managers.vllm_house import needs_vllm
 
@@ -109,7 +109,7 @@ def test_a_trace_is_served_by_all_three(tmp_path: Path) -> None:
             assert not [line for line in lines if line["error"] and line["instance"]]
             assert {RUNTIMES[line["model"]] for line in lines} == {"vllm", "triton", "ray"}
             assert server.end() == 0
-        assert left_behind(tmp_path) == []
+        assert still_there(tmp_path) == []
         summary = Run.read(tmp_path / "run" / "out").summary
         assert summary["requests"]["completed"] == REQUESTS
         assert summary["failed_actions"] == 0

@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.live.nvml import GIB, LOST, FakeDriver
-from tests.live.running import Running, left_behind, running, sweep
+from tests.live.running import Running, running, still_there, sweep
 
 MODELS = ["llama-3.1-8b", "qwen2.5-7b"]
 CONFIG: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_a_lost_gpu_loses_its_models_and_comes_back(folder: Path) -> None:
         server.client.act(MODELS[1], "load")
         assert server.client.models()[1]["gpus"] == [where]
         assert server.end() == 0
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_what_others_hold_is_not_given_away(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_others_hold_is_not_given_away(folder: Path) -> None:
         until_gpus(server, lambda gpus: gpus[0]["memory_bytes"] == before["memory_bytes"])
         ask(server, MODELS[0])
         assert server.end() == 0
-    assert left_behind(folder) == []
+    assert still_there(folder) == []
 
 
 def test_what_a_copy_was_seen_to_hold_is_its_size_from_then_on(folder: Path) -> None:
@@ -110,4 +110,4 @@ def test_what_a_copy_was_seen_to_hold_is_its_size_from_then_on(folder: Path) -> 
     with running(folder / "run", CONFIG, env=driver.environment) as server:  # and it is kept
         assert server.client.models()[0]["bytes_per_gpu"] == 30 * GIB
         server.end()
-    assert left_behind(folder) == []
+    assert still_there(folder) == []

@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from modelium.managers import environment
 from tests.live import tiny
-from tests.live.running import Running, left_behind, running, sweep
+from tests.live.running import Running, running, still_there, sweep
 from tests.managers.ray_house import double, needs_ray, processes_of
 
 pytestmark = [pytest.mark.engines, needs_ray()]
@@ -64,7 +64,7 @@ def test_a_language_model_and_a_users_class_take_turns(tmp_path: Path) -> None:
             assert answer["usage"]["completion_tokens"] == 5
             assert processes_of(logs)
             assert server.end() == 0
-        assert processes_of(logs) == left_behind(tmp_path) == []
+        assert processes_of(logs) == still_there(tmp_path) == []
     finally:
         sweep(tmp_path)
 
@@ -108,7 +108,7 @@ def test_who_waits_for_a_replica_that_does_not_return_is_served_by_another(tmp_p
             assert asking.result(150) == {"from": 3}
             assert server.wait_for("lost")["instance"] == "late#1"
             assert server.end() == 0
-        assert processes_of(logs) == left_behind(tmp_path) == []
+        assert processes_of(logs) == still_there(tmp_path) == []
     finally:
         sweep(tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 
 from modelium.managers import environment, triton_layout
 from tests.live import tiny
-from tests.live.running import Running, left_behind, running, sweep
+from tests.live.running import Running, running, still_there, sweep
 from tests.managers.ray_house import needs_ray
 from tests.managers.triton_house import FAIL, ONE_THREAD, REFUSE, config, double, needs_triton
 
@@ -71,6 +71,6 @@ def test_refusals_and_failures_of_models_are_told_apart(tmp_path: Path) -> None:
             status, why = refused(server, "/predict/own", {"prompt": "fail"})
             assert (status, why) == (502, "KeyError: 'table'")
             assert server.end() == 0
-        assert left_behind(tmp_path) == []
+        assert still_there(tmp_path) == []
     finally:
         sweep(tmp_path)

@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from modelium.managers import triton_layout
 from tests.live import tiny
-from tests.live.running import Running, left_behind, running, sweep
+from tests.live.running import Running, left_behind, running, still_there, sweep
 from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx
 
 pytestmark = [pytest.mark.engines, needs_triton()]
@@ -69,7 +69,7 @@ def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
             psutil.Process(triton[0]).kill()
             assert post(server, "/predict/llama", {"prompt": "Once", "max_tokens": 5})["output"]
             assert server.end() == 0
-        assert left_behind(tmp_path) == []
+        assert still_there(tmp_path) == []
     finally:
         sweep(tmp_path)
 

@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.live import tiny
-from tests.live.running import left_behind, running, sweep
+from tests.live.running import running, still_there, sweep
 from tests.managers.vllm_house import needs_vllm
 
 pytestmark = [pytest.mark.engines, needs_vllm()]
@@ -71,7 +71,7 @@ def test_processes_come_and_go_and_streams_are_whole(tmp_path: Path) -> None:
             load = server.client.decisions("b")[0]
             assert load["stages"]["process"] > 1.0  # measured from the engine's own log
             assert server.end() == 0
-        assert left_behind(tmp_path) == []
+        assert still_there(tmp_path) == []
         left = {path.name for path in set(Path("/dev/shm").iterdir()) - shared}
         assert not {name for name in left if name.startswith("psm_")}
     finally:
