@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from copy import copy
+from copy import copy as twin_of
 from typing import Any
 
 import simpy
@@ -55,7 +55,7 @@ class SimCluster:
         self.settings = given.settings
         self.plane = plane
         # Its own: what this run loads first must not make the next one's loads shorter.
-        self.facts: ConfiguredFacts = copy(given.facts)
+        self.facts: ConfiguredFacts = twin_of(given.facts)
         self.facts.seen = set(given.facts.seen)
         self.state = State(
             {model.name: model for model in given.models},

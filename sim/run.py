@@ -72,9 +72,14 @@ def simulate(
 @contextmanager
 def _rare_collections() -> Iterator[None]:
     """A run keeps most of what it makes: looking for garbage as often as usual costs 10 %."""
-    usual = gc.get_threshold()
-    gc.set_threshold(100_000, *usual[1:])
+    usual, enabled = gc.get_threshold(), gc.isenabled()
+    gc.freeze()  # nor is there any in what was there before
+    gc.set_threshold(400_000, *usual[1:])
+    gc.enable()
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.set_threshold(*usual)
+        if not enabled:
+            gc.disable()

@@ -117,6 +117,8 @@ def invoke(args: list[str]) -> int:
         return _fail(error.format_message())
     except click.Abort:
         return _fail("interrupted", 130)
+    finally:
+        gc.enable()  # where a command went without
     return code if isinstance(code, int) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -68,8 +69,10 @@ def simulate(
     Models are found in the catalogue by the trace's names and GPUs are chosen to fit, unless a
     configuration or the options say otherwise. What was assumed is said first.
     """
-    # Nothing here multiplies matrices, and threads that wait for some cost a tenth of a second.
+    # Nothing here multiplies matrices, and threads that wait for some cost a tenth of a second;
+    # as much goes into looking for garbage, of which imports leave none. Runs look for theirs.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()
     from modelium.cli.outcome import collect, show, write_report
     from modelium.experiment import Experiment, prepare
     from modelium.record import new_folder
