@@ -44,8 +44,9 @@ def names(codes: NDArray[np.integer[Any]], known: Sequence[str]) -> pa.Dictionar
     import pyarrow as pa
 
     there = codes >= 0
-    data = pa.py_buffer(np.where(there, codes, 0).astype(np.int32))
     valid = None if there.all() else _bits(there)
+    known_codes = codes if valid is None else np.where(there, codes, 0)
+    data = pa.py_buffer(np.ascontiguousarray(known_codes, np.int32))
     indices = pa.Array.from_buffers(pa.int32(), len(codes), [valid, data])
     return pa.DictionaryArray.from_arrays(indices, texts(known))
 
@@ -77,7 +78,10 @@ def missing(column: pa.Array) -> NDArray[np.bool_]:
 
 def codes(column: pa.DictionaryArray) -> NDArray[np.int32]:
     """The codes of an array of names; -1: none."""
-    return np.where(missing(column.indices), np.int32(-1), array(column.indices))
+    known: NDArray[np.int32] = array(column.indices)
+    if not column.indices.null_count:
+        return known
+    return np.where(missing(column.indices), np.int32(-1), known)
 
 
 def _bits(values: NDArray[np.bool_]) -> pa.Buffer:

@@ -68,8 +68,12 @@ def latencies(requests: pa.Table) -> Latencies:
     """Return what each request felt."""
     arrival, first = floats(requests, "arrival_s"), floats(requests, "first_token_s")
     finish, tokens = floats(requests, "finish_s"), floats(requests, "output_tokens")
-    gaps = np.where((tokens > 1) & (finish > first), tokens - 1.0, np.nan)
-    return Latencies(first - arrival, (finish - first) / gaps, finish - arrival)
+    tpot = np.full(len(tokens), np.nan)
+    several = tokens > 1
+    if several.any():
+        gaps = np.where(several & (finish > first), tokens - 1.0, np.nan)
+        tpot = (finish - first) / gaps
+    return Latencies(first - arrival, tpot, finish - arrival)
 
 
 def summarize(
