@@ -43,7 +43,7 @@ async def predict(http: web.Request) -> web.Response:
 
 
 def _check(body: dict[str, Any]) -> None:
-    """Raises ApiError (422) for what neither text models nor others take."""
+    """Raises ApiError (400) for what neither text models nor others take."""
     whole(body, "max_tokens")
     number(body, "temperature")
     if "inputs" not in body:

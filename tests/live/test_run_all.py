@@ -11,23 +11,12 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from modelium.errors import ConfigError
-from modelium.managers import environment
 from modelium.record import Run
 from tests.live import tiny
 from tests.live.running import running, still_there, sweep
+from tests.managers.ray_house import needs_ray
 from tests.managers.triton_house import ONE_THREAD, needs_triton
 from tests.managers.vllm_house import needs_vllm
-
-
-def needs_ray() -> pytest.MarkDecorator:
-    """Skips, saying how to get it, where Ray is not installed."""
-    try:
-        environment.find("ray", "ray")
-    except ConfigError as error:
-        return pytest.mark.skipif(True, reason=str(error))
-    return pytest.mark.skipif(False, reason="Ray is here")
-
 
 pytestmark = [
     pytest.mark.engines,

@@ -280,7 +280,8 @@ def test_what_breaks_during_a_search_comes_back_by_the_plan(world: type) -> None
     assert adopt() == [Load("a", ("g0",), "the plan wants it here; loads in 0 s")]
 
 
-def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> None:
+def about_to_move(world: type) -> tuple[Any, Callable[[], Iterable[Any]]]:
+    """`a` is to move away from g0 once `b` has been loaded; the plan being searched wants it back."""
     slow = ConfiguredFacts(default_stages=Stages(), default_links=Links())
     w = world({"b": 10, "a": 30}, [80, 80, 80], facts=slow, limits=Limits(loads_at_once=1))
     w.load("a g0")
@@ -290,6 +291,11 @@ def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> No
     w.obey(Between(policy))
     w.cluster.run(6.0)
     adopt = begin(w, policy)
+    return w, adopt
+
+
+def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> None:
+    w, adopt = about_to_move(world)
     w.cluster.run(1.0)
     assert w.did(Move) == []
     w.cluster.run(1000.0)
@@ -298,15 +304,7 @@ def test_a_move_during_a_search_is_not_moved_back_by_the_plan(world: type) -> No
 
 
 def test_a_move_that_is_under_way_when_the_plan_comes_is_not_made_two_copies(world: type) -> None:
-    slow = ConfiguredFacts(default_stages=Stages(), default_links=Links())
-    w = world({"b": 10, "a": 30}, [80, 80, 80], facts=slow, limits=Limits(loads_at_once=1))
-    w.load("a g0")
-    there, back = {"a": [("g1",)], "b": [("g2",)]}, {"a": [("g0",)], "b": [("g2",)]}
-    policy = Planned(searched(there, back), 5.0)
-    w.obey(policy)  # b loads first
-    w.obey(Between(policy))
-    w.cluster.run(6.0)
-    adopt = begin(w, policy)
+    w, adopt = about_to_move(world)
     while not w.did(Move):
         w.cluster.run(1.0)
     assert {copy.gpus for copy in w.state.instances_of("a")} == {("g0",), ("g1",)}  # both awake
