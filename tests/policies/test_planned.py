@@ -281,7 +281,7 @@ def test_what_breaks_during_a_search_comes_back_by_the_plan(world: type) -> None
 
 
 def about_to_move(world: type) -> tuple[Any, Callable[[], Iterable[Any]]]:
-    """`a` is to move away from g0 once `b` has been loaded; the plan being searched wants it back."""
+    """`a` moves from g0 once `b` has been loaded; the plan being searched wants it back."""
     slow = ConfiguredFacts(default_stages=Stages(), default_links=Links())
     w = world({"b": 10, "a": 30}, [80, 80, 80], facts=slow, limits=Limits(loads_at_once=1))
     w.load("a g0")
