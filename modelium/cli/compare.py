@@ -86,13 +86,19 @@ def _differences(summaries: Sequence[Summary]) -> Iterator[str]:
         "trace": lambda s: s["trace"],
         "requests": lambda s: f"{s['requests']['arrived']:,}",
         "GPUs": _gpus,
-        "SLOs": lambda s: json.dumps(s["slos"]),
+        "SLOs": _limits,
         "modelium": lambda s: s["versions"].get("modelium", ""),
     }
     for what, read in kinds.items():
         found = list(dict.fromkeys(str(read(summary)) for summary in summaries))
         if len(found) > 1:
             yield f"{what}: {' · '.join(found)}"
+
+
+def _limits(summary: Summary) -> str:
+    """Each SLO, whatever number of models has it."""
+    limits = [{k: v for k, v in slo.items() if k != "models"} for slo in summary["slos"] or ()]
+    return json.dumps(sorted(limits, key=json.dumps))
 
 
 def _gpus(summary: Summary) -> str:

@@ -48,6 +48,19 @@ def test_finished_runs_stand_side_by_side_and_their_differences_are_told(
     ]  # fmt: skip
 
 
+def test_the_same_slo_for_more_models_is_no_difference(modelium: Run, trace: Path) -> None:
+    asked = ("simulate", "--trace", trace, "--policy", "lru", "--gpus", "h100-80g", "--no-report")
+    for out in ("a", "b"):
+        modelium(*asked, "--out", out)
+    file = Path("b/summary.json")
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    for slo, models, differ in ((2.0, 1, 0), (9.0, 3, 1)):
+        summary["slos"] = [{**summary["slos"][0], "ttft_s": slo, "models": models}]
+        file.write_text(json.dumps(summary), encoding="utf-8")
+        told = json.loads(modelium("compare", "a", "b", "--json").out)["differ"]
+        assert [line.partition(":")[0] for line in told] == ["SLOs"] * differ
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
