@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelium.managers import VLLMManager, vllm_http
+from modelium.managers import VLLMManager
 from modelium.managers.engine import Engine, EngineError, StartError
 from tests.live import tiny
 from tests.managers.vllm_house import (
@@ -37,12 +37,17 @@ from tests.managers.vllm_house import (
 
 pytestmark = [pytest.mark.engines, needs_vllm()]
 
+TOKENS = 1500
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """After each test: no process of an engine below its folder."""
+    """After each test: no process of an engine below its folder, even for the next test."""
     yield
-    assert processes_of(tmp_path) == []
+    left = processes_of(tmp_path)
+    for one in left:
+        one.kill()
+    assert left == []
 
 
 @dataclass
@@ -135,11 +140,12 @@ def test_the_calls_of_the_original_project(tmp_path: Path) -> None:
         made.unload_model("mm")
     family = tree(engine)
     with ThreadPoolExecutor() as pool:
-        under_way = pool.submit(lambda: list(stream(engine, 1500)))  # of exactly that length
-        while not vllm_http.in_flight(engine, 30.0):
-            assert not under_way.done()
+        chunks = stream(engine, TOKENS)
+        first = next(chunks)
+        under_way = pool.submit(lambda: [first, *chunks])
         made.unload_model("m", graceful=True)
-        assert under_way.result(DEADLINE_S), "its request was answered first"
+        answer = under_way.result(DEADLINE_S)
+        assert answer[-1].usage.completion_tokens == TOKENS, "its request was answered first"
     assert running(family) == []
     with pytest.raises(EngineError, match="m is not loaded"):
         made.get_model_endpoint("m")
