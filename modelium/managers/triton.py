@@ -119,7 +119,7 @@ class TritonManager(ByName):
             raise StartError(f"{order.instance} is loaded already")
         try:
             start.begin("server")
-            start.watch(lambda: server.join(entry))
+            start.watch(lambda: server.join(entry, start.go_on))
             return self._start(server, entry, start)
         except BaseException as error:
             with contextlib.suppress(EngineError):

@@ -150,6 +150,8 @@ class Client:
 
         try:
             yield max(0.05, deadline_s)
+        except ValueError as error:  # gRPC's way to say so
+            raise GoneError(f"{what}: the connection was closed") from error
         except InferenceServerException as error:
             status, told = str(error.status() or ""), " ".join(str(error.message()).split())
             why = f"{what}: {told[:300]}"
@@ -160,7 +162,8 @@ class Client:
                 raise BrokenModelError(why) from error
             if "is not found" in told or "is not ready" in told or "unknown model" in told:
                 raise NotThereError(why) from error
-            if status.endswith("UNAVAILABLE") and "state:" not in told:
+            gone = status.endswith("UNAVAILABLE") and "state:" not in told
+            if gone or status.endswith("CANCELLED"):  # with its connection
                 raise GoneError(why) from error
             raise EngineError(why) from error
 

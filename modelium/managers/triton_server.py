@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ class Remote:
         self.generation = 0
         self.loaded: dict[str, list[Tensor]] = {}
 
-    def join(self, entry: str) -> None:
-        """An entry is about to be loaded. Raises EngineError if the server is not there."""
+    def join(self, entry: str, go_on: Callable[[], None]) -> None:
+        """An entry is about to be loaded. Raises EngineError if the server is not there.
+
+        `go_on` raises where nobody wants it any more.
+        """
         if not self.client.live(STARTED_S):
             raise GoneError(f"no Triton answers at {self.grpc}")
 
@@ -100,6 +103,8 @@ class Server(Remote):
         self.generation = 0
         self.loaded: dict[str, list[Tensor]] = {}
         self.process: Process | None = None
+        self._listens = False
+        """`client` speaks to it: not yet while it starts."""
         self._host, self._env, self._layout = host, dict(env), layout
         self._processes, self._ports = processes, ports
         self._members: set[str] = set()
@@ -111,8 +116,9 @@ class Server(Remote):
 
     # Coming and going
 
-    def join(self, entry: str) -> None:
+    def join(self, entry: str, go_on: Callable[[], None]) -> None:
         with self.lock:
+            go_on()  # it may have left already, while the server was somebody else's to repair
             self._members.add(entry)
             if not self.runs():
                 self._restart()
@@ -161,7 +167,7 @@ class Server(Remote):
         return set(self._members)
 
     def runs(self) -> bool:
-        return self.process is not None and runs(self.process)
+        return self._listens and self.process is not None and runs(self.process)
 
     def told(self) -> str:
         return tail(self._processes.log(self.name))
@@ -178,8 +184,7 @@ class Server(Remote):
 
     def close(self) -> None:
         with self.lock:
-            if not self._members:
-                self._end(0.0)
+            self._end(0.0)
 
     # Repair
 
@@ -201,36 +206,38 @@ class Server(Remote):
                     self.loaded.pop(entry, None)
 
     def _restart(self) -> None:
-        self.generation += 1
         numbers = self._numbers
         self._end(0.0)
-        for _ in range(PORT_TRIES):
-            self._numbers = numbers or tuple(self._ports.take() for _ in range(3))
-            for port in self._numbers:
-                self._ports.hold(port)
-            if self._started():
-                self._connect()
-                return
-            told = self.told()
-            self._end(0.0)
-            if "already in use" not in told and "Address already" not in told:
-                break
-            numbers = ()
+        try:
+            for _ in range(PORT_TRIES):
+                if self._started(numbers or tuple(self._ports.take() for _ in range(3))):
+                    return
+                told = self.told()
+                self._end(0.0)
+                if "already in use" not in told and "Address already" not in told:
+                    break
+                numbers = ()
+        finally:  # whoever saw it down meanwhile need not do it again
+            self.generation += 1
         last = (told.strip().splitlines() or ["it did not say why"])[-1]
         raise EngineError(f"Triton for GPU {self.device} does not start: {last[-300:]}")
 
-    def _started(self) -> bool:
+    def _started(self, ports: tuple[int, ...]) -> bool:
         """Spawn it and wait until it listens."""
+        self._numbers = ports
+        for port in ports:
+            self._ports.hold(port)
         self.repository.mkdir(parents=True, exist_ok=True)
         self.process = self._processes.spawn(
             self.name, self._command(), self._layout.variables(self._variables())
         )
         told = {"pid": self.process.pid, "started_s": self.process.started_s}
-        self._note.write_text(json.dumps({**told, "ports": self._numbers}), encoding="utf-8")
+        self._note.write_text(json.dumps({**told, "ports": ports}), encoding="utf-8")
         trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
         try:
             while time.monotonic() < until_s:
                 if trial.live(1.0):
+                    self._connect()
                     return True
                 if self._processes.wait(self.name, LOOK_S) is not None:
                     return False
@@ -269,12 +276,13 @@ class Server(Remote):
     def _connect(self) -> None:
         self.url, self.grpc = f"http://{self._at(0)}", self._at(1)
         self.client = Client(self.grpc)
+        self._listens = True
 
     def _end(self, grace_s: float) -> None:
         """End it with all its processes, files and shared memory."""
-        if self.process is not None:
-            with contextlib.suppress(AttributeError):
-                self.client.close()
+        if self._listens:
+            self._listens = False
+            self.client.close()
         self._processes.end(self.name, self.process, grace_s)
         self.process = None
         for port in self._numbers:
