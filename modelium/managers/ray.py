@@ -178,7 +178,7 @@ class RayManager(ByName):
     def _start(self, start: Start, app: str, wanted: ray_order.Wanted) -> Engine:
         order = start.order
         start.begin("ray")
-        port = start.watch(lambda: self._ray.ensure(start.left_s))
+        port = start.watch(lambda: self._ray.ensure(start.left_s, start.go_on))
         start.begin("weights")
         given = {"model": wanted.model, "deployment": wanted.deployment, "actor": wanted.actor}
         start.watch(lambda: self._ray.ask("deploy", CALL_S, name=app, **given))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,14 @@ class Ray:
         """Whether the head is there, as far as that can be known."""
         return not self.is_ours or (self.process is not None and runs(self.process))
 
-    def ensure(self, deadline_s: float) -> int:
-        """Have a Ray with Serve, and return the port that Serve listens on. Raises EngineError."""
+    def ensure(self, deadline_s: float, go_on: Callable[[], None] = lambda: None) -> int:
+        """Have a Ray with Serve, and return the port that Serve listens on. Raises EngineError.
+
+        `go_on` raises where nobody wants it any more.
+        """
         until_s = time.monotonic() + deadline_s
         with self._held(deadline_s):
+            go_on()  # it may have been given up while it waited: then a head would be nobody's
             if not self.runs():
                 self._begin()
                 with contextlib.suppress(EngineError):

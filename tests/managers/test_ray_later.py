@@ -1,16 +1,19 @@
-"""A Ray that outlives its executor: a later one adopts what it knows and ends the rest."""
+"""A Ray that nobody waits for: its executor has died, or the start that it is for is given up."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from modelium.managers.engine import Engine
+from modelium.managers.engine import Engine, StartError
 from tests.managers import ray_house
 from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of, until
 
@@ -80,4 +83,25 @@ def test_a_sweep_ends_a_ray_that_nobody_knows(tmp_path: Path) -> None:
         assert processes_of(logs) == []
     finally:
         for one in processes_of(logs):
+            one.kill()
+
+
+def test_a_start_that_is_given_up_while_it_waits_starts_no_ray(tmp_path: Path) -> None:
+    made, cancelled = manager(tmp_path / "logs"), threading.Event()
+    given = replace(order("m#1", double(tmp_path / "double")), cancelled=cancelled)
+    try:
+        with ThreadPoolExecutor() as pool:
+            with made._ray._lock:  # somebody asks Ray something meanwhile
+                started = pool.submit(made.start, given)
+                cancelled.set()
+                with pytest.raises(TimeoutError):
+                    started.result(1.0)
+            with pytest.raises(StartError, match="the start was given up"):
+                started.result()
+        made.close()  # waits for what asks
+        assert made._ray.log is not None
+        assert not made._ray.log.exists(), "no head was ever started"
+    finally:
+        made.close()
+        for one in processes_of(tmp_path / "logs"):
             one.kill()
