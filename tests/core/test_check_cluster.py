@@ -77,6 +77,13 @@ class NoReminders(FakeCluster):
             super().start(action)
 
 
+class EarlyReminders(FakeCluster):
+    def start(self, action: Action) -> None:
+        if isinstance(action, Remind):
+            action = Remind(action.at_s - 2.0, "early")
+        super().start(action)
+
+
 class LosesRequests(FakeCluster):
     def submit(self, model: str, service_s: float | None = None) -> None:
         if self.submitted % 3 != 2:
@@ -131,6 +138,7 @@ def _skipping(kind: type) -> Callable[..., FakeCluster]:
         (NeverOffersAgain, "the miss was not offered again"),
         (OffersOnlyAfterActions, "fell idle and the miss was not offered again"),
         (NoReminders, "a reminder did not come"),
+        (EarlyReminders, "came too early"),
         (LosesRequests, "answered"),
         (WrongBooks, "bytes held and"),
         (StaysReady, "was leaving and took new requests"),
