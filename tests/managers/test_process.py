@@ -28,6 +28,8 @@ def tell(*said):
 def child(**how):
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], **how).pid
 """
+WITHIN_S = 300.0
+"""Whatever a test waits for has come by then, on the slowest machine."""
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 
 
@@ -79,7 +81,7 @@ def test_an_engine_has_a_session_a_log_and_a_place_of_its_own(
     assert psutil.Process(process.pid).environ()["TMPDIR"] == str(scratch)
     assert scratch.stat().st_mode & 0o077 == 0
     assert len(str(scratch)) < 70, "room for the names of sockets"
-    processes.end("m#1", process, 5.0)
+    processes.end("m#1", process, WITHIN_S)
     assert not runs(process)
     assert not scratch.exists()
 
@@ -92,7 +94,7 @@ def test_who_obeys_is_given_the_time_to(
         f"def bye(*_):\n    open({str(told)!r}, 'w').write('bye'); sys.exit(7)\n"
         "signal.signal(signal.SIGTERM, bye); tell(0)"
     )
-    processes.end("m#1", process, 10.0)
+    processes.end("m#1", process, WITHIN_S)
     assert told.read_text() == "bye"
 
 
@@ -130,7 +132,7 @@ def test_another_self_finds_what_a_killed_parent_left_and_nobody_elses(
     process, orphans = start("tell(child())")
     other, _ = start("tell(0)", odd)
     os.kill(process.pid, signal.SIGKILL)
-    assert processes.wait("m#1", 10.0) == -signal.SIGKILL
+    assert processes.wait("m#1", WITHIN_S) == -signal.SIGKILL
     assert alive(*orphans) == orphans
 
     stranger = Processes(tmp_path / "other logs", "test")
@@ -176,10 +178,12 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
 
 def test_an_old_number_of_somebody_elses_is_left_alone(processes: Processes) -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
-        found = identify(bystander.pid)
-        processes.end("m#1", Process(found.pid, found.started_s - 100.0), 1.0)
-        assert runs(found)
-        bystander.kill()
+        try:
+            found = identify(bystander.pid)
+            processes.end("m#1", Process(found.pid, found.started_s - 100.0), 1.0)
+            assert runs(found)
+        finally:
+            bystander.kill()
 
 
 def test_a_place_that_is_not_ours_is_refused(processes: Processes, tmp_path: Path) -> None:
@@ -208,7 +212,8 @@ def test_a_port_that_somebody_has_is_not_given_out() -> None:
             elsewhere.take()
 
 
-def test_threads_never_get_the_same_port() -> None:
+def test_threads_never_get_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ports, "_free", lambda self, port: True)  # whoever else runs here
     ports, at_once = Ports("127.0.0.1", 20_000), threading.Barrier(16)
 
     def take(_: int) -> int:

@@ -55,6 +55,8 @@ class Batcher:
         self.free_blocks = self.blocks = spec.kv_tokens // spec.block_tokens
         self.prompt_tokens = self.output_tokens = self.finished = self.preemptions = 0
         self.paused = False
+        self.ended: Callable[[], None] = lambda: None
+        """Called after each step; it may pause."""
         self._speed, self._loop, self._clock = speed, loop, clock
         self._timer: asyncio.Handle | None = None
         self._due_s = 0.0
@@ -101,7 +103,9 @@ class Batcher:
 
     def _turn(self) -> None:
         self._end_step()
-        self._next_step()
+        self.ended()
+        if not self.paused:
+            self._next_step()
 
     def _next_step(self) -> None:
         now_s = self._clock()

@@ -37,6 +37,8 @@ class Inferrer:
         self.running: set[Job] = set()
         self.finished = self.items = self.batches = 0
         self.paused = False
+        self.ended: Callable[[], None] = lambda: None
+        """Called after each batch; it may pause."""
         self._speed, self._loop, self._clock = speed, loop, clock
         self._free_s = [[0.0] * len(spec.latency_s) for _ in range(spec.servers)]
         """When each stage of each server is free."""
@@ -110,3 +112,4 @@ class Inferrer:
         self.items += items
         for job in batch:
             job.done()
+        self.ended()

@@ -18,6 +18,8 @@ from modelium.managers.emulation.metrics import KIND, exposition
 from modelium.managers.emulation.openai import OpenAi
 from modelium.managers.emulation.spec import Generate, Spec
 
+FLUSH_S = 0.01
+"""What was said before a crash that was asked for is on its way after this."""
 Handler = Callable[[Exchange], None]
 
 
@@ -138,7 +140,8 @@ class Routes:
         def look() -> None:
             made = engine.output_tokens if isinstance(engine, Batcher) else engine.finished
             if made >= target:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self._loop.call_later(0.001, look)
+                engine.pause(forget=False)  # and makes no more while the last are being sent
+                self._loop.call_later(FLUSH_S, os.kill, os.getpid(), signal.SIGKILL)
 
-        self._loop.call_later(0.001, look)
+        engine.ended = look
+        look()
