@@ -18,6 +18,7 @@ from modelium.gateway.server import Address, listening
 from modelium.live.seats import Outcome, RefusedError, Request, Waiting
 from modelium.managers.engine import Api, Engine
 from tests.gateway.site import run_as_served
+from tests.live.harness import QUIET_S
 
 Part = bytes | str
 BREAK = "break"
@@ -115,9 +116,14 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    *scripts: Script, api: Api = "openai", name: str = "a", runtime: str = "vllm", **extra: Any
+    *scripts: Script,
+    api: Api = "openai",
+    name: str = "a",
+    runtime: str = "vllm",
+    settings: Settings | None = None,
+    **extra: Any,
 ) -> AsyncIterator[Stage]:
-    """The engine, the gateway and a client."""
+    """The engine, the gateway with its settings, and a client."""
     here = Stage(list(scripts))
     app = web.Application()
     app.router.add_route("*", "/{any:.*}", here.play)
@@ -127,9 +133,8 @@ async def stage(
     port = runner.addresses[0][1]
     here.engine = Engine("a#1", "a", "scripted", f"http://127.0.0.1:{port}", api, name, extra=extra)
     clock = asyncio.get_running_loop().time
-    settings = Settings(write_timeout_s=0.5, read_timeout_s=0.5)
     admin: Any = SimpleNamespace(runtime_of=lambda name: runtime)
-    desk = Desk(here, admin, Limits(clock, Rate()), None, settings)
+    desk = Desk(here, admin, Limits(clock, Rate()), None, settings or Settings())
     try:
         async with (
             listening(desk, Address(port=0)) as here.url,
@@ -144,7 +149,7 @@ def perform(act: Callable[[Stage], Awaitable[None]], *scripts: Script, **more: A
     """Run a test's coroutine on a stage."""
 
     async def run() -> None:
-        async with asyncio.timeout(60), stage(*scripts, **more) as here:
+        async with asyncio.timeout(QUIET_S), stage(*scripts, **more) as here:
             await act(here)
 
     run_as_served(run())

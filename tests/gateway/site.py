@@ -20,9 +20,10 @@ from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
 from modelium.gateway.server import Address, listening
 from modelium.live.operations import Operations
+from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
-from tests.live.harness import INSTANT
-from tests.live.house import House, house
+from tests.live.harness import INSTANT, QUIET_S
+from tests.live.house import UNPROBED, House, house
 
 ONE = [model("a", 60)]
 SLOW_LOAD = {**INSTANT, "stages": {"process": 0.1, "weights": 3.0}, "speed": 1.0}
@@ -36,8 +37,12 @@ STEADY = {
 TENSORS = {**INSTANT, "engine": {"kind": "infer", "latency_s": [[0.001, 0.002, 0.003, 0.004]]}}
 
 
-WITHIN_S = 90.0
-"""No test waits longer than this."""
+ENDLESS = {**STEADY, "max_model_len": 10_000_000}
+ENDLESS["engine"] = {"kind": "generate", "kv_tokens": 10_000_000, "step": STEP}
+TOKENS = 9_000_000
+"""Asked of an engine that is ENDLESS, they take a day."""
+HALTED: dict[str, Any] = {"deadlines": UNPROBED}
+"""For a house whose engines a test halts."""
 
 
 @dataclass
@@ -71,6 +76,12 @@ class Site:
             return answer.status, await answer.json()
 
     @property
+    def engine(self) -> Engine:
+        """The only one."""
+        [engine] = self.house.cluster.engines.values()
+        return engine
+
+    @property
     def running(self) -> int:
         """Requests that have a seat."""
         return len(self.house.cluster.reception.seats)
@@ -98,15 +109,19 @@ async def site(
     *gpus: int,
     keys: Keys | None = None,
     rate: Rate | None = None,
+    clock: Callable[[], float] | None = None,
     address: Address | None = None,
     tls: Any = None,
     gateway: dict[str, Any] | None = None,
     **more: Any,
 ) -> AsyncIterator[Site]:
-    """A cluster and its gateway; `gateway` are its settings, `more` goes to the cluster."""
+    """A cluster and its gateway; `gateway` are its settings, `more` goes to the cluster.
+
+    `clock` is what `rate` is measured by.
+    """
     async with house(folder, models, *gpus, **more) as here:
         operations = Operations(here.cluster, here.driver, "lru")
-        limits = Limits(here.cluster.now_s, rate or Rate())
+        limits = Limits(clock or here.cluster.now_s, rate or Rate())
         desk = Desk(here.cluster.reception, operations, limits, keys, Settings(**(gateway or {})))
         async with (
             listening(desk, address or Address(port=0)) as url,
@@ -120,7 +135,7 @@ def visit(folder: Path, act: Callable[[Site], Awaitable[None]], *given: Any, **m
     """Run a test's coroutine at a new site."""
 
     async def run() -> None:
-        async with asyncio.timeout(WITHIN_S), site(folder, *given, **more) as here:
+        async with asyncio.timeout(QUIET_S), site(folder, *given, **more) as here:
             await act(here)
             assert here.running == 0
 

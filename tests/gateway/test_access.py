@@ -173,13 +173,13 @@ def test_requests_a_minute_are_limited_per_organization(tmp_path: Path) -> None:
         with pytest.raises(openai.RateLimitError, match="2 requests per minute") as error:
             await client.completions.create(model="a", prompt="x", max_tokens=1)
         assert error.value.code == "rate_limit_exceeded"
-        assert 5 <= int(error.value.response.headers["Retry-After"]) <= 30
+        assert int(error.value.response.headers["Retry-After"]) == 30
         body = {**BODY, "organizationId": "acme"}
         assert (await here.post("/predict/a", body))[0] == 429
         assert (await here.post("/v1/completions", BODY))[0] == 200
         assert len(here.journal()) == 3
 
-    visit(tmp_path, act, rate=Rate(requests_per_minute=2))
+    visit(tmp_path, act, rate=Rate(requests_per_minute=2), clock=lambda: 0.0)
 
 
 def test_tokens_a_minute_are_limited_however_they_were_asked_for(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_tokens_a_minute_are_limited_however_they_were_asked_for(tmp_path: Path)
                     await answer.read()
                     assert answer.status == status
 
-    visit(tmp_path, act, rate=Rate(tokens_per_minute=50))
+    visit(tmp_path, act, rate=Rate(tokens_per_minute=50), clock=lambda: 0.0)
 
 
 def test_buckets_fill_with_time_and_full_ones_are_forgotten(

@@ -16,8 +16,9 @@ import openai
 import pytest
 from aiohttp import web
 
+from modelium.gateway.desk import Settings
 from tests.gateway.scripted import BREAK, WAIT, Script, Stage, perform
-from tests.gateway.site import STEADY, Site, events, visit
+from tests.gateway.site import ENDLESS, HALTED, TOKENS, Site, events, visit
 
 DONE = b"data: [DONE]\n\n"
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
@@ -184,7 +185,7 @@ def test_a_client_that_never_reads_loses_its_seat_and_memory_stays_bounded() -> 
         assert here.left[0][0] == "cancelled"
         writer.close()
 
-    perform(act, Script([flood] * 100_000))
+    perform(act, Script([flood] * 100_000), settings=Settings(write_timeout_s=0.5))
 
 
 def test_a_client_that_sends_too_slowly_is_told_so() -> None:
@@ -197,7 +198,7 @@ def test_a_client_that_sends_too_slowly_is_told_so() -> None:
         writer.close()
         await writer.wait_closed()
 
-    perform(act)
+    perform(act, settings=Settings(read_timeout_s=0.5))
 
 
 def test_what_is_no_http_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -220,36 +221,38 @@ def test_what_is_no_http_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) 
 def test_a_real_engine_killed_while_it_streams(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         client = here.openai()
-        said = await client.completions.create(model="a", prompt="x", max_tokens=4000, stream=True)
+        said = await client.completions.create(
+            model="a", prompt="x", max_tokens=TOKENS, stream=True
+        )
         await anext(said)
-        [engine] = here.house.cluster.engines.values()
-        assert engine.process is not None
-        os.killpg(engine.process.pid, signal.SIGKILL)
+        assert here.engine.process is not None
+        os.killpg(here.engine.process.pid, signal.SIGKILL)
         with pytest.raises(openai.APIError, match="broke in the middle"):
             [piece async for piece in said]
         again = await client.completions.create(model="a", prompt="x", max_tokens=2)
         assert again.usage is not None
 
-    visit(tmp_path, act, settings=STEADY)
+    visit(tmp_path, act, settings=ENDLESS)
 
 
 def test_an_engine_killed_before_it_answers_is_not_noticed(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         client = here.openai()
         await client.completions.create(model="a", prompt="x", max_tokens=1)
+        process = here.engine.process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
         asking = [
             asyncio.create_task(client.completions.create(model="a", prompt="x", max_tokens=100))
             for _ in range(20)
         ]
         await here.until(lambda: here.running == 20)
-        [engine] = here.house.cluster.engines.values()
-        assert engine.process is not None
-        os.killpg(engine.process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         answers = await asyncio.gather(*asking)
         assert all(a.usage is not None and a.usage.completion_tokens == 100 for a in answers)
         assert [row[1] for row in here.journal()] == ["completed"] * 21
 
-    visit(tmp_path, act, settings=STEADY)
+    visit(tmp_path, act, **HALTED)
 
 
 @pytest.mark.parametrize("stream", [False, True])

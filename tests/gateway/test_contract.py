@@ -27,7 +27,8 @@ from schemathesis.specs.openapi.checks import (
 from modelium.gateway.openapi import document
 from modelium.testing.scenarios import model
 from tests.gateway.site import TENSORS, Site, site
-from tests.live.harness import INSTANT
+from tests.live.harness import INSTANT, QUIET_S
+from tests.live.running import until
 
 load_all_checks()
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -73,22 +74,27 @@ class Background:
                 self._up.set()
                 await self._stop.wait()
 
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(serve())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(serve())
+        finally:
+            self._up.set()  # or never
 
     def __enter__(self) -> Background:
         self._thread.start()
-        assert self._up.wait(60)
+        self._up.wait()
+        assert self._loop.is_running(), "it did not come up"
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def idle(self) -> bool:
-        """Nobody is being served or waits."""
+    def settle(self) -> None:
+        """Wait until nobody is served or waits: who has left may not have been seen off yet."""
         reception = self.site.house.cluster.reception
-        return not reception.seats and not list(reception.room.models())
+        there = self.site.until(lambda: not (reception.seats or [*reception.room.models()]))
+        asyncio.run_coroutine_threadsafe(there, self._loop).result()
 
 
 @contextmanager
@@ -99,11 +105,11 @@ def background(folder: Path, kind: str) -> Iterator[Background]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def there(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    before = psutil.Process().num_fds()
     with background(tmp_path_factory.mktemp("contract"), request.param) as server:
         yield server
-        assert server.idle()
-        files = psutil.Process().num_fds()
-        assert files < 200
+        server.settle()
+        until(lambda: psutil.Process().num_fds() < before + 100)
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), CASES, ids=lambda word: str(word).strip("/"))
@@ -121,7 +127,7 @@ def test_answers_are_as_announced(
             case.body["model"] = name
         if method == "DELETE" and swap:
             case.path_parameters["model"] = "unknown"
-        answer = case.call(base_url=there.site.url, timeout=20)
+        answer = case.call(base_url=there.site.url, timeout=QUIET_S)
         assert answer.status_code != 500
         case.validate_response(answer, checks=CHECKS)
 
@@ -158,7 +164,7 @@ def test_bytes_that_are_hardly_http_end_in_an_answer_or_a_closed_connection(
 async def send(url: str, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(QUIET_S):
             writer.write(sent)
             writer.write_eof()
             return await reader.readline()

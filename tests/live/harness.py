@@ -17,8 +17,9 @@ from modelium.live.journal import Journal
 from modelium.live.seats import RefusedError, Request
 from modelium.managers.emulated import EmulatedManager
 
-QUIET_S = 60.0
-"""Real seconds within which everything in these tests must have settled."""
+QUIET_S = 300.0
+"""Real seconds within which everything in these tests has settled, on the slowest machine."""
+NEVER_S = 1e6
 INSTANT = {"stages": {"process": 0.0}, "sleep_s": {}, "wake_s": {}, "speed": "inf"}
 
 STEADY = {
@@ -40,7 +41,7 @@ def live_input(
     settings = more.pop("settings", INSTANT)
     served = [Served(model, "emulated", None, settings, True) for model in models]  # type: ignore[arg-type]
     given = {
-        "deadlines": Deadlines(memory_back_s=2.0, stop_grace_s=1.0),
+        "deadlines": Deadlines(memory_back_s=QUIET_S, stop_grace_s=1.0),
         "limits": Limits(),
         **more,
     }
@@ -54,10 +55,20 @@ def live_input(
     )
 
 
-async def ask(cluster: LiveCluster, model: str, http: aiohttp.ClientSession) -> str:
-    """One small request, as the gateway would send it; returns the text."""
+async def ask(
+    cluster: LiveCluster,
+    model: str,
+    http: aiohttp.ClientSession,
+    after: asyncio.Event | None = None,
+) -> str:
+    """One small request, as the gateway would send it; returns the text.
+
+    It takes its seat at once, and asks its engine `after` something.
+    """
     seat = await cluster.reception.seat(Request(model))
     try:
+        if after is not None:
+            await after.wait()
         body = {"model": seat.engine.name, "prompt": "hello", "max_tokens": 4}
         async with http.post(f"{seat.engine.url}/v1/completions", json=body) as answer:
             given = await answer.json()
@@ -79,6 +90,8 @@ class LiveHarness:
         self.manager = EmulatedManager(folder=folder)
         self.runner = asyncio.Runner()
         self._asking: set[asyncio.Task[None]] = set()
+        self._answers = asyncio.Event()
+        """Requests are answered while there is plenty of time, and never in a moment."""
 
         async def make() -> LiveCluster:
             journal = Journal(folder / "journal.db")
@@ -106,7 +119,7 @@ class LiveHarness:
 
     async def _ask(self, model: str) -> None:
         with contextlib.suppress(RefusedError):
-            await ask(self.cluster, model, self.http)
+            await ask(self.cluster, model, self.http, self._answers)
             self.finished += 1
 
     def run(self, seconds: float) -> None:
@@ -119,10 +132,12 @@ class LiveHarness:
             await asyncio.sleep(0)
 
     async def _settle(self) -> None:
+        self._answers.set()
         async with asyncio.timeout(QUIET_S):
             while self.cluster.transitions_under_way() or self.cluster.reception.seats:
                 await asyncio.sleep(0.01)
             await self._turn(0.02)
+        self._answers.clear()
 
     def close(self) -> None:
         async def end() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,37 @@ from modelium.core import Model, Policy
 from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
 from modelium.live.driving import Driver
+from modelium.live.given import Deadlines
 from modelium.live.inventory import Inventory, PretendInventory
 from modelium.live.journal import Journal
 from modelium.live.life import alive
 from modelium.live.recording import about
 from modelium.managers.emulated import EmulatedManager
+from modelium.managers.engine import Engine, Order, Progress, StartError
 from modelium.registry import make_policy
 from modelium.testing.scenarios import nodes_of
-from tests.live.harness import ask, live_input
+from tests.live.harness import NEVER_S, QUIET_S, ask, live_input
+
+UNPROBED = Deadlines(
+    memory_back_s=QUIET_S, stop_grace_s=1.0, probe_every_s=NEVER_S, stall_s=NEVER_S
+)
+"""For engines that a test stops for as long as it likes."""
+
+
+class Held(EmulatedManager):
+    """Its engines start when the test lets them: a load lasts as long as the test needs it to."""
+
+    def __init__(self, *, folder: Path) -> None:
+        super().__init__(folder=folder)
+        self.go = threading.Event()
+
+    def start(self, order: Order, progress: Progress | None = None) -> Engine:
+        if progress is not None:
+            progress("process", 0.0)
+        while not self.go.wait(0.05):
+            if order.cancelled.is_set():
+                raise StartError(f"{order.model}: the start was given up")
+        return super().start(order, progress)
 
 
 @dataclass
@@ -34,6 +60,8 @@ class House:
     driver: Driver
     http: aiohttp.ClientSession
     news: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+    """Lets engines start, where the house was made with `held`."""
 
     async def ask(self, model: str) -> str:
         """One small request, sent once."""
@@ -52,9 +80,9 @@ class House:
     def said(self, kind: str) -> list[Mapping[str, Any]]:
         return [about for name, about in self.news if name == kind]
 
-    async def until(self, true: Any, within_s: float = 20.0) -> None:
+    async def until(self, true: Any) -> None:
         """Wait for something that news tell of."""
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(QUIET_S):
             while not true():
                 await asyncio.sleep(0.01)
 
@@ -71,11 +99,13 @@ async def house(
     inventory: Inventory | None = None,
     keep_engines: bool = False,
     faults: bool = False,
+    held: bool = False,
     **more: Any,
 ) -> AsyncIterator[House]:
     """A cluster under `policy`, from its start to its orderly end."""
     some, nodes = nodes_of(*(gpus or (1,)))
-    manager = EmulatedManager(folder=folder / "engines", faults=faults)
+    holder = Held(folder=folder / "engines")
+    manager = holder if held else EmulatedManager(folder=folder / "engines", faults=faults)
     cluster = LiveCluster(
         live_input(models, some, nodes, **more),
         {"emulated": manager},
@@ -90,7 +120,18 @@ async def house(
         aiohttp.ClientSession() as http,
         alive(cluster, made, keep_engines=keep_engines) as driver,
     ):
-        yield House(cluster, driver, http, news)
+        yield House(cluster, driver, http, news, holder.go)
+
+
+@contextmanager
+def frozen(engine: Engine) -> Iterator[None]:
+    """An engine does nothing meanwhile: what it was asked stays under way."""
+    assert engine.process is not None
+    os.kill(engine.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(engine.process.pid, signal.SIGCONT)
 
 
 def engines_of(folder: Path) -> list[int]:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ import yaml
 
 from modelium.client import Client
 
-WITHIN_S = 60.0
-GONE_S = 5.0
+WITHIN_S = 300.0
+"""Whatever a test waits for has come by then, on the slowest machine."""
+GONE_S = 30.0
+LOOK_S = 0.05
 
 
 @dataclass
@@ -56,8 +59,11 @@ class Running:
         assert event is not None, f"no {what} {about} in {self.events}; {told}"
         return event
 
-    def end(self, number: int = signal.SIGTERM) -> int:
+    def send(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.send(number)
         return self.process.wait(WITHIN_S)
 
     def hear(self) -> None:
@@ -105,27 +111,43 @@ def running(
             hearing.join()
 
 
+def until(true: Callable[[], Any]) -> Any:
+    """Look until a call gives something true; return that."""
+    until_s = time.monotonic() + WITHIN_S
+    while not (found := true()):
+        assert time.monotonic() < until_s, "it did not come true"
+        time.sleep(LOOK_S)
+    return found
+
+
 def left_behind(folder: Path) -> list[int]:
     """Processes whose command line names this folder."""
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any(str(folder) in word for word in process.info["cmdline"] or ())
-    ]
+    return [process.pid for process in _there(folder)]
 
 
 def still_there(folder: Path) -> list[str]:
-    """The command lines of such processes that are not gone within a moment.
+    """The command lines of such processes that do not go.
 
-    The system takes that moment: a killed process is listed until its memory is given back.
+    Those that were killed take a moment: they are listed until their memory is given back.
     """
-    there = [psutil.Process(pid) for pid in left_behind(folder) if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(there, timeout=GONE_S)
+    _, alive = psutil.wait_procs(_there(folder), timeout=GONE_S)
     return [f"{process.pid} {' '.join(process.cmdline())}" for process in alive]
 
 
 def sweep(folder: Path) -> None:
     """End what a test that failed has left."""
-    for pid in left_behind(folder):
+    there = _there(folder)
+    for process in there:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(there, timeout=GONE_S)
+
+
+def _there(folder: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]

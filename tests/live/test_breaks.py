@@ -13,12 +13,14 @@ import pytest
 from modelium.core import Load, Unload, Wake
 from modelium.live import watch
 from modelium.live.failures import Patience
+from modelium.live.given import Deadlines
 from modelium.live.seats import RefusedError, Request, Waiting
 from modelium.managers.emulated import EmulatedManager
 from modelium.managers.engine import Engine, EngineError, Order, Progress
 from modelium.rules import refusal
 from modelium.testing.scenarios import nodes_of
-from tests.live.house import engines_of, house
+from tests.live.harness import NEVER_S, QUIET_S
+from tests.live.house import House, engines_of, house
 from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Told, loaded, operations
 
 
@@ -34,7 +36,7 @@ def test_an_error_of_a_manager_fails_the_load(tmp_path: Path) -> None:
         async with house(tmp_path, [A], patience=Patience(tries=1)) as here:
             here.cluster.managers = {"emulated": Breaks(folder=tmp_path / "engines")}
             with pytest.raises(RefusedError, match="a cannot be loaded: KeyError: 'version'"):
-                async with asyncio.timeout(5.0):
+                async with asyncio.timeout(QUIET_S):
                     await here.ask("a")
             await here.until(lambda: not here.cluster.state.instances)
             assert here.cluster.room.held == WHOLE
@@ -184,12 +186,16 @@ def test_a_request_whose_listener_breaks_leaves_the_queue(tmp_path: Path) -> Non
 
 
 def test_a_second_signal_ends_the_wait_for_requests(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with house(tmp_path, [A], policy=Idle()) as here:
-            cluster = here.cluster
-            await loaded(here)
-            await cluster.reception.seat(Request("a"))
-            hurried = replace(cluster.deadlines, shutdown_s=0.0)
-            cluster.loop.call_later(0.2, setattr, cluster, "deadlines", hurried)
+    async def hurry(here: House) -> None:
+        await here.until(lambda: here.cluster.reception.closed)
+        here.cluster.deadlines = replace(here.cluster.deadlines, shutdown_s=0.0)
 
-    asyncio.run(asyncio.wait_for(run(), 10.0))
+    async def run() -> None:
+        patient = Deadlines(shutdown_s=NEVER_S)
+        async with house(tmp_path, [A], policy=Idle(), deadlines=patient) as here:
+            await loaded(here)
+            await here.cluster.reception.seat(Request("a"))
+            hurrying = asyncio.create_task(hurry(here))
+        await hurrying
+
+    asyncio.run(asyncio.wait_for(run(), QUIET_S))

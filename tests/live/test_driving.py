@@ -13,6 +13,7 @@ from modelium.policies.diff import Target
 from modelium.policies.lru import Lru
 from modelium.policies.planned import Planned
 from modelium.testing.scenarios import model
+from tests.live.harness import QUIET_S
 from tests.live.house import house
 
 A = model("a", 60)
@@ -57,7 +58,7 @@ def test_misses_are_answered_while_a_plan_is_searched(tmp_path: Path) -> None:
     def plan(state: ClusterState) -> Callable[[], Any]:
         def search() -> Target:
             searching.set()
-            assert go_on.wait(20.0)
+            assert go_on.wait(QUIET_S)
             return {"a": [], "b": [("n0g1",)]}
 
         return search

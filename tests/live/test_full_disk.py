@@ -16,6 +16,7 @@ from modelium.live.failures import Patience
 from modelium.live.journal import JournalError
 from modelium.live.seats import RefusedError
 from modelium.testing.scenarios import model
+from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
 
 SMALL = [model("a", 20), model("b", 20)]
@@ -42,7 +43,7 @@ def test_a_full_disk_refuses_loads_and_nothing_else(tmp_path: Path) -> None:
                 for _ in range(5):
                     assert await here.ask("a")
                 with pytest.raises(RefusedError, match=r"the journal cannot be used: .*full") as no:
-                    async with asyncio.timeout(5.0):
+                    async with asyncio.timeout(QUIET_S):
                         await here.ask("b")
                 assert no.value.status == 503
                 assert here.cluster.journal.failing

@@ -64,6 +64,13 @@ class Asker:
         """What it wrote to stderr."""
         return self.process.communicate()[1]
 
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        said = self.end()
+        assert failed or said == ""
+
 
 @pytest.fixture
 def driver(tmp_path: Path) -> FakeDriver:
@@ -72,10 +79,9 @@ def driver(tmp_path: Path) -> FakeDriver:
 
 @pytest.fixture
 def asker(driver: FakeDriver) -> Iterator[Asker]:
-    asker = Asker(driver)
-    assert asker.greeting == "ready"
-    yield asker
-    assert asker.end() == ""
+    with Asker(driver) as asker:
+        assert asker.greeting == "ready"
+        yield asker
 
 
 def test_a_gpu_is_told_by_its_catalogue_name(asker: Asker) -> None:
@@ -138,16 +144,15 @@ def test_a_gpu_is_lost_and_comes_back(driver: FakeDriver, asker: Asker) -> None:
 def test_a_gpu_that_is_lost_from_the_start_has_its_place(driver: FakeDriver) -> None:
     driver.status[0] = LOST
     driver.write()
-    asker = Asker(driver)
-    assert [bool(r["lost"]) for r in asker.read()] == [True, False, False]
-    driver.status[0] = 0
-    driver.write()
-    asker.read()
-    assert [r["uuid"] for r in asker.read()] == ["GPU-0000", "GPU-0001", "GPU-0002"]
-    driver.status[0] = LOST
-    driver.write()
-    assert asker.read()[0]["uuid"] == "GPU-0000"
-    assert asker.end() == ""
+    with Asker(driver) as asker:
+        assert [bool(r["lost"]) for r in asker.read()] == [True, False, False]
+        driver.status[0] = 0
+        driver.write()
+        asker.read()
+        assert [r["uuid"] for r in asker.read()] == ["GPU-0000", "GPU-0001", "GPU-0002"]
+        driver.status[0] = LOST
+        driver.write()
+        assert asker.read()[0]["uuid"] == "GPU-0000"
 
 
 def test_gpus_keep_their_number_when_the_driver_counts_anew(
@@ -170,12 +175,11 @@ def test_a_gpu_that_is_added_gets_a_number_of_its_own(driver: FakeDriver) -> Non
     names, uuids = driver.names, driver.uuids
     driver.names, driver.uuids = [names[0], names[2]], [uuids[0], uuids[2]]
     driver.write()
-    asker = Asker(driver)
-    asker.read()
-    driver.names, driver.uuids = names, uuids
-    driver.write()
-    assert [r["uuid"] for r in asker.read()] == [uuids[0], uuids[2], uuids[1]]
-    assert asker.end() == ""
+    with Asker(driver) as asker:
+        asker.read()
+        driver.names, driver.uuids = names, uuids
+        driver.write()
+        assert [r["uuid"] for r in asker.read()] == [uuids[0], uuids[2], uuids[1]]
 
 
 def test_a_driver_that_is_restarted_is_found_again(driver: FakeDriver, asker: Asker) -> None:
@@ -218,10 +222,9 @@ def pretend() -> PretendInventory:
 
 @pytest.fixture
 def child() -> Iterator[psutil.Process]:
-    process = subprocess.Popen(["sleep", "60"])
-    yield psutil.Process(process.pid)
-    process.kill()
-    process.wait()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
 
 
 def test_pretended_gpus_are_as_configured(pretend: PretendInventory) -> None:
@@ -261,14 +264,13 @@ def test_what_a_process_holds_counts_while_it_lives(
 
 
 def test_a_dead_child_that_nobody_waited_for_holds_nothing(pretend: PretendInventory) -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    started_s = psutil.Process(process.pid).create_time()
-    pretend.hold(process.pid, started_s, 0, GIB)
-    assert pretend.read()[0].used_bytes == GIB
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert pretend.read()[0].used_bytes == 0
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started_s = psutil.Process(process.pid).create_time()
+        pretend.hold(process.pid, started_s, 0, GIB)
+        assert pretend.read()[0].used_bytes == GIB
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert pretend.read()[0].used_bytes == 0
 
 
 def test_another_process_with_the_same_number_is_not_it(

@@ -6,18 +6,21 @@ import asyncio
 import gc
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from modelium.live.failures import Patience
 from modelium.live.given import Deadlines
 from modelium.live.journal import Journal
 from modelium.live.recording import read_run
 from modelium.live.seats import RefusedError, Request, Waiting
+from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
-from tests.live.harness import INSTANT
-from tests.live.house import engines_of, house
+from tests.live.harness import INSTANT, NEVER_S
+from tests.live.house import UNPROBED, House, engines_of, frozen, house
 
 SLOW = {**INSTANT, "stages": {"process": 0.2, "weights": 0.3}, "speed": 1.0}
 TWO = [model("a", 60), model("b", 60)]
@@ -148,8 +151,6 @@ def test_an_idle_engine_that_dies_leaves_the_books(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_given_up_with_its_cause(tmp_path: Path) -> None:
-    from modelium.live.failures import Patience
-
     async def run() -> None:
         broken = {**INSTANT, "fault": "fail_start"}
         patience = Patience(tries=2, first_s=0.05)
@@ -176,13 +177,15 @@ def test_a_load_that_ran_out_of_memory_makes_more_room_and_is_tried_once_more(
 ) -> None:
     async def run() -> None:
         hungry = {**INSTANT, "fault": "out_of_memory"}
-        async with house(tmp_path, [model("a", 60)], settings=hungry, faults=True) as here:
+        resting = Patience(first_s=NEVER_S)  # would never be over
+        async with house(
+            tmp_path, [model("a", 60)], settings=hungry, faults=True, patience=resting
+        ) as here:
             before = here.cluster.state.models["a"].bytes_per_gpu()
             asking = asyncio.create_task(here.ask("a"))
             await here.until(lambda: len(here.cluster.decisions) == 2)
             assert here.cluster.state.models["a"].bytes_per_gpu() > before
-            first, second = (line for _, line in here.cluster.decisions)
-            assert second.at_s - (first.end_s or 0.0) < 1.0  # no rest
+            assert [line.kind for _, line in here.cluster.decisions] == ["load", "load"]
             asking.cancel()
 
     asyncio.run(run())
@@ -191,9 +194,10 @@ def test_a_load_that_ran_out_of_memory_makes_more_room_and_is_tried_once_more(
 def test_a_load_past_its_deadline_fails(tmp_path: Path) -> None:
     async def run() -> None:
         for_ever = {**INSTANT, "stages": {"process": 0.0, "weights": 1000.0}, "speed": 1.0}
+        once = Patience(first_s=NEVER_S)
         deadlines = Deadlines(load_s=0.5, stop_grace_s=1.0)
         async with house(
-            tmp_path, [model("a", 60)], settings=for_ever, deadlines=deadlines
+            tmp_path, [model("a", 60)], settings=for_ever, deadlines=deadlines, patience=once
         ) as here:
             asking = asyncio.create_task(here.ask("a"))
             await here.until(lambda: any(line.error for _, line in here.cluster.decisions))
@@ -222,14 +226,21 @@ def test_the_end_comes_in_order_while_loads_are_under_way(tmp_path: Path) -> Non
 
 def test_requests_in_flight_finish_before_the_end(tmp_path: Path) -> None:
     async def run() -> None:
-        step = {"decode_c": 0.05, "mixed_c": 0.05}
-        slow = {**INSTANT, "engine": {"kind": "generate", "kv_tokens": 1000, "step": step}}
-        slow["speed"] = 1.0
-        async with house(tmp_path, [model("a", 60)], settings=slow) as here:
+        patient = replace(UNPROBED, shutdown_s=NEVER_S)
+        async with house(tmp_path, [model("a", 60)], deadlines=patient) as here:
             await here.ask("a")
-            asking = [asyncio.create_task(here.ask("a")) for _ in range(5)]
+            [engine] = here.cluster.engines.values()
+            asking = asyncio.create_task(ask_at_the_end(here, engine))
             await here.until(lambda: len(here.cluster.reception.seats) == 5)
-        assert all(await asyncio.gather(*asking))
+        assert all(await asking)
+
+    async def ask_at_the_end(here: House, engine: Engine) -> list[str]:
+        """The engine works again when the end has begun."""
+        with frozen(engine):
+            asking = [asyncio.create_task(here.ask("a")) for _ in range(5)]
+            await here.until(lambda: here.cluster.reception.closed)
+            assert not any(asked.done() for asked in asking)
+        return await asyncio.gather(*asking)
 
     asyncio.run(run())
 

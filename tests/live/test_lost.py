@@ -9,6 +9,7 @@ from modelium.core import Load, Sleep, Unload, Wake
 from modelium.live import watch
 from modelium.live.given import Deadlines
 from modelium.live.seats import Request
+from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
 from tests.live.idle import TWO, WHOLE, A, Idle, loaded
 
@@ -63,7 +64,7 @@ def test_a_gpu_lost_under_a_copy_that_drains_ends_the_wait(tmp_path: Path) -> No
             seat = await here.cluster.reception.seat(Request("a"))  # its engine never answers
             here.cluster.start(Unload(name, "the test", drain=True))
             watch.lose(here.cluster, "n0g0", "it burns")
-            await here.until(lambda: not here.cluster.state.instances, 5.0)
+            await here.until(lambda: not here.cluster.state.instances)
             seat.lost("its engine is gone")
             assert here.cluster.reception.meters == {}
 
@@ -78,7 +79,7 @@ def test_the_end_does_not_wait_for_ever_for_a_copy_that_drains(tmp_path: Path) -
             await here.cluster.reception.seat(Request("a"))
             here.cluster.start(Unload(name, "the test", drain=True))
 
-    asyncio.run(asyncio.wait_for(run(), 15.0))
+    asyncio.run(asyncio.wait_for(run(), QUIET_S))
     assert engines_of(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ from modelium.live.reception import House as Rules
 from modelium.live.roster import PINS
 from modelium.live.seats import RefusedError, Request
 from modelium.testing.scenarios import model, nodes_of
-from tests.live.harness import INSTANT
+from tests.live.harness import INSTANT, QUIET_S
 from tests.live.house import engines_of, house
 from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Told, loaded, operations
 
@@ -24,7 +24,7 @@ def test_a_model_that_is_removed_while_it_loads_is_gone(tmp_path: Path) -> None:
         async with house(tmp_path, TWO, settings=FOR_EVER) as here:
             asking = asyncio.create_task(here.ask("a"))
             await here.until(lambda: engines_of(tmp_path))
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(QUIET_S):
                 await operations(here).remove("a")
             with pytest.raises(RefusedError, match="being removed"):
                 await asking
