@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from modelium.client import Client
 from tests.live import tiny
-from tests.live.running import Running, running, sweep
+from tests.live.running import WITHIN_S, Running, running, sweep
 
 CONFIG = {
     "cluster": {"gpus": [{"kind": "h100-80g", "memory": "40GiB", "count": 1}]},
@@ -51,16 +53,38 @@ def server(folder: Path, key: str) -> Iterator[Running]:
 
 
 @pytest.fixture
-def modelium(server: Running, key: str) -> Said:
+def modelium(server: Running, key: str) -> Iterator[Said]:
+    """A command for the server; what a test has pinned is free again after it."""
+
     def run(*args: str, key: str = key) -> tuple[int, str, str]:
         ended = subprocess.run(
             [sys.executable, "-m", "modelium", *args],
-            cwd=server.folder, capture_output=True, text=True, timeout=120,
+            cwd=server.folder, capture_output=True, text=True, timeout=WITHIN_S,
             env={**os.environ, "MODELIUM_URL": server.url, "MODELIUM_API_KEY": key},
         )  # fmt: skip
         return ended.returncode, ended.stdout, ended.stderr
 
-    return run
+    yield run
+    there = Client(server.url, key)
+    for model in there.models():
+        if model["pinned"]:
+            there.act(model["name"], "unpin")
+
+
+@contextmanager
+def watching(folder: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """`modelium watch`, which has begun to tell; it ends with the test."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "modelium", "watch", "--json"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **env},
+    ) as watch:  # fmt: skip
+        try:
+            assert watch.stdout is not None
+            assert watch.stdout.readline()  # something is told every second
+            yield watch
+        finally:
+            watch.kill()
 
 
 def test_a_model_is_loaded_seen_explained_and_unloaded(modelium: Said) -> None:
@@ -104,22 +128,15 @@ def test_a_trace_is_replayed_and_its_use_is_told(modelium: Said, server: Running
 
 
 def test_events_are_printed_as_they_come(modelium: Said, server: Running, key: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "modelium", "watch", "--json"],
-        cwd=server.folder, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "MODELIUM_URL": server.url, "MODELIUM_API_KEY": key},
-    ) as watching:  # fmt: skip
-        assert watching.stdout is not None
-        assert watching.stdout.readline()  # something is told every second
+    with watching(server.folder, MODELIUM_URL=server.url, MODELIUM_API_KEY=key) as watch:
         assert modelium("load", "qwen2.5-7b")[0] == 0
         assert modelium("unload", "qwen2.5-7b")[0] == 0
         kinds = set()
-        for line in watching.stdout:
+        for line in watch.stdout or ():
             event = json.loads(line)
             kinds.add(event["event"])
             if event["event"] == "done" and event["kind"] == "unload":
                 break
-        watching.terminate()
     assert {"decision", "done"} <= kinds
 
 
@@ -202,16 +219,13 @@ def test_another_server_is_told_apart(other: Callable[[str], str], body: str) ->
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_who_watches_is_told_of_the_end(tmp_path: Path, how: int) -> None:
-    with running(tmp_path, CONFIG | {"gateway": {}}, "--emulate") as server:
-        command = [sys.executable, "-m", "modelium", "watch", "--json", "--url", server.url]
-        with subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as watching:
-            assert watching.stdout is not None
-            assert watching.stdout.readline()
-            server.end(how)
-            _, err = watching.communicate(timeout=60)
-    assert watching.returncode == 2
+    with (
+        running(tmp_path, CONFIG | {"gateway": {}}, "--emulate") as server,
+        watching(tmp_path, MODELIUM_URL=server.url) as watch,
+    ):
+        server.end(how)
+        _, err = watch.communicate(timeout=WITHIN_S)
+    assert watch.returncode == 2
     [line] = err.splitlines()
     assert line.startswith(f"modelium: {server.url} ")
 
@@ -229,13 +243,13 @@ def test_a_replay_from_within_has_the_key_and_tells_its_end(tmp_path: Path) -> N
         assert server.end() == 0
     sweep(tmp_path)
     with running(tmp_path, CONFIG, *options, env={"MODELIUM_API_KEY": "mk-wrong"}) as server:
-        assert server.process.wait(60) == 2
+        assert server.process.wait(WITHIN_S) == 2
     assert "401: unknown API key" in (tmp_path / "stderr").read_text().splitlines()[-1]
 
 
 def _modelium(*args: str) -> tuple[int, str, str]:
     ended = subprocess.run(
-        [sys.executable, "-m", "modelium", *args], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "modelium", *args], capture_output=True, text=True, timeout=WITHIN_S
     )
     return ended.returncode, ended.stdout, ended.stderr
 

@@ -15,7 +15,7 @@ PLAY = """
 import nbformat, sys
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], 4)
-NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
 nbformat.write(notebook, sys.argv[2])
 """
 
@@ -36,7 +36,7 @@ def test_it_runs_and_its_outputs_are_kept(file: Path, tmp_path: Path) -> None:
         cwd=NOTEBOOKS,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=2000,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     kept = nbformat.read(file, 4)

@@ -61,7 +61,7 @@ def seen(request, page, tmp_path_factory):
         f"--user-data-dir={folder}/profile",
         f"file://{folder}/frame.html",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     body = re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]
     return json.loads(html.unescape(body))
 

@@ -156,35 +156,38 @@ def test_what_is_put_into_incoming_is_taken_in_once_it_is_whole(tmp_path: Path) 
 
     def wait_for(count: int) -> None:
         with heard:
-            assert heard.wait_for(lambda: len(told) >= count, 20.0), told
+            assert heard.wait_for(lambda: len(told) >= count, 300.0), told
 
-    source = put(tmp_path / "source")
+    def put_in(name: str, files: dict[str, bytes]) -> Path:
+        """All of them at once: one after another, a slow machine would let some lie for a while."""
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        return folder.rename(repository.incoming / name)
+
+    files = {file.name: file.read_bytes() for file in put(tmp_path / "source").iterdir()}
+    weights = files["model.safetensors"]
     with watch(repository, hear, still_s=0.3):
-        half = repository.incoming / "org--half"
-        half.mkdir()
-        shutil.copy(source / "config.json", half)
-        whole = (source / "model.safetensors").read_bytes()
-        (half / "model.safetensors").write_bytes(whole[:100])  # being copied
-        shutil.copytree(source, repository.incoming / "good")
+        half = put_in("org--half", {**files, "model.safetensors": weights[:100]})
+        put_in("good", files)
         wait_for(1)
         assert told[0][0] == "good"
         assert told[0][1] is not None
-        (half / "model.safetensors").write_bytes(whole)
+        (half / "model.safetensors").write_bytes(weights)
         wait_for(2)
         assert told[1][0] == "org/half"
-        bad = repository.incoming / "bad"
-        bad.mkdir()
-        (bad / "readme.txt").write_text("no model")
+        bad = put_in("bad", {"readme.txt": b"no model"})
         wait_for(3)
         assert told[2][1] is None
         why = repository.incoming / "bad.why.txt"
         assert why.read_text().strip() == told[2][2]
-        for file in source.iterdir():  # it is put right
-            shutil.copy(file, bad)
+        shutil.rmtree(bad)  # it is put right
+        put_in("bad", files)
         wait_for(4)
         assert told[3][1] is not None
         assert not why.exists()
-        shutil.copytree(source, repository.incoming / "good")
+        put_in("good", files)
         wait_for(5)
         assert "delete it first" in told[4][2]
         repository.remove_model("good")
