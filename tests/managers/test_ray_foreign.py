@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +19,21 @@ from modelium.managers.engine import StartError
 from modelium.managers.ports import Ports
 from modelium.managers.ray import RayManager
 from modelium.managers.ray_head import COMMON, LOCAL
-from tests.managers.ray_house import ONE_THREAD, PORTS_FROM, double, needs_ray, order, post
+from tests.managers.ray_house import (
+    DEADLINE_S,
+    ONE_THREAD,
+    PORTS_FROM,
+    double,
+    needs_ray,
+    order,
+    post,
+    until,
+)
 
 pytestmark = [pytest.mark.engines, needs_ray()]
 
 HOST = "127.0.0.1"
-STARTED_S = 120.0
+STARTED = "Ray runtime started"
 ACTORS = """
 import json, sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
@@ -61,7 +69,12 @@ class Foreign:
         """What a program in Ray's environment prints at its end."""
         command = [str(self.program.parent / "python"), "-c", code, self.address, *words]
         made = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
         )
         assert made.returncode == 0, made.stderr[-3000:]
         return (made.stdout.strip().splitlines() or [""])[-1]
@@ -87,24 +100,23 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
     log = tmp_path / "head.log"
     with log.open("wb") as out:
         child = subprocess.Popen(command, env=own, stdout=out, stderr=out, start_new_session=True)
-    until_s = time.monotonic() + STARTED_S
-    while "Ray runtime started" not in log.read_text():
-        assert child.poll() is None, log.read_text()
-        assert time.monotonic() < until_s, log.read_text()
-        time.sleep(0.1)
     process = psutil.Process(child.pid)
-    yield Foreign(process, f"{HOST}:{head}", own, program, ports)
-    members = process.children(recursive=True) if process.is_running() else []
-    child.terminate()
     try:
-        child.wait(20)
-    except subprocess.TimeoutExpired:  # Ray takes its time with actors that live
-        child.kill()
-        child.wait()
-    for one in psutil.wait_procs(members, timeout=20.0)[1]:
-        with suppress(psutil.Error):
-            one.kill()
-    subprocess.run(["rm", "-rf", str(place)], check=True)
+        until("it runs", lambda: child.poll() is not None or STARTED in log.read_text())
+        assert child.poll() is None, log.read_text()
+        yield Foreign(process, f"{HOST}:{head}", own, program, ports)
+    finally:
+        members = process.children(recursive=True) if process.is_running() else []
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:  # Ray takes its time with actors that live
+            child.kill()
+            child.wait()
+        for one in psutil.wait_procs(members, timeout=20.0)[1]:
+            with suppress(psutil.Error):
+                one.kill()
+        subprocess.run(["rm", "-rf", str(place)], check=True)
 
 
 def theirs(foreign: Foreign, folder: Path) -> RayManager:

@@ -15,7 +15,16 @@ import pytest
 
 from modelium.managers.engine import Engine, StartError
 from tests.managers import ray_house
-from tests.managers.ray_house import double, manager, needs_ray, order, post, processes_of, until
+from tests.managers.ray_house import (
+    DEADLINE_S,
+    double,
+    manager,
+    needs_ray,
+    order,
+    post,
+    processes_of,
+    until,
+)
 
 pytestmark = [pytest.mark.engines, needs_ray()]
 
@@ -37,14 +46,15 @@ def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> 
     later = None
     try:
         root = Path(ray_house.__file__).parents[2]
-        subprocess.run(words, check=False, timeout=200, cwd=root)
+        subprocess.run(words, check=False, timeout=DEADLINE_S, cwd=root)
         kept, lost = (Engine.from_dict(one) for one in json.loads(out.read_text()))
         later = manager(logs)
         assert later.adopt(kept)
         assert not later.adopt(Engine.from_dict({**kept.as_dict(), "instance": "other#1"}))
         gone = lost.extra["pids"]
         assert [told.split()[-1] for told in later.sweep([kept])] == [lost.extra["app"]]
-        assert not any(psutil.pid_exists(pid) for pid in gone)
+        left = [psutil.Process(pid) for pid in gone if psutil.pid_exists(pid)]
+        assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
         assert post(kept, "/", {"x": [3]})[1]["y"] == [6]
         later.close()
         assert post(kept, "/", {"x": [3]})[1]["y"] == [6], "close leaves engines that run"
@@ -52,7 +62,7 @@ def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> 
 
         head = psutil.Process(later._ray.process.pid)  # type: ignore[union-attr]
         head.kill()
-        until("gone", 10.0, lambda: "head has ended" in later.trouble(kept))
+        until("gone", lambda: "head has ended" in later.trouble(kept))
         again = later.start(order("again#1", path))
         later.stop(kept, 0.0)
         assert post(again, "/", {"x": [5]})[1]["y"] == [10]
@@ -77,7 +87,7 @@ def test_a_sweep_ends_a_ray_that_nobody_knows(tmp_path: Path) -> None:
     later = manager(logs)
     try:
         root = Path(ray_house.__file__).parents[2]
-        subprocess.run(words, check=False, timeout=200, cwd=root)
+        subprocess.run(words, check=False, timeout=DEADLINE_S, cwd=root)
         assert len(later.sweep([])) == 2
         later.close()
         assert processes_of(logs) == []

@@ -64,7 +64,7 @@ def shapes(ray: RayManager, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def raw(engine: Engine, method: str, path: str, body: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and bytes of one request."""
     address = urlsplit(engine.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=400)
     try:
         connection.request(method, address.path + path, body)
         answer = connection.getresponse()
