@@ -28,6 +28,7 @@ pytestmark = [
 RUNTIMES = {"v1": "vllm", "v2": "vllm", "t1": "triton", "t2": "triton", "r1": "ray"}
 REQUESTS = 40
 SPAN_S = 60.0
+STOPPING = "the server is stopping"
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -99,8 +100,9 @@ def test_a_trace_is_served_by_all_three(tmp_path: Path) -> None:
             assert {RUNTIMES[line["model"]] for line in lines} == {"vllm", "triton", "ray"}
             assert server.end() == 0
         assert still_there(tmp_path) == []
-        summary = Run.read(tmp_path / "run" / "out").summary
-        assert summary["requests"]["completed"] == REQUESTS
-        assert summary["failed_actions"] == 0
+        run = Run.read(tmp_path / "run" / "out")
+        assert run.summary["requests"]["completed"] == REQUESTS
+        errors = {line["error"] for line in run.decisions.to_pylist()}
+        assert errors <= {"", STOPPING}, "the plan may have begun something as the end came"
     finally:
         sweep(tmp_path)

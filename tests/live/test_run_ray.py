@@ -13,14 +13,14 @@ from openai import OpenAI
 
 from modelium.managers import environment
 from tests.live import tiny
-from tests.live.running import Running, running, still_there, sweep
+from tests.live.running import WITHIN_S, Running, running, still_there, sweep
 from tests.managers.ray_house import double, needs_ray, processes_of
 
 pytestmark = [pytest.mark.engines, needs_ray()]
 
 
 def post(server: Running, path: str, body: dict[str, Any]) -> Any:
-    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=120)
+    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=WITHIN_S)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -105,7 +105,7 @@ def test_who_waits_for_a_replica_that_does_not_return_is_served_by_another(tmp_p
             replica.kill()
             replica.wait()
             asking = pool.submit(post, server, "/predict/late", {})  # waits in Ray's own proxy
-            assert asking.result(150) == {"from": 3}
+            assert asking.result(WITHIN_S) == {"from": 3}
             assert server.wait_for("lost")["instance"] == "late#1"
             assert server.end() == 0
         assert processes_of(logs) == still_there(tmp_path) == []

@@ -10,7 +10,7 @@ import pytest
 
 from modelium.managers import environment, triton_layout
 from tests.live import tiny
-from tests.live.running import Running, running, still_there, sweep
+from tests.live.running import WITHIN_S, Running, running, still_there, sweep
 from tests.managers.ray_house import needs_ray
 from tests.managers.triton_house import FAIL, ONE_THREAD, REFUSE, config, double, needs_triton
 
@@ -29,7 +29,7 @@ class Own:
 
 def refused(server: Running, path: str, body: dict[str, Any]) -> tuple[int, str]:
     """Status and words of an answer that is none."""
-    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=200)
+    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=WITHIN_S)
     error = answer.json()["error"]
     return answer.status_code, error["message"] if isinstance(error, dict) else error
 

@@ -12,14 +12,14 @@ from openai import OpenAI
 
 from modelium.managers import triton_layout
 from tests.live import tiny
-from tests.live.running import Running, left_behind, running, still_there, sweep
+from tests.live.running import WITHIN_S, Running, left_behind, running, still_there, sweep
 from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx
 
 pytestmark = [pytest.mark.engines, needs_triton()]
 
 
 def post(server: Running, path: str, body: dict[str, Any]) -> Any:
-    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=120)
+    answer = httpx2.post(f"{server.url}{path}", json=body, timeout=WITHIN_S)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -70,7 +70,7 @@ def test_flags_that_take_several_values_are_those_of_the_installed_vllm() -> Non
     )
     told = subprocess.run(
         [str(program.parent / "python"), "-c", code],
-        env=environment.variables(program), capture_output=True, text=True, timeout=180, check=True,
+        env=environment.variables(program), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     words = re.findall(r"--([a-z-]+)", told.stdout.rpartition("SEVERAL")[2])
     assert {word.replace("-", "_") for word in words} == SEVERAL

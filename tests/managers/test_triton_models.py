@@ -28,7 +28,7 @@ from tests.managers.triton_house import (
     tensor,
     torchscript,
 )
-from tests.managers.vllm_house import processes_of
+from tests.managers.vllm_house import end_all, processes_of
 
 pytestmark = [pytest.mark.engines, needs_triton()]
 
@@ -36,7 +36,9 @@ pytestmark = [pytest.mark.engines, needs_triton()]
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonManager]:
     folder = tmp_path_factory.mktemp("triton-models")
-    yield manager(folder / "logs")
+    made = manager(folder / "logs")
+    yield made
+    assert end_all(made._processes) == []
     assert processes_of(folder) == []
 
 
@@ -205,7 +207,7 @@ def test_a_damaged_file_is_refused_with_its_cause(triton: TritonManager, tmp_pat
 
 def _counted(engine: Engine) -> tuple[int, int]:
     host, _, port = engine.url.removeprefix("http://").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE_S)
     connection.request("GET", f"/v2/models/{engine.name}/stats")
     told = json.loads(connection.getresponse().read())["model_stats"][0]
     connection.close()

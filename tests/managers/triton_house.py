@@ -19,7 +19,8 @@ from modelium.managers.triton import TritonManager
 from tests.managers.vllm_house import free_port
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-DEADLINE_S = 200.0
+DEADLINE_S = 400.0
+"""Whatever a test waits for has come by then, on the slowest machine."""
 
 MODEL = """
 import json, os, time
@@ -116,7 +117,9 @@ def began(instance: str, path: Path) -> Path:
     return path.parent / f"{instance}.began"
 
 
-def infer(engine: Engine, *tensors: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
+def infer(
+    engine: Engine, *tensors: dict[str, Any], timeout_s: float = DEADLINE_S
+) -> dict[str, Any]:
     """Outputs by name; an error as {"error": ..., "status": ...}, as the server says it."""
     address = urlsplit(engine.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
@@ -137,7 +140,7 @@ def tensor(name: str, kind: str, *values: Any, shape: list[int] | None = None) -
     return {"name": name, "datatype": kind, "shape": shape or [len(values)], "data": list(values)}
 
 
-def doubled(engine: Engine, *values: float, timeout_s: float = 60.0) -> Any:
+def doubled(engine: Engine, *values: float, timeout_s: float = DEADLINE_S) -> Any:
     """What `double` makes of numbers."""
     told = infer(engine, tensor("X", "FP32", *values), timeout_s=timeout_s)
     return told.get("Y", told.get("error"))

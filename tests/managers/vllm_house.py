@@ -26,7 +26,7 @@ SMALL = {
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Threads that spin for each other make two servers on two cores crawl."""
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 
 
 def needs_vllm() -> pytest.MarkDecorator:
@@ -74,6 +74,14 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def end_all(processes: Processes) -> list[str]:
+    """End what of a manager's runs still, which is what tests that failed have left; its names."""
+    left = list(processes.left([]))
+    for name in left:
+        processes.end(name, None, 0.0)
+    return left
+
+
 def tree(engine: Engine) -> list[psutil.Process]:
     """Its processes: the server, the engine's core, its workers."""
     assert engine.process is not None
@@ -93,7 +101,9 @@ def running(some: list[psutil.Process]) -> list[psutil.Process]:
 
 def client(engine: Engine) -> openai.OpenAI:
     """The client that users have; close it."""
-    return openai.OpenAI(base_url=f"{engine.url}/v1", api_key="none", max_retries=0, timeout=120)
+    return openai.OpenAI(
+        base_url=f"{engine.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S
+    )
 
 
 def completion(engine: Engine, prompt: str = "Once", tokens: int = 12) -> str:

@@ -28,10 +28,12 @@ def both(
     folder = tmp_path_factory.mktemp("like-vllm")
     real_manager = vllm_manager(folder / "logs")
     real = real_manager.start(order("m", tiny.llama(folder / "m")))
-    ours = manager.start(Order("like#1", "m", settings={**AT_ONCE, "max_model_len": 2048}))
-    yield Client(real), Client(ours)
-    manager.stop(ours)
-    real_manager.stop(real)
+    try:
+        ours = manager.start(Order("like#1", "m", settings={**AT_ONCE, "max_model_len": 2048}))
+        yield Client(real), Client(ours)
+        manager.stop(ours)
+    finally:
+        real_manager.stop(real)
 
 
 def keys(value: Any) -> Any:
