@@ -38,7 +38,7 @@ def make_policy(
     A policy with a parameter `seed` gets `rng_seed` unless `text` gives one. One that is told the
     future (class attribute `wants_trace`) gets each model's arrival times from `trace`, as its
     keyword `future`; `models` are all that the cluster serves. Raises PolicyError for unknown
-    names, unknown or missing parameters and values of the wrong type.
+    names, unknown or missing parameters, values of the wrong type and periods of no length.
     """
     name, _, rest = text.partition(":")
     name = name.strip()
@@ -56,6 +56,11 @@ def make_policy(
         example = ",".join(f"{key}=…" for key in missing)
         raise PolicyError(f"policy {name!r} needs {', '.join(missing)}: write {name}:{example}")
     policy: Policy = maker(**given)
+    every_s = getattr(policy, "every_s", None)
+    if every_s is not None and not every_s > 0:
+        raise PolicyError(
+            f"policy {name!r} would be asked every {every_s:g} s: give a time above 0"
+        )
     return policy
 
 

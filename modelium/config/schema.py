@@ -291,7 +291,7 @@ class Orchestration(Section):
     """idle_ttl: an instance that was idle this long is unloaded."""
     min_qps_threshold: Annotated[float, Field(ge=0)] | None = None
     """idle_ttl: a model with at least this request rate stays."""
-    decision_interval_seconds: Seconds | None = None
+    decision_interval_seconds: Annotated[Seconds, Field(gt=0)] | None = None
     """How often policies are asked when nothing happens."""
     max_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of each GPU's memory that models may use."""
