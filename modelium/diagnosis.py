@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import modelium
 from modelium import catalog
 from modelium.config import Config, examine, find, make_plan, search
 from modelium.config.live import Ray, Triton
@@ -189,8 +188,11 @@ def _disk(folder: Path) -> Finding:
 
 def _compiled() -> Finding:
     """Whether compiled kernels can be kept: without that, each run compiles them again."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or modelium.__path__[0])
-    if os.access(folder, os.W_OK):
-        return Finding(OK, "kernels", f"compiled once, kept in {folder}")
-    says = f"compiled anew unless numba finds another place: {folder} cannot be written"
+    from modelium.sim.native import folder
+
+    kept = folder()
+    place = next(path for path in (kept, *kept.parents) if path.exists())
+    if os.access(place, os.W_OK):
+        return Finding(OK, "kernels", f"compiled once, kept in {kept}")
+    says = f"compiled anew in each run: {kept} cannot be written"
     return Finding(NOTE, "kernels", f"{says} (set NUMBA_CACHE_DIR)")

@@ -29,6 +29,7 @@ from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     AWAKE,
     OUT,
+    READY,
     Option,
     Ranking,
     Survey,
@@ -213,7 +214,11 @@ class OnDemand:
         self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
     ) -> Option | None:
         """Choose GPUs for a copy that fits nowhere yet, and who leaves them; None: nobody may."""
+        # Mostly nobody is idle there: then nothing has to be put in order first.
+        idle = any(not c.busy for gpu in rooms for c in state.instances_on(gpu) if c.phase is READY)
         for level, asleep, drain in self._ways(survey, need.overdue):
+            if not (idle or asleep):
+                continue
             victims = self._victims(state, survey, rooms, need.waking, asleep, drain)
             gives = partial(self._gives, state, level)
             if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):

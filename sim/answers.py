@@ -7,13 +7,14 @@ import numpy as np
 from modelium.sim.books import COMPLETED
 from modelium.sim.handle import world_at
 from modelium.sim.infer import PS
-from modelium.sim.jit import kernel
+from modelium.sim.jit import entry
 
 
-@kernel
-def answers(handle, first, finish, met):
+@entry
+def answers(handle):
     """Fill in when the first and last token came (s; NaN where none did), and who met the SLO."""
     w = world_at(handle)
+    first, finish, met = w.first_s, w.finish_s, w.met
     for r in range(first.shape[0]):
         completed = w.outcome[r] == COMPLETED
         if np.isnan(w.answer_s[r]):

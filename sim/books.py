@@ -52,6 +52,9 @@ class World(NamedTuple):
     instance: NDArray[np.int32]
     slot_of: NDArray[np.int32]
     answer_s: NDArray[np.float64]
+    first_s: NDArray[np.float64]  # at the end; NaN where no token came
+    finish_s: NDArray[np.float64]
+    met: NDArray[np.bool_]  # its SLO
 
     # by model
     ready: NDArray[np.int32]  # [model, k] slots that take requests

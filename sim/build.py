@@ -55,6 +55,9 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
         instance=np.full(n.requests, -1, i32),
         slot_of=np.zeros(n.requests, i32),  # written before it is read
         answer_s=np.full(n.requests, np.nan),
+        first_s=np.empty(n.requests),
+        finish_s=np.empty(n.requests),
+        met=np.empty(n.requests, np.bool_),
         ready=np.zeros((n.models, n.copies), i32),
         n_ready=np.zeros(n.models, i64),
         coming=np.zeros(n.models, i64),

@@ -1,110 +1,71 @@
-"""A compiled world by its address, so that a kernel call need not unpack a hundred arrays.
+"""A compiled world by its address, so that a kernel call need not pass a hundred arrays.
 
-Numba takes half a microsecond to unpack each array of an argument, which for a whole `World` is
-longer than most calls last. `keep` unpacks it once and stores the result; `world_at` loads it.
+`keep` writes down where each array of a world is, in the order and form in which compiled code
+holds arrays; `world_at` is the world that begins at such an address.
 """
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numba import typeof, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from modelium.sim.books import World
 from modelium.sim.build import make_world
-from modelium.sim.jit import kernel
 from modelium.sim.run import SimInput
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
 
-WORDS = 1024
-"""Room for an unpacked world, in words of 8 bytes."""
+
+def blank() -> World:
+    """A world of no requests, models and GPUs."""
+    none = np.zeros(0)
+    trace = Trace(
+        none, Labels(none.astype(np.int32), ()), none.astype(np.int32), none.astype(np.int32)
+    )
+    nothing = SimInput([], [], [], engines=_none, work=_none)
+    return make_world(nothing, trace, {}, {})
 
 
 def _none(*_: object) -> Any:
     raise AssertionError("there are no models")
 
 
-def _type_of_worlds() -> Any:
-    """The one type that all worlds have, as numba names it."""
-    none = np.zeros(0)
-    trace = Trace(
-        none, Labels(none.astype(np.int32), ()), none.astype(np.int32), none.astype(np.int32)
-    )
-    nothing = SimInput([], [], [], engines=_none, work=_none)
-    return typeof(make_world(nothing, trace, {}, {}))
+def layout(w: World) -> tuple[tuple[str, int], ...]:
+    """What compiled code takes for granted: the element type and dimensions of each array."""
+    return tuple((str(array.dtype), array.ndim) for array in _arrays(w))
 
 
-_WORLD = _type_of_worlds()
-_LAYOUT = f"world_{zlib.crc32(str(_WORLD).encode()):08x}"
+def keep(w: World) -> NDArray[np.int64]:
+    """Unpack `w`; the caller must hold on to both while kernels use the result's address.
 
-
-def keep(w: World) -> NDArray[Any]:
-    """Unpack `w` for `world_at`; the caller must hold on to both.
-
-    The field of the result is called after the layout, which so becomes a part of its type:
-    kernels that are cached for another layout are never taken for this one.
+    Raises TypeError for arrays that kernels are not compiled for.
     """
-    if typeof(w) != _WORLD:
+    if layout(w) != LAYOUT or not all(
+        array.flags.c_contiguous and array.flags.writeable for array in _arrays(w)
+    ):
         raise TypeError("a world's arrays must be contiguous, writable and of their usual types")
-    handle = np.zeros(WORDS, np.dtype([(_LAYOUT, np.int64)]))
-    _keep(w, handle)
-    return handle
+    words = list[int]()
+    for array in _arrays(w):
+        # Numba's: who owns it and its parent (nobody), then size, place, shape and strides.
+        words += (0, 0, array.size, array.itemsize, array.ctypes.data)
+        words += (*array.shape, *array.strides)
+    return np.array(words, np.int64)
 
 
-@intrinsic
-def world_at(context: Any, handle: Any) -> Any:
-    """The world that `handle` keeps."""
-
-    def load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(context, builder, _WORLD, _place(context, builder, signature, arguments))
-
-    return _WORLD(handle), load
+def world_at(address: int) -> World:
+    """The world that `keep` put at this address, in compiled code."""
+    raise NotImplementedError("only kernels can read a world by its address")
 
 
-@intrinsic
-def _store(context: Any, handle: Any, w: Any) -> Any:
-    def store(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature, arguments)
-        if context.get_abi_sizeof(place.type.pointee) > WORDS * 8:
-            raise ValueError(f"a world takes more than {WORDS} words")
-        _save(builder, _WORLD, arguments[1], place)
-        return context.get_dummy_value()
-
-    return types.void(handle, w), store
+def _arrays(some: tuple[Any, ...]) -> Iterator[NDArray[Any]]:
+    for one in some:
+        if isinstance(one, tuple):
+            yield from _arrays(one)
+        else:
+            yield one
 
 
-@kernel
-def _keep(w, handle):
-    _store(handle, w)
-
-
-def _place(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Where the handle keeps its world."""
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.bitcast(array.data, context.get_value_type(_WORLD).as_pointer())
-
-
-def _load(context: Any, builder: Any, kind: Any, place: Any) -> Any:
-    """Load a tuple field by field: LLVM is slow with aggregates of a thousand words."""
-    if not isinstance(kind, types.BaseTuple):
-        return builder.load(place)
-    fields = [
-        _load(context, builder, field, cgutils.gep_inbounds(builder, place, 0, k))
-        for k, field in enumerate(kind)
-    ]
-    return context.make_tuple(builder, kind, fields)
-
-
-def _save(builder: Any, kind: Any, value: Any, place: Any) -> None:
-    if not isinstance(kind, types.BaseTuple):
-        builder.store(value, place)
-        return
-    for k, field in enumerate(kind):
-        part = cgutils.gep_inbounds(builder, place, 0, k)
-        _save(builder, field, builder.extract_value(value, k), part)
+LAYOUT = layout(blank())

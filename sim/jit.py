@@ -7,22 +7,28 @@ must therefore not create arrays. None uses fastmath: results are the same on al
 Numba compiles a kernel again when its own file has changed, but what a kernel calls from other
 files is compiled into it. So the stamp of each cached kernel covers the sources of all of them:
 no other version's code is ever run, be it after an edit or an upgrade in place.
+
+To import numba takes longer than most simulations. It is put off until something has to be
+compiled; what the control side calls (`entry`) is kept as machine code that runs without it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from modelium.sim.native import Native, load
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OPTIONS: dict[str, Any] = {"cache": True, "_nrt": False}
 
 
-_SHARED = ("books.py", "generate_state.py", "jit.py")
+_SHARED = (
+    "books.py", "build.py", "compiler.py", "generate_state.py", "handle.py", "jit.py", "native.py",
+)  # fmt: skip
 """What kernels take constants, layouts and options from, beside other kernels' files."""
 
 
@@ -41,17 +47,58 @@ _SOURCES = sources(Path(__file__).parent)
 
 def kernel(function: _F) -> _F:
     """Compile a function that others call."""
-    return cast(_F, _stamped(njit(**_OPTIONS)(function)))
+    return cast(_F, Kernel(function, _OPTIONS))
 
 
 def inlined(function: _F) -> _F:
     """Compile a helper into its callers: wide tuples of arrays are not copied for the call."""
-    return cast(_F, _stamped(njit(forceinline=True, **_OPTIONS)(function)))
+    return cast(_F, Kernel(function, {"forceinline": True, **_OPTIONS}))
 
 
-def _stamped(dispatcher: Any) -> Any:
-    """Let the cache of a kernel hold for these sources only."""
-    file = getattr(dispatcher._cache, "_cache_file", None)
-    if file is not None:  # None where numba is told not to compile
-        file._source_stamp = (file._source_stamp, _SOURCES)
-    return dispatcher
+def entry(function: _F) -> _F:
+    """Compile a function of a world's address and other integers, to be called from Python."""
+    return cast(_F, Entry(function))
+
+
+class Kernel:
+    """A function that numba compiles once it is called, or called by one that is."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        update_wrapper(self, function)
+        self.py_func, self._options = function, options
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """What numba makes of it."""
+        from modelium.sim.compiler import dispatcher
+
+        return dispatcher(self.py_func, self._options, _SOURCES)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes it for where another kernel names it."""
+        return self.dispatcher._numba_type_
+
+    def __call__(self, *given: Any) -> Any:
+        return self.dispatcher(*given)
+
+
+class Entry(Kernel):
+    """A kernel of integers that gives one, or nothing; once it is compiled, numba is not needed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function, _OPTIONS)
+
+    @cached_property
+    def _native(self) -> Native:
+        name = f"{self.py_func.__module__.rpartition('.')[2]}.{self.py_func.__name__}"
+        count = self.py_func.__code__.co_argcount
+        return load(name, _SOURCES, count, self._assembly)
+
+    def _assembly(self) -> tuple[str, str]:
+        from modelium.sim.compiler import assembly
+
+        return assembly(self.py_func, _OPTIONS)
+
+    def __call__(self, *given: int) -> int:
+        return self._native(*given)

@@ -48,7 +48,8 @@ class Plane:
         self._specs = _specs(given)
         self._rows = {pair: k for k, pair in enumerate(self._specs)}
         self.w: World = make_world(given, trace, self.models, self._specs)
-        self._handle = keep(self.w)
+        self._kept = keep(self.w)
+        self._handle = self._kept.ctypes.data
         self._at, self._arrival = self.w.at.data, self.w.arrival_ps.data
         self._due, self._order = self.w.heap.due.data, self.w.heap.order.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
@@ -147,10 +148,8 @@ class Plane:
 
     def answers(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """First and last token of each request (s; NaN where none came); whether it met its SLO."""
-        n = len(self.w.outcome)
-        columns = np.empty(n), np.empty(n), np.empty(n, np.bool_)
-        answers(self._handle, *columns)
-        return columns
+        answers(self._handle)
+        return self.w.first_s, self.w.finish_s, self.w.met
 
     # Instances
 

@@ -27,14 +27,14 @@ from modelium.sim.books import (
 from modelium.sim.handle import world_at
 from modelium.sim.heap import NEVER, set_due
 from modelium.sim.infer import PS, add_busy, slow_factor
-from modelium.sim.jit import inlined, kernel
+from modelium.sim.jit import entry, inlined
 from modelium.sim.routing import route
 
 HORIZON, MISS, IDLE = 0, 1, 2
 """Why `advance` returned."""
 
 
-@kernel
+@entry
 def advance(handle, until):
     """Run up to, not including, `until` (ps) and say why it stopped; `w.at[NOW]` is the time."""
     w = world_at(handle)
@@ -253,19 +253,19 @@ def _work(w, unit, now):
     return hear
 
 
-@kernel
+@entry
 def begin(handle, slot, row, kv_tokens):
     """Begin a new life of an engine (see `generate.start`)."""
     generate.start(world_at(handle).engines, slot, row, kv_tokens)
 
 
-@kernel
+@entry
 def send(handle, r, now):
     """`dispatch` as a call: inlined everywhere, it would be most of what there is to compile."""
     dispatch(world_at(handle), r, now)
 
 
-@kernel
+@entry
 def release(handle, m, now, cold):
     """An instance of model `m` is ready: send it all that waits, in order of arrival."""
     w = world_at(handle)
@@ -283,7 +283,7 @@ def release(handle, m, now, cold):
     return count
 
 
-@kernel
+@entry
 def expire(handle, m, before_ps):
     """Reject requests of model `m` that wait since `before_ps` or longer; return how many."""
     w = world_at(handle)
@@ -300,7 +300,7 @@ def expire(handle, m, before_ps):
     return n
 
 
-@kernel
+@entry
 def set_coming(handle, m, change):
     """An instance of `m` is on its way (+1) or no longer (-1); True if `m` is hungry now."""
     w = world_at(handle)
@@ -324,7 +324,7 @@ def _sort(values, n):
         values[at] = value
 
 
-@kernel
+@entry
 def crash(handle, slot, now, retries, failed):
     """An instance is lost: send its requests elsewhere, or fail those tried too often."""
     w = world_at(handle)

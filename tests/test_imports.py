@@ -55,7 +55,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "ortools": ("policies/ilp",),
     "simpy": ("sim/",),
-    "numba": ("sim/",),
+    "numba": ("sim/compiler.py",),
+    "llvmlite": ("sim/native.py",),
     "pydantic": ("modelium/config/",),
     "click": ("modelium/cli/", "sim/fit/__main__.py"),
     "jinja2": ("modelium/report/",),
@@ -186,7 +187,8 @@ def test_importing_a_folder_by_its_bare_name_is_refused(folder: str) -> None:
 
 
 HEAVY = (
-    "numpy", "scipy", "numba", "ortools", "pyarrow", "pydantic", "matplotlib", "simpy", "jinja2",
+    "numpy", "scipy", "numba", "llvmlite", "ortools", "pyarrow", "pydantic", "matplotlib", "simpy",
+    "jinja2",
 )  # fmt: skip
 
 
