@@ -88,7 +88,7 @@ def test_what_the_library_refuses_is_the_clients_fault(
 
 def test_batches_are_put_together_and_taken_apart(triton: TritonManager, tmp_path: Path) -> None:
     path = onnx(tmp_path / "sum" / "model.onnx")
-    more = {"max_batch_size": 64, "max_queue_delay_microseconds": 300_000}
+    more = {"max_batch_size": 8, "max_queue_delay_microseconds": 3_000_000}
     engine = served(triton, "sums", path, **more)
     with ThreadPoolExecutor(8) as pool:
         rows = [tensor("X", "FP32", n, n + 1, n + 2, shape=[1, 3]) for n in range(8)]
