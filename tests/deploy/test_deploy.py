@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from modelium.cli.run import run as run_command
+from tests.live.running import WITHIN_S, until
 from tests.metrics.test_exporter import everything, samples
 
 ROOT = Path(__file__).parents[2]
@@ -110,10 +110,6 @@ def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
 # A real Prometheus
 
 
-WITHIN_S = 300.0
-"""Whatever a test waits for has come by then, on the slowest machine."""
-
-
 LISTENS = r'"Listening on".* address=\S+:(\d+)'
 
 
@@ -134,13 +130,22 @@ class Prometheus:
         self.port = 0
 
     def began(self) -> None:
-        """Wait for its address, which its log tells."""
-        log, until_s = Path(self.log.name), time.monotonic() + WITHIN_S
-        while not (told := re.search(LISTENS, log.read_text())):
+        """Wait for its address, which its log tells, and until it answers there."""
+        log = Path(self.log.name)
+
+        def listens() -> re.Match[str] | None:
             assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < until_s, log.read_text()
-            time.sleep(0.1)
-        self.port = int(told[1])
+            return re.search(LISTENS, log.read_text())
+
+        self.port = int(until(listens)[1])
+        until(self.ready)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready") as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError:  # it listens before it answers
+            return False
 
     def ask(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -152,15 +157,7 @@ class Prometheus:
 
     def until(self, query: str, least: int) -> None:
         """Wait until a query gives some results."""
-        give_up_s = time.monotonic() + WITHIN_S
-        while True:
-            try:
-                if len(self.ask("query", query=query)["result"]) >= least:
-                    return
-            except urllib.error.URLError:
-                assert self.process.poll() is None
-            assert time.monotonic() < give_up_s, query
-            time.sleep(0.1)
+        until(lambda: len(self.ask("query", query=query)["result"]) >= least)
 
     def close(self) -> None:
         self.process.terminate()
