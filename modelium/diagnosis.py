@@ -20,7 +20,7 @@ from modelium.config.schema import Vllm
 from modelium.errors import ConfigError, ModeliumError
 from modelium.managers import environment as environments
 from modelium.managers import triton_layout
-from modelium.units import GIB, format_bytes
+from modelium.units import GIB, counted, format_bytes
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 ENGINES = ("vllm", "ray")
@@ -134,7 +134,8 @@ def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:
     if config is not None:
         try:
             plan = make_plan(config)
-            says = f"{path}: {len(plan.hardware.gpus)} GPUs, {len(plan.models)} models"
+            says = f"{path}: {counted(len(plan.hardware.gpus), 'GPU')}, "
+            says += counted(len(plan.models), "model")
             return config, [Finding(OK, "config", says)]
         except ModeliumError as error:
             problems = [f"{path}: {error}"]

@@ -18,7 +18,7 @@ from modelium.core import (
 )  # fmt: skip
 from modelium.core import Limits as Limits  # re-exported: whoever asks for a refusal needs it
 from modelium.errors import did_you_mean
-from modelium.units import format_bytes, format_seconds
+from modelium.units import counted, format_bytes, format_seconds
 
 
 def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
@@ -153,7 +153,7 @@ def _goes(state: ClusterState, copy: Instance, drain: bool, limits: Limits) -> s
     if state.models[copy.model].pinned:
         return f"{copy.model} is pinned"
     if copy.busy and not drain:
-        return f"{copy.id} is busy with {copy.running + copy.waiting} requests"
+        return f"{copy.id} is busy with {counted(copy.running + copy.waiting, 'request')}"
     stayed_s = state.now_s - copy.ready_since_s
     if copy.phase is Phase.READY and stayed_s < limits.min_residency_s:
         return (

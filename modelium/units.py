@@ -48,6 +48,11 @@ def parse_seconds(text: str | int | float) -> float:
     return _parse(text, _SECONDS, "a duration such as 30s")
 
 
+def counted(n: int, noun: str) -> str:
+    """Print a number of things: "1 GPU", "2,500 requests"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wanted: str) -> float:
     if isinstance(text, bool):
         raise ConfigError(f"{text!r} is not {wanted}")

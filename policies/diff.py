@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from modelium.core import Action, ClusterState, Instance, Load, Move, Phase, Unload, Wake
 from modelium.policies.room import AWAKE, Survey, least_copies
-from modelium.units import format_seconds
+from modelium.units import counted, format_seconds
 
 Target = Mapping[str, Sequence[tuple[str, ...]]]
 """The GPUs of each copy that a model should have; a model that is absent should have none."""
@@ -164,8 +164,9 @@ class _Steps:
         for gpu in copy.gpus:
             if gpu in self.rooms:
                 self.rooms[gpu] += copy.bytes_per_gpu
-        idle = format_seconds(self.state.now_s - copy.idle_since_s)
-        using = f"drains {copy.running + copy.waiting} requests" if copy.busy else f"idle {idle}"
+        using = f"idle {format_seconds(self.state.now_s - copy.idle_since_s)}"
+        if copy.busy:
+            using = f"drains {counted(copy.running + copy.waiting, 'request')}"
         why = self.reasons.get(copy.model, f"not in the plan, {using}; makes room for {room_for}")
         self.leaving.append(Unload(copy.id, why, drain=copy.busy))
 

@@ -40,7 +40,7 @@ from modelium.policies.room import (
     may_leave,
     sweep,
 )  # fmt: skip
-from modelium.units import format_seconds
+from modelium.units import counted, format_seconds
 
 Evict = Callable[[ClusterState, Instance], Any]
 """Key of an idle copy, a float or a tuple of floats: the copy with the lowest leaves first."""
@@ -278,7 +278,7 @@ class OnDemand:
         for key, name, copy in option.victims:
             idle = format_seconds(state.now_s - copy.idle_since_s)
             requests = copy.running + copy.waiting
-            doing = f"drains {requests} requests" if requests else f"idle {idle}"
+            doing = f"drains {counted(requests, 'request')}" if requests else f"idle {idle}"
             why = f"{self.label} {number(key)}, lowest; {doing}; makes room for {model}"
             node = state.gpus[copy.gpus[0]].node
             sleeps = option.sleep_level if name not in option.unloads else 0

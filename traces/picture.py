@@ -10,7 +10,7 @@ import numpy as np
 from modelium.errors import TraceError
 from modelium.traces.info import Info, describe, per_model
 from modelium.traces.trace import Trace
-from modelium.units import format_seconds
+from modelium.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,8 @@ def draw_trace(trace: Trace, path: str | Path) -> None:
         _who_when(axes[1, 0], trace)
         _token_cdf(axes[1, 1], trace)
         figure.suptitle(
-            f"{Path(trace.source).name}: {known.requests:,} requests, {known.models} models, "
+            f"{Path(trace.source).name}: {counted(known.requests, 'request')}, "
+            f"{counted(known.models, 'model')}, "
             f"{format_seconds(known.span_s)}"
         )
         try:

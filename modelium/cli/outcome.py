@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelium.errors import RecordError
-from modelium.units import format_bytes, format_seconds
+from modelium.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,8 +115,8 @@ def say(head: str, text: str) -> None:
 def _trace_line(trace: Mapping[str, Any]) -> str:
     facts = [
         trace["source"],
-        f"{trace['models']:,} models",
-        f"{trace['requests']:,} requests",
+        counted(trace["models"], "model"),
+        counted(trace["requests"], "request"),
         format_seconds(trace["span_s"]),
         f"top model {trace['skew']['top1']:.0%}",
         f"a model idles {trace['idle'][60]:.0%} of the time (gaps over 1 min)",
@@ -151,7 +151,10 @@ def _slos(plan: Plan) -> list[str]:
     from modelium.config.assumed import in_words
 
     counts = Counter(in_words(one.model.slo) for one in plan.models.values())
-    told = [f"{slo} ({n} models)" if len(counts) > 1 else slo for slo, n in counts.most_common(3)]
+    told = [
+        f"{slo} ({counted(n, 'model')})" if len(counts) > 1 else slo
+        for slo, n in counts.most_common(3)
+    ]
     more = [f"{len(counts) - 3} others"] * (len(counts) > 3)
     classes = [f"{name}: {in_words(slo)}" for name, slo in plan.slo_classes.items()]
     return told + more + classes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelium.cli.options import Times
+from modelium.units import counted
 
 if TYPE_CHECKING:
     from modelium.replay import Tally
@@ -156,8 +157,8 @@ def _say(server: Server, as_json: bool) -> None:
         return
     for note in server.notes:
         click.echo(f"Note    {note}")
-    what = f"{told['models']} models on {told['gpus']} GPUs under {told['policy']}"
-    click.echo(f"Serving {what}: {server.url}")
+    what = f"{counted(told['models'], 'model')} on {counted(told['gpus'], 'GPU')}"
+    click.echo(f"Serving {what} under {told['policy']}: {server.url}")
     sys.stdout.flush()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from modelium.errors import ConfigError, did_you_mean
-from modelium.units import parse_seconds
+from modelium.units import counted, parse_seconds
 
 if TYPE_CHECKING:
     from modelium.traces.lengths import Lengths
@@ -100,7 +100,10 @@ def save(trace: Trace, out: str) -> None:
 
     write_trace(trace, out)
     tell(trace)
-    click.echo(f"{out}: {len(trace):,} requests, {len(trace.model.names)} models", err=True)
+    click.echo(
+        f"{out}: {counted(len(trace), 'request')}, {counted(len(trace.model.names), 'model')}",
+        err=True,
+    )
 
 
 def tell(trace: Trace) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from modelium.units import format_bytes, format_seconds
+from modelium.units import counted, format_bytes, format_seconds
 
 BAR = 20
 """Cells of a memory bar."""
@@ -36,8 +36,8 @@ def head_line(status: Mapping[str, Any]) -> Text:
     pretend = " (pretended)" if status["pretend_gpus"] else ""
     line = Text("modelium", style="bold")
     line.append(
-        f" · {status['policy']} · {len(status['gpus'])} GPUs{pretend}"
-        f" · {status['models']} models · up {_clock(status['up_s'])}",
+        f" · {status['policy']} · {counted(len(status['gpus']), 'GPU')}{pretend}"
+        f" · {counted(status['models'], 'model')} · up {_clock(status['up_s'])}",
         style="not bold",
     )
     line.append(

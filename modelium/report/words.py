@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelium.units import format_bytes, format_seconds
+from modelium.units import counted, format_bytes, format_seconds
 
 Summary = Mapping[str, Any]
 _ENOUGH = 10_000
@@ -21,8 +21,8 @@ def facts(summary: Summary) -> dict[str, str]:
     """What was run, in words; empty ones are left out."""
     asked, parameters = summary["requests"], summary["policy_parameters"]
     facts = {
-        "Trace": f"{summary['trace']}: {asked['arrived']:,} requests for "
-        f"{len(summary['per_model'])} models in {_seconds(summary['span_s'])}",
+        "Trace": f"{summary['trace']}: {counted(asked['arrived'], 'request')} for "
+        f"{counted(len(summary['per_model']), 'model')} in {_seconds(summary['span_s'])}",
         "Cluster": _cluster(summary["gpus"]),
         "SLO": "; ".join(_slo(slo) for slo in summary["slos"] or ()),
         "Policy": " ".join([summary["policy"], *(f"{k}={v}" for k, v in parameters.items())]),
@@ -84,8 +84,8 @@ def _at_most(bounds: Summary) -> list[str]:
 
 
 def _sentence(name: str, summary: Summary) -> str:
-    arrived, ttft = summary["requests"]["arrived"], summary["ttft_s"]
-    words = f"{name} met the SLO for {percent(summary['slo_attainment'])} of {arrived:,} requests; "
+    arrived, ttft = counted(summary["requests"]["arrived"], "request"), summary["ttft_s"]
+    words = f"{name} met the SLO for {percent(summary['slo_attainment'])} of {arrived}; "
     words += (
         f"{percent(summary['cold_starts']['rate'])} had to wait for a model to be loaded or woken"
     )
@@ -114,17 +114,18 @@ def trust(summaries: Sequence[Summary]) -> list[str]:
         )
     fewest = min(s["requests"]["arrived"] for s in summaries)
     if fewest < _ENOUGH:
-        texts.append(
-            f"A 99th percentile of {fewest:,} requests is uncertain ({_ENOUGH:,} would do)."
-        )
+        few = counted(fewest, "request")
+        texts.append(f"A 99th percentile of {few} is uncertain ({_ENOUGH:,} would do).")
     if len(summaries) > 1:
         texts.append("Each line is one run: repeat with other seeds before believing a small gap.")
     lost = max(s["requests"]["arrived"] - s["requests"]["completed"] for s in summaries)
     if lost:
-        texts.append(f"Up to {lost:,} requests of a run were not completed; they count as misses.")
+        texts.append(f"Not completed in a run: up to {counted(lost, 'request')}, each a miss.")
     failed = max(s["failed_actions"] for s in summaries)
     if failed:
-        texts.append(f"Up to {failed:,} actions of a run were refused or failed; the log says why.")
+        texts.append(
+            f"Refused or failed in a run: up to {counted(failed, 'action')}; the log says why."
+        )
     return texts
 
 

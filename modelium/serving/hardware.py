@@ -10,6 +10,7 @@ from modelium.config.schema import GpuGroup, NodeEntry
 from modelium.errors import ConfigError
 from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory
 from modelium.serving.order import Order
+from modelium.units import counted
 
 
 def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
@@ -23,7 +24,8 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
             inventory = NvmlInventory()
             order = replace(order, config=_on(config, inventory))
             plan = make_plan(order.config)
-            return inventory, order, plan, (f"{len(plan.hardware.gpus)} GPUs found by NVML",)
+            found = f"{counted(len(plan.hardware.gpus), 'GPU')} found by NVML"
+            return inventory, order, plan, (found,)
     if not (config.cluster.gpus or config.cluster.nodes):
         raise ConfigError(
             "no NVIDIA GPU was found; name GPUs to pretend in the configuration, such as"

@@ -10,6 +10,7 @@ from modelium.errors import ConfigError
 from modelium.units import (
     GIB,
     MIB,
+    counted,
     format_bytes,
     format_seconds,
     parse_bytes,
@@ -110,3 +111,10 @@ def test_sizes_are_printed_short(n: int, text: str) -> None:
 )
 def test_durations_are_printed_as_a_person_would(s: float, text: str) -> None:
     assert format_seconds(s) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, "0 GPUs"), (1, "1 GPU"), (2, "2 GPUs"), (2500, "2,500 GPUs")]
+)
+def test_numbers_of_things(n: int, text: str) -> None:
+    assert counted(n, "GPU") == text
