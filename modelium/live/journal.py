@@ -63,6 +63,7 @@ class Journal:
         self.began = time.time()
         self._rows: list[Sequence[Any]] = []
         self._rows_lock = threading.Lock()
+        self._writing = threading.Lock()
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = _connect(path)
@@ -164,7 +165,14 @@ class Journal:
             del self._rows[:-KEPT_ROWS]
 
     def write_requests(self) -> bool:
-        """Write the bundle, with a connection of its own; False if the disk refused it."""
+        """Write the bundle, with a connection of its own; False if the disk refused it.
+
+        When it returns, a bundle that another thread was writing is written, too.
+        """
+        with self._writing:
+            return self._write_requests()
+
+    def _write_requests(self) -> bool:
         with self._rows_lock:
             rows, self._rows = self._rows, []
         if not rows:

@@ -93,8 +93,12 @@ class Site:
     async def until(self, true: Callable[[], Any]) -> None:
         await self.house.until(true)
 
-    def journal(self) -> list[tuple[Any, ...]]:
-        """(organization, outcome, prompt tokens, output tokens) of each request that is over."""
+    async def journal(self) -> list[tuple[Any, ...]]:
+        """(organization, outcome, prompt tokens, output tokens) of each request, once all are over.
+
+        A client may have read the end of its answer before the gateway has noted it.
+        """
+        await self.until(lambda: not self.running)
         journal = self.house.cluster.journal
         journal.write_requests()
         return journal._db.execute(

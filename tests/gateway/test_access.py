@@ -65,7 +65,7 @@ def test_a_key_decides_on_organization_and_priority(tmp_path: Path) -> None:
             assert (await here.post("/v1/completions", BODY, headers=headers))[0] == 200
         body = {**BODY, "organizationId": "victim"}
         assert (await here.post("/predict/a", body, headers=bearer(user)))[0] == 200
-        assert [row[0] for row in here.journal()] == ["acme", "victim", "acme"]
+        assert [row[0] for row in await here.journal()] == ["acme", "victim", "acme"]
 
     visit(tmp_path, act, keys=keys)
 
@@ -177,7 +177,7 @@ def test_requests_a_minute_are_limited_per_organization(tmp_path: Path) -> None:
         body = {**BODY, "organizationId": "acme"}
         assert (await here.post("/predict/a", body))[0] == 429
         assert (await here.post("/v1/completions", BODY))[0] == 200
-        assert len(here.journal()) == 3
+        assert len(await here.journal()) == 3
 
     visit(tmp_path, act, rate=Rate(requests_per_minute=2), clock=lambda: 0.0)
 

@@ -250,7 +250,7 @@ def test_an_engine_killed_before_it_answers_is_not_noticed(tmp_path: Path) -> No
         os.killpg(process.pid, signal.SIGKILL)
         answers = await asyncio.gather(*asking)
         assert all(a.usage is not None and a.usage.completion_tokens == 100 for a in answers)
-        assert [row[1] for row in here.journal()] == ["completed"] * 21
+        assert [row[1] for row in await here.journal()] == ["completed"] * 21
 
     visit(tmp_path, act, **HALTED)
 
@@ -272,7 +272,7 @@ def test_what_waits_for_an_engine_that_was_ended_is_asked_for_again(
                 raw = await answer.read()
         assert answer.status == 200
         assert b"error" not in raw
-        assert [row[1] for row in here.journal()] == ["completed"] * 2
+        assert [row[1] for row in await here.journal()] == ["completed"] * 2
 
     visit(tmp_path, act)
 

@@ -33,7 +33,7 @@ def test_a_thousand_clients_at_a_cold_model(tmp_path: Path) -> None:
         here.house.go.set()
         assert any(await asking)
         # They came while it was loading: all waited, for one load.
-        assert len(here.journal()) == 1000
+        assert len(await here.journal()) == 1000
         assert [line.kind for _, line in here.house.cluster.decisions] == ["load"]
 
     visit(tmp_path, act, held=True, house=House(queue_limit=1000))
@@ -56,7 +56,7 @@ def test_clients_that_give_up_waiting_leave_nothing_behind(tmp_path: Path) -> No
             "/v1/completions", {"model": "a", "prompt": "x", "max_tokens": 1}
         )
         assert status == 200
-        assert [row[1] for row in here.journal()] == ["completed"]
+        assert [row[1] for row in await here.journal()] == ["completed"]
 
     visit(tmp_path, act, held=True)
 
@@ -75,7 +75,7 @@ def test_five_hundred_streams_at_once_are_all_whole(tmp_path: Path) -> None:
         answers = await asking
         assert all(raw.count(b'"text"') == 40 for raw in answers)
         assert all(raw.endswith(b"data: [DONE]\n\n") for raw in answers)
-        assert {row[1:] for row in here.journal()} == {("completed", 1, 40)}
+        assert {row[1:] for row in await here.journal()} == {("completed", 1, 40)}
 
     step = {"decode_c": 0.05, "mixed_c": 0.05}
     engine = {"kind": "generate", "kv_tokens": 1_000_000, "step": step, "max_num_seqs": 500}

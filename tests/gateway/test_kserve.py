@@ -108,7 +108,7 @@ def test_predict_asks_language_models(tmp_path: Path) -> None:
         assert len(told["output"].split()) == 3
         assert told["usage"]["completion_tokens"] == 3
         assert told["organizationId"] == "acme"
-        assert here.journal() == [("acme", "completed", 2, 3)]
+        assert await here.journal() == [("acme", "completed", 2, 3)]
         status, told = await here.post("/predict/a", {"inputs": [1]})
         assert status == 422
         assert "is a language model" in told["error"]["message"]

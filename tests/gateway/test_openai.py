@@ -48,7 +48,7 @@ def test_every_call_of_a_real_client(tmp_path: Path) -> None:
         last = [piece async for piece in said][-1]
         assert last.usage is not None
         assert (last.usage.completion_tokens, last.choices) == (5, [])
-        assert [row[1:] for row in here.journal()] == [
+        assert [row[1:] for row in await here.journal()] == [
             ("completed", 1, 5), ("completed", 2, 3), ("completed", 2, 0),
             ("completed", 1, 5), ("completed", 1, 5),
         ]  # fmt: skip
@@ -171,7 +171,7 @@ def test_requests_are_known_by_id_organization_and_priority(tmp_path: Path) -> N
             assert answer.headers["X-Request-Id"] == "mine"
         async with here.http.get(f"{here.url}/health") as other:
             assert len(other.headers["X-Request-Id"]) == 32
-        assert here.journal() == [("acme", "completed", 1, 1)]
+        assert await here.journal() == [("acme", "completed", 1, 1)]
 
     visit(tmp_path, act, held=True)
 

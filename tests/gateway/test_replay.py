@@ -37,8 +37,9 @@ def trace(*rows: Row) -> Trace:
     )
 
 
-def journal(here: Site, columns: str) -> list[tuple[Any, ...]]:
-    """These columns of every request, in the order of arrival."""
+async def journal(here: Site, columns: str) -> list[tuple[Any, ...]]:
+    """These columns of every request, in the order of arrival, once all are over."""
+    await here.until(lambda: not here.running)
     there = here.house.cluster.journal
     there.write_requests()
     return there._db.execute(f"SELECT {columns} FROM requests ORDER BY arrival_s").fetchall()
@@ -55,7 +56,7 @@ def test_each_request_is_what_the_trace_says(tmp_path: Path, chat: bool) -> None
         )
         assert tally == Tally(sent=4, completed=4)
         assert seen == [1, 2, 3, 4]
-        asked = journal(here, "model, prompt_tokens, output_tokens")
+        asked = await journal(here, "model, prompt_tokens, output_tokens")
         assert sorted(asked) == sorted(row[1:] for row in rows)
 
     visit(tmp_path, act, TWO)
@@ -71,7 +72,7 @@ def test_nothing_is_sent_before_its_time_or_held_for_earlier_answers(tmp_path: P
             playing = asyncio.create_task(play(trace(*rows), Play(here.url, speed=100.0)))
             await here.until(lambda: here.running == 3)
         assert (await playing).completed == 3
-        told = journal(here, "arrival_s")
+        told = await journal(here, "arrival_s")
         for (arrival_s,), row in zip(told, rows, strict=True):
             assert arrival_s >= begun_s + row[0] / 100
 
@@ -151,7 +152,7 @@ def test_a_key_is_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
         one = trace((0.0, "a", 1, 1))
         assert (await play(one, Play(here.url, key=user))).completed == 1
-        assert journal(here, "organization") == [("acme",)]
+        assert await journal(here, "organization") == [("acme",)]
         with pytest.raises(ServerError, match="the server answered 401: unknown API key"):
             await play(one, Play(here.url, key="mk-wrong"))
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from modelium.core import Decision, Gpu, Slo
 from modelium.errors import RecordError
+from modelium.live import journal as module
 from modelium.live.journal import REQUEST_COLUMNS, Journal, JournalError, Record
 from modelium.live.recording import about, read_run, runs
 from modelium.managers.engine import Engine, Process
@@ -99,6 +103,29 @@ def test_rows_that_the_disk_refuses_are_written_later(tmp_path: Path) -> None:
     assert journal.write_requests()
     ids = journal._db.execute("SELECT id FROM requests ORDER BY arrival_s").fetchall()
     assert ids == [("r1",), ("r2",)]
+
+
+def test_what_another_thread_is_writing_counts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.request(row())
+    taken, go_on = threading.Event(), threading.Event()
+
+    def connect(path: Path) -> sqlite3.Connection:
+        taken.set()
+        go_on.wait()
+        return usual(path)
+
+    usual = module._connect
+    monkeypatch.setattr(module, "_connect", connect)
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(journal.write_requests)
+        taken.wait()
+        threading.Timer(0.5, go_on.set).start()
+        [used] = journal.usage()
+        assert used["requests"] == 1
+        assert writing.result()
 
 
 def test_settings_needs_and_durations_outlive_the_run(tmp_path: Path) -> None:
