@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
 from modelium.sim.handle import blank, world_at
+from modelium.sim.jit import index
 
 WORLD = typeof(blank())
 """The one type that all worlds have, as numba names it."""
@@ -48,6 +49,18 @@ def _type(context: Any) -> Any:
 def _lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     pointer = context.get_value_type(WORLD).as_pointer()
     return _load(context, builder, WORLD, builder.inttoptr(arguments[0], pointer))
+
+
+@type_callable(index)
+def _same_type(context: Any) -> Any:
+    return lambda i: i
+
+
+@lower_builtin(index, types.Integer)
+def _assume(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    (i,) = arguments
+    builder.assume(builder.icmp_signed(">=", i, i.type(0)))
+    return i
 
 
 def _load(context: Any, builder: Any, kind: Any, place: Any) -> Any:

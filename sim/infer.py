@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.sim.heap import NEVER
-from modelium.sim.jit import inlined, kernel
+from modelium.sim.jit import index, inlined, kernel
 
 PS = 1e12
 FULL_SPEED = 1024
@@ -99,7 +99,7 @@ def _stage_time(lanes, slot, stage, size, tokens, slow):
 @inlined
 def predict(lanes, slot, tokens, now_s, slow):
     """When a request arriving now would be answered (a lower bound where batches are formed)."""
-    lane = lanes.lane[slot]
+    lane = index(lanes.lane[slot])
     if lanes.servers[lane] > 1:
         free = lanes.clock[lane, first_free(lanes, lane)]
         t = max(now_s, free) + _stage_time(lanes, slot, 0, 1, tokens, slow)
@@ -116,7 +116,7 @@ def predict(lanes, slot, tokens, now_s, slow):
 @inlined
 def _execute(lanes, busy, slot, size, tokens, now_s, slow):
     """Commit a batch to the lane: return its server and when it leaves the last stage."""
-    lane = lanes.lane[slot]
+    lane = index(lanes.lane[slot])
     if lanes.servers[lane] > 1:
         server = first_free(lanes, lane)
         start = max(now_s, lanes.clock[lane, server])
@@ -133,14 +133,14 @@ def _execute(lanes, busy, slot, size, tokens, now_s, slow):
         lanes.clock[lane, k] = t
         first = k * gpus // stages
         for g in range(first, max(first + 1, (k + 1) * gpus // stages)):
-            add_busy(busy, lanes.gpus[lane, g], start, t, min(1.0, gpus / stages))
+            add_busy(busy, lanes.gpus[lane, g], start, t, 1.0 if gpus >= stages else gpus / stages)
     return 0, t
 
 
 @inlined
 def _fly(lanes, requests, answer_s, slot, server, r, end_s):
     """Enter a request into its server's list of requests in flight, oldest first."""
-    lane = lanes.lane[slot]
+    lane = index(lanes.lane[slot])
     requests.finish_ps[r] = np.int64(np.rint(end_s * PS))
     answer_s[r] = end_s + lanes.fixed[slot]
     requests.next_in_queue[r] = -1
@@ -154,7 +154,7 @@ def _fly(lanes, requests, answer_s, slot, server, r, end_s):
 @inlined
 def put(lanes, busy, requests, arrival_s, answer_s, slot, cls, r, now_s, slow):
     """A request reaches an instance; return when its lane is next due (ps)."""
-    lane = lanes.lane[slot]
+    lane = index(lanes.lane[slot])
     if lanes.at_once[slot] and lanes.queued[lane] == 0:
         server, end_s = _execute(lanes, busy, slot, 1, requests.prompt[r], now_s, slow)
         _fly(lanes, requests, answer_s, slot, server, r, end_s)
@@ -251,7 +251,7 @@ def _choose(lanes, arrival_s, lane, now_ps):
 @inlined
 def _batch(lanes, busy, requests, answer_s, slot, now_s, slow):
     """Take up to a full batch from an instance's queues, lowest class first, and execute it."""
-    lane = lanes.lane[slot]
+    lane = index(lanes.lane[slot])
     size, tokens, cls, taken = 0, 0, 0, -1
     want = min(lanes.length[slot], lanes.max_batch[slot])
     while size < want:

@@ -6,24 +6,24 @@ import numpy as np
 
 from modelium.sim import generate, infer
 from modelium.sim.books import GENERATE, ROUND_ROBIN, ROUTER, SESSION_AFFINITY, SHORTEST_QUEUE
-from modelium.sim.jit import inlined
+from modelium.sim.jit import index, inlined
 
 
 @inlined
 def route(w, r, now):
     """The router: which ready instance of its model gets the request."""
-    m = w.requests.model[r]
+    m = index(w.requests.model[r])
     n, router = w.n_ready[m], w.option[ROUTER]
     if n == 1:
         return w.ready[m, 0]
     if router == ROUND_ROBIN:
         w.turn[m] += 1
         return w.ready[m, (w.turn[m] - 1) % n]
-    if router == SESSION_AFFINITY and w.session[r] >= 0:
+    if router == SESSION_AFFINITY and w.session.shape[0] > 0 and w.session[r] >= 0:
         return _rendezvous(w, m, n, w.session[r])
     best, best_key = w.ready[m, 0], np.inf
     for k in range(n):
-        slot = w.ready[m, k]
+        slot = index(w.ready[m, k])
         key = _queue_key(w, slot, now) if router == SHORTEST_QUEUE else float(w.outstanding[slot])
         if key < best_key:
             best, best_key = slot, key
@@ -35,7 +35,7 @@ def _queue_key(w, slot, now):
     """Work ahead of a new request: tokens to compute, or when the lane's last stage is free."""
     if w.kind[slot] == GENERATE:
         return float(generate.backlog_tokens(w.engines, w.requests, slot, now))
-    lane = w.lanes.lane[slot]
+    lane = index(w.lanes.lane[slot])
     if w.lanes.servers[lane] > 1:
         return w.lanes.clock[lane, infer.first_free(w.lanes, lane)]
     return w.lanes.clock[lane, w.lanes.stages[lane] - 1]

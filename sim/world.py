@@ -27,7 +27,7 @@ from modelium.sim.books import (
 from modelium.sim.handle import world_at
 from modelium.sim.heap import NEVER, set_due
 from modelium.sim.infer import PS, add_busy, slow_factor
-from modelium.sim.jit import entry, inlined
+from modelium.sim.jit import entry, index, inlined
 from modelium.sim.routing import route
 
 HORIZON, MISS, IDLE = 0, 1, 2
@@ -41,9 +41,9 @@ def advance(handle, until):
     arrivals = w.arrival_ps
     n = arrivals.shape[0]
     while True:
-        r = w.at[NEXT]
+        r = index(w.at[NEXT])
         arrival = arrivals[r] if r < n else NEVER
-        unit = w.heap.order[0]
+        unit = index(w.heap.order[0])
         due = w.heap.due[unit]
         if arrival <= due:
             if arrival >= until:
@@ -65,7 +65,7 @@ def advance(handle, until):
 @inlined
 def _arrive(w, r, now):
     """Count a request and send it on; True if the control side must hear of a miss."""
-    m = w.requests.model[r]
+    m = index(w.requests.model[r])
     w.at[OPEN] += 1
     w.arrivals[m] += 1
     w.prompt_sum[m] += w.requests.prompt[r]
@@ -116,7 +116,7 @@ def _settle(w, r, outcome):
 @inlined
 def dispatch(w, r, now):
     """Send a request to a ready instance of its model, or turn it away."""
-    slot = route(w, r, now)
+    slot = index(route(w, r, now))
     m, cls = w.requests.model[r], w.slo_class[r]
     if w.outstanding[slot] >= w.capacity[slot] + w.option[QUEUE_LIMIT]:
         _settle(w, r, REJECTED)
@@ -164,7 +164,7 @@ def _take(w, slot, r, now):
         if w.outstanding[slot] == 1:
             _unit_busy(w, slot, now, 1)
     else:
-        lane = w.lanes.lane[slot]
+        lane = index(w.lanes.lane[slot])
         w.lane_load[lane] += 1
         if w.lane_load[lane] == 1:
             _unit_busy(w, slot, now, 1)
@@ -178,7 +178,7 @@ def leave(w, slot, now):
         if w.outstanding[slot] == 0:
             _unit_busy(w, slot, now, -1)
     else:
-        lane = w.lanes.lane[slot]
+        lane = index(w.lanes.lane[slot])
         w.lane_load[lane] -= 1
         if w.lane_load[lane] == 0:
             _unit_busy(w, slot, now, -1)
@@ -192,7 +192,7 @@ def leave(w, slot, now):
 def _unit_busy(w, slot, now, change):
     """An engine starts or stops working: its neighbours on the GPUs slow down or speed up."""
     for k in range(w.n_slot_gpus[slot]):
-        g = w.slot_gpus[slot, k]
+        g = index(w.slot_gpus[slot, k])
         w.busy_units[g] += change
         if w.kind[slot] == GENERATE:
             before = w.busy_engines[g]
@@ -201,7 +201,8 @@ def _unit_busy(w, slot, now, change):
                 w.busy_since_ps[g] = now
             elif w.busy_engines[g] == 0:
                 add_busy(w.busy, g, w.busy_since_ps[g] / PS, now / PS, 1.0)
-        _repace(w, g, now)
+        if w.busy_engines[g] > 0:  # else nobody on it has a pace
+            _repace(w, g, now)
 
 
 @inlined
@@ -223,7 +224,7 @@ def _sharers(w, slot):
     """How many busy engines share the busiest GPU of an instance, itself included."""
     units = 1
     for k in range(w.n_slot_gpus[slot]):
-        units = max(units, w.busy_units[w.slot_gpus[slot, k]])
+        units = max(units, w.busy_units[index(w.slot_gpus[slot, k])])
     return units
 
 
@@ -235,8 +236,10 @@ def _work(w, unit, now):
         n = generate.step(w.engines, w.requests, unit, w.done)
         set_due(w.heap, unit, w.engines.engines[unit].due_ps)
     else:
-        lane = unit - n_slots
-        units = _sharers(w, w.lanes.members[lane, 0])
+        lane = index(unit - n_slots)
+        units = 1  # if no batch is to start, nobody asks
+        if w.lanes.queued[lane] > 0:
+            units = _sharers(w, index(w.lanes.members[lane, 0]))
         n = infer.step(
             w.lanes, w.busy, w.requests, w.arrival_s, w.answer_s, lane, now, units,
             w.interference, w.done,
@@ -244,8 +247,8 @@ def _work(w, unit, now):
         set_due(w.heap, unit, infer.due(w.lanes, w.requests, lane))
     hear = False
     for k in range(n):
-        r = w.done[k]
-        slot = w.slot_of[r]
+        r = index(w.done[k])
+        slot = index(w.slot_of[r])
         _settle(w, r, COMPLETED)
         if leave(w, slot, now) and (w.at[HUNGRY] > 0 or w.hear[slot]):
             w.at[SLOT] = slot
