@@ -45,16 +45,16 @@ class World(NamedTuple):
     arrival_ps: NDArray[np.int64]
     arrival_s: NDArray[np.float64]
     slo_class: NDArray[np.int64]
-    session: NDArray[np.int32]
+    session: NDArray[np.int32]  # -1: none; empty: no request has one
     outcome: NDArray[np.int8]
     cold: NDArray[np.int8]
     retries: NDArray[np.int32]
     instance: NDArray[np.int32]
     slot_of: NDArray[np.int32]
     answer_s: NDArray[np.float64]
-    first_s: NDArray[np.float64]  # at the end; NaN where no token came
-    finish_s: NDArray[np.float64]
-    met: NDArray[np.bool_]  # its SLO
+    first_s: NDArray[np.float64]  # at the end, in the place of requests.first_ps
+    finish_s: NDArray[np.float64]  # likewise
+    met: NDArray[np.bool_]  # its SLO; at the end, in the place of requests.place
 
     # by model
     ready: NDArray[np.int32]  # [model, k] slots that take requests

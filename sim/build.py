@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium.columns import blocks, columns, owned
 from modelium.core import Slo
 from modelium.errors import ConfigError, TraceError, did_you_mean
 from modelium.sim import generate
@@ -17,7 +19,6 @@ from modelium.sim.infer import Busy
 from modelium.sim.run import SimInput
 from modelium.sim.spec import Engine, Infer
 from modelium.traces import Trace
-from modelium.traces.trace import Labels
 
 MOST_SLOTS = 4096
 """Instances at a time; far beyond what the memory of a few hundred GPUs holds."""
@@ -33,31 +34,20 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
     _check_span(given, trace)
     n = _sizes(given, trace, specs)
     i64, i32, f64 = np.int64, np.int32, np.float64
-    arrival_s = np.array(trace.arrival_s, f64)  # writable: else kernels would compile twice
-    width_s = _bin_s(given, trace)
+    width_s, option = _bin_s(given, trace), _options(given)
+    engines = generate.make_engines(n.slots, list(specs.values()), _prefixes(trace))
+    requests = _requests(trace, models)
     return World(
         at=np.zeros(6, i64),
-        option=_options(given),
+        option=option,
         rate_window_s=np.array([given.settings.rate_window_s]),
         heap=make_heap(2 * n.slots),
-        engines=generate.make_engines(n.slots, list(specs.values()), _prefixes(trace)),
+        engines=engines,
         lanes=make_lanes(n),
         busy=Busy(np.zeros((n.gpus, n.bins), f64), np.array([width_s])),
-        requests=_requests(trace, models),
+        requests=requests,
         done=np.zeros(n.requests + 1, i64),
-        arrival_ps=_ps(arrival_s),
-        arrival_s=arrival_s,
-        slo_class=_classes(given, trace),
-        session=_codes(trace.session, n.requests),
-        outcome=np.zeros(n.requests, np.int8),
-        cold=np.zeros(n.requests, np.int8),
-        retries=np.zeros(n.requests, i32),
-        instance=np.full(n.requests, -1, i32),
-        slot_of=np.zeros(n.requests, i32),  # written before it is read
-        answer_s=np.full(n.requests, np.nan),
-        first_s=np.empty(n.requests),
-        finish_s=np.empty(n.requests),
-        met=np.empty(n.requests, np.bool_),
+        **_by_request(given, trace, requests),
         ready=np.zeros((n.models, n.copies), i32),
         n_ready=np.zeros(n.models, i64),
         coming=np.zeros(n.models, i64),
@@ -90,6 +80,34 @@ def make_world(given: SimInput, trace: Trace, models: Mapping[str, int], specs: 
         on=np.zeros((n.gpus, n.slots), i64),
         n_on=np.zeros(n.gpus, i64),
     )
+
+
+def _by_request(
+    given: SimInput, trace: Trace, requests: generate.Requests
+) -> dict[str, NDArray[Any]]:
+    """The columns by request that are not the engines' own."""
+    n, i8, i32, i64, f64 = len(trace), np.int8, np.int32, np.int64, np.float64
+    own = columns(
+        n,
+        arrival_ps=(i64, 0),
+        slo_class=(i64, _classes(given, trace)),
+        outcome=(i8, 0),
+        cold=(i8, 0),
+        retries=(i32, 0),
+        instance=(i32, -1),
+        slot_of=(i32, 0),  # written before it is read
+        answer_s=(f64, np.nan),
+    )
+    arrival_s = owned(trace.arrival_s, f64)
+    for rows in blocks(n):
+        own["arrival_ps"][rows] = np.rint(arrival_s[rows] * 1e12)
+    return own | {
+        "arrival_s": arrival_s,
+        "session": owned([] if trace.session is None else trace.session.codes, i32),
+        "first_s": requests.first_ps.view(f64),
+        "finish_s": requests.finish_ps.view(f64),
+        "met": requests.place.view(np.bool_),
+    }
 
 
 def _check_span(given: SimInput, trace: Trace) -> None:
@@ -159,7 +177,9 @@ def _options(given: SimInput) -> NDArray[np.int64]:
 
 def _requests(trace: Trace, models: Mapping[str, int]) -> generate.Requests:
     known = np.array([models.get(name, -1) for name in trace.model.names] + [-1], np.int32)
-    model = known[trace.model.codes]
+    model = trace.model.codes
+    if not np.array_equal(known[:-1], np.arange(len(known) - 1)):  # else these are the codes
+        model = known[model]
     if len(model) and model.min() < 0:
         row = int(np.argmin(model))
         name = trace.model.names[trace.model.codes[row]]
@@ -174,19 +194,10 @@ def _requests(trace: Trace, models: Mapping[str, int]) -> generate.Requests:
     return generate.make_requests(*asked, trace.prefix_id.codes, shared)
 
 
-def _codes(labels: Labels | None, n: int) -> NDArray[np.int32]:
-    return np.full(n, -1, np.int32) if labels is None else labels.codes.astype(np.int32)
-
-
-def _ps(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    picoseconds = seconds * 1e12
-    return np.rint(picoseconds, out=picoseconds).astype(np.int64)
-
-
-def _classes(given: SimInput, trace: Trace) -> NDArray[np.int64]:
+def _classes(given: SimInput, trace: Trace) -> int | NDArray[np.int64]:
     """Class of each request: its place among the classes that have SLOs of their own."""
     if trace.slo_class is None or not given.slo_classes:
-        return np.zeros(len(trace), np.int64)
+        return 0
     order = list(given.slo_classes)
     unknown = [name for name in trace.slo_class.names if name not in order]
     if unknown:

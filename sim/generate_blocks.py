@@ -76,10 +76,11 @@ def find(engines: Engines, engine: Any, requests: Requests, r: int) -> tuple[int
         return 0, -1
     most = requests.prompt[r] + requests.emitted[r] - 1
     hit, source = min(requests.blocks[r], min(requests.computed[r], most) // block), r
-    if requests.prefix[r] < 0:
+    prefix = _prefix(requests, r)
+    if prefix < 0:
         known = min(requests.known_hit[r], most) // block
         return (known, -1) if known > hit else (hit, source)
-    other = _last_with(engines, engine.life, requests.prefix[r])
+    other = _last_with(engines, engine.life, prefix)
     if other >= 0 and other != r:
         shared = min(min(requests.prefix_tokens[r], requests.computed[other]), most) // block
         runs = requests.place[other] == RUNNING
@@ -104,8 +105,9 @@ def acquire(
         engine.blank_blocks += rest
         _shorten(engine, requests, r, rest)
     take(engine, requests, n)
-    if requests.prefix[r] >= 0:
-        _remember(engines, engine.life, requests.prefix[r], r)
+    prefix = _prefix(requests, r)
+    if prefix >= 0:
+        _remember(engines, engine.life, prefix, r)
 
 
 @inlined
@@ -128,7 +130,12 @@ def _shorten(engine: Any, requests: Requests, r: int, n: int) -> None:
 @inlined
 def _is_lost(requests: Requests, r: int) -> bool:
     """Nobody will ever find what `r` left in its blocks."""
-    return requests.prefix[r] < 0 and requests.place[r] != WAITING
+    return _prefix(requests, r) < 0 and requests.place[r] != WAITING
+
+
+@inlined
+def _prefix(requests: Requests, r: int) -> int:
+    return requests.prefix[r] if requests.prefix.shape[0] > 0 else -1
 
 
 @inlined

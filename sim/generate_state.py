@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium.columns import columns, owned
 from modelium.errors import ConfigError
 from modelium.sim.heap import NEVER
 from modelium.sim.spec import Engine, Generate
@@ -31,7 +32,7 @@ class Requests(NamedTuple):
     model: NDArray[np.int32]
     prompt: NDArray[np.int32]  # tokens
     output: NDArray[np.int32]  # tokens
-    prefix: NDArray[np.int32]  # what the prompt begins with, -1: nothing known
+    prefix: NDArray[np.int32]  # what the prompt begins with, -1: nothing known; empty: of no prompt
     prefix_tokens: NDArray[np.int32]  # how much of the prompt that is
     known_hit: NDArray[np.int32]  # tokens said to be cached, where prefix is -1
 
@@ -126,33 +127,29 @@ def make_requests(
     known_hit: NDArray[Any] | None = None,
 ) -> Requests:
     """Columns of requests that have not yet arrived anywhere."""
-    n = len(prompt)
-
-    def column(given: NDArray[Any] | None, default: int) -> NDArray[np.int32]:
-        if given is None and default == 0:
-            return np.zeros(n, np.int32)  # costs no memory until it is written
-        if given is None:
-            return np.full(n, default, np.int32)
-        return np.array(given, np.int32)
-
+    i8, i32, i64, n = np.int8, np.int32, np.int64, len(prompt)
+    own = columns(
+        n,
+        prefix_tokens=(i32, 0 if prefix_tokens is None else prefix_tokens),
+        known_hit=(i32, 0 if known_hit is None else known_hit),
+        place=(i8, 0),
+        computed=(i32, 0),
+        emitted=(i32, 0),
+        next_in_queue=(i32, 0),  # written before it is read
+        first_ps=(i64, -1),
+        finish_ps=(i64, -1),
+        preemptions=(i32, 0),
+        cached=(i32, -1),
+        blocks=(i32, 0),
+        older=(i32, 0),  # written before it is read
+        newer=(i32, 0),  # written before it is read
+    )
     return Requests(
-        model=column(model, 0),
-        prompt=column(prompt, 0),
-        output=column(output, 0),
-        prefix=column(prefix, -1),
-        prefix_tokens=column(prefix_tokens, 0),
-        known_hit=column(known_hit, 0),
-        place=np.zeros(n, np.int8),
-        computed=column(None, 0),
-        emitted=column(None, 0),
-        next_in_queue=column(None, 0),  # written before it is read
-        first_ps=np.full(n, -1, np.int64),
-        finish_ps=np.full(n, -1, np.int64),
-        preemptions=column(None, 0),
-        cached=column(None, -1),
-        blocks=column(None, 0),
-        older=column(None, 0),  # written before it is read
-        newer=column(None, 0),  # written before it is read
+        model=np.zeros(n, i32) if model is None else owned(model, i32),
+        prompt=owned(prompt, i32),
+        output=owned(output, i32),
+        prefix=owned([] if prefix is None else prefix, i32),
+        **own,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modelium.columns import counts
 from modelium.core import ClusterState, Demand, Gpu
 from modelium.errors import ConfigError
 from modelium.record import COLD
 from modelium.rules import never_fits
 from modelium.sim import world
-from modelium.sim.answers import answers
+from modelium.sim.answers import Answers, answers
 from modelium.sim.books import (
     FAILED,
     GENERATE,
@@ -146,10 +146,9 @@ class Plane:
 
     # What became of them
 
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """First and last token of each request (s; NaN where none came); whether it met its SLO."""
-        answers(self._handle)
-        return self.w.first_s, self.w.finish_s, self.w.met
+    def answers(self) -> Answers:
+        """What became of each request, as the tables say it: once, at the end of the run."""
+        return answers(self.w, self._handle)
 
     # Instances
 
@@ -236,8 +235,8 @@ class Plane:
         for g in (self._gpus[name] for name in gpus):
             for slot in self._in_order.intersection(w.on[g, : w.n_on[g]].tolist()):
                 mine = lanes.n_members[lanes.lane[slot]]
-                on = w.n_on[w.slot_gpus[slot, : w.n_slot_gpus[slot]]]
-                lanes.at_once[slot] = bool((on == mine).all())
+                held = w.slot_gpus[slot, : w.n_slot_gpus[slot]].tolist()
+                lanes.at_once[slot] = all(w.n_on.item(other) == mine for other in held)
 
     def open(self, copy: Copy) -> None:
         """The instance takes requests from now on."""
@@ -286,9 +285,7 @@ class Plane:
 
     def check_fits(self, state: ClusterState) -> None:
         """Refuse at once a model of the trace that can never run here."""
-        asked = np.zeros(len(self.models), np.bool_)
-        asked[self.w.requests.model] = True
-        for m in np.flatnonzero(asked):
+        for m in np.flatnonzero(counts(self.w.requests.model, len(self.models))):
             if why := never_fits(state, self._names[m]):
                 raise ConfigError(why)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modelium import __version__
 from modelium.errors import ModeliumError
@@ -21,7 +21,7 @@ from modelium.record import (
     requests_table,
     timeline_table,
 )
-from modelium.sim.books import COMPLETED, FAILED, REJECTED, UNFINISHED, World
+from modelium.sim.books import World
 from modelium.sim.infer import add_busy
 from modelium.summary import summarize
 from modelium.timeline import Row, busy_rows
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     from modelium.sim.cluster import SimCluster
     from modelium.sim.run import SimInput
 
-_OUTCOME = {
-    COMPLETED: "completed",
-    REJECTED: "rejected",
-    FAILED: "failed",
-    UNFINISHED: "unfinished",
-}
 _PACKAGES = ("simpy", "numpy", "numba", "pyarrow")
 
 
@@ -76,7 +70,7 @@ def check_conservation(w: World) -> None:
 
     Raises ModeliumError if a request vanished or was counted twice: a fault of the simulator.
     """
-    unfinished = int(np.count_nonzero(w.outcome == UNFINISHED))
+    unfinished = len(w.outcome) - int(np.count_nonzero(w.outcome))  # UNFINISHED is 0
     held = int(w.n_waiting.sum() + w.outstanding.sum()) + len(w.outcome) - int(w.arrivals.sum())
     if unfinished != held:
         raise ModeliumError(f"{unfinished} requests are unfinished, but {held} are held somewhere")
@@ -84,31 +78,26 @@ def check_conservation(w: World) -> None:
 
 def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Column]:
     w = cluster.plane.w
-    first, finish, met = cluster.plane.answers()
+    told = cluster.plane.answers()
     columns: dict[str, Column] = {
         "arrival_s": w.arrival_s,
         "model": (w.requests.model, [model.name for model in given.models]),
         "prompt_tokens": w.requests.prompt,
         "output_tokens": w.requests.output,
-        "outcome": (_outcomes(w), OUTCOMES),
-        "instance": (w.instance - 1, cluster.instance_ids),
-        "first_token_s": first,
-        "finish_s": finish,
-        "cold": (w.cold, COLD),
+        "outcome": (told.outcome, OUTCOMES),
+        "instance": (told.instance, cluster.instance_ids),
+        "first_token_s": told.first_s,
+        "finish_s": told.finish_s,
+        "cold": (told.cold, COLD),
         "preemptions": w.requests.preemptions,
-        "cached_tokens": np.maximum(w.requests.cached, 0),
+        "cached_tokens": told.cached,
         "retries": w.retries,
-        "slo_met": met,
+        "slo_met": told.met,
     }
     for name in ("slo_class", "organization"):
         if (labels := getattr(trace, name)) is not None:
             columns[name] = (labels.codes, labels.names)
     return columns
-
-
-def _outcomes(w: World) -> NDArray[np.int32]:
-    table = [OUTCOMES.index(_OUTCOME[code]) for code in sorted(_OUTCOME)]
-    return np.array(table, np.int32)[w.outcome]
 
 
 def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
@@ -121,5 +110,6 @@ def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
     return cluster.timeline.rows + busy + cluster.kv_use.rows
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {"modelium": __version__} | {name: metadata.version(name) for name in _PACKAGES}

@@ -13,11 +13,12 @@ from reference_infer import Job
 from reference_world import HORIZON, IDLE, MISS, Instance, ReferenceWorld, Request, TieError
 
 from modelium.core import Gpu, Model, Node, Slo
-from modelium.record import COLD, OUTCOMES
+from modelium.record import COLD
 from modelium.sim import SimInput
+from modelium.sim.answers import OUTCOME_NAMES
 from modelium.sim.books import OPEN, ROUTERS
 from modelium.sim.plane import Plane
-from modelium.sim.results import _OUTCOME, check_conservation
+from modelium.sim.results import check_conservation
 from modelium.sim.spec import Admission, Generate, Infer, Settings, StepTime
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
@@ -285,7 +286,7 @@ class Both:
     def compare_requests(self) -> None:
         w = self.plane.w
         for r, plain in enumerate(self.world.requests):
-            assert OUTCOMES[OUTCOMES.index(_OUTCOME[int(w.outcome[r])])] == plain.outcome
+            assert OUTCOME_NAMES[int(w.outcome[r])] == plain.outcome
             assert COLD[w.cold[r]] == plain.cold
             assert w.retries[r] == plain.retries
             assert w.instance[r] == plain.instance
