@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelium.columns import blocks
 from modelium.core import Gpu
 from modelium.record import Codes, Floats, floats, labels
 
@@ -55,12 +56,7 @@ def _integrals(timeline: pa.Table, gpus: Sequence[Gpu], span_s: float) -> dict[s
 def _good_tokens(requests: pa.Table, timeline: pa.Table, gpus: Sequence[Gpu]) -> Floats:
     """For each GPU, the share of the tokens of its instances that met the SLO."""
     served, names = labels(requests, "instance")
-    tokens = floats(requests, "prompt_tokens") + floats(requests, "output_tokens")
-    tokens = (tokens - floats(requests, "cached_tokens")) * (served >= 0)
-    good = tokens * floats(requests, "slo_met")
-    # The last bin stands for "none" and for instances that served nothing.
-    bins = np.where(served < 0, len(names), served)
-    by_instance = [np.bincount(bins, t, len(names) + 1) for t in (good, tokens)]
+    by_instance = _tokens(requests, served, len(names) + 1)
     number = {name: i for i, name in enumerate(names)}
     holders, holder_names = labels(timeline, "instance")
     numbers = np.array([number.get(name, len(names)) for name in holder_names] + [len(names)])
@@ -68,6 +64,23 @@ def _good_tokens(requests: pa.Table, timeline: pa.Table, gpus: Sequence[Gpu]) ->
     place, instance = np.divmod(pairs, len(names) + 1)
     met, all_ = (np.bincount(place, t[instance], minlength=len(gpus)) for t in by_instance)
     return met / np.maximum(all_, 1.0)
+
+
+def _tokens(requests: pa.Table, served: Codes, bins: int) -> tuple[Floats, Floats]:
+    """Tokens of each instance: of requests that met their SLO, and of all.
+
+    The last bin stands for instances that served nothing; it stays at 0.
+    """
+    asked = [floats(requests, f"{kind}_tokens") for kind in ("prompt", "output", "cached")]
+    met = floats(requests, "slo_met")
+    sums = np.zeros(2 * bins)
+    for rows in blocks(len(served)):
+        prompt, output, cached = (column[rows] for column in asked)
+        holder = np.where(served[rows] < 0, bins - 1, served[rows])
+        sums += np.bincount(2 * holder + met[rows], prompt + output - cached, 2 * bins)
+    bad, good = sums.reshape(-1, 2).T
+    bad[-1] = good[-1] = 0.0
+    return good, bad + good
 
 
 def _places(timeline: pa.Table, gpus: Sequence[Gpu]) -> Codes:

@@ -56,11 +56,11 @@ class Timeline:
 
 def busy_rows(seconds: np.ndarray, width_s: float, gpus: list[str], end_s: float) -> list[Row]:
     """Busy share of each GPU by time bin; engines that share time never sum above 1."""
-    rows: list[Row] = []
-    for g, gpu in enumerate(gpus):
-        for k in range(min(seconds.shape[1], int(np.ceil(end_s / width_s)))):
-            start, stop = k * width_s, min((k + 1) * width_s, end_s)
-            if stop > start:
-                share = min(1.0, float(seconds[g, k]) / (stop - start))
-                rows.append((gpu, start, stop, "busy", "", "", share))
-    return rows
+    number = min(seconds.shape[1], int(np.ceil(end_s / width_s)))
+    bins = [(k, k * width_s, min((k + 1) * width_s, end_s)) for k in range(number)]
+    bins = [(k, start, stop) for k, start, stop in bins if stop > start]
+    return [
+        (gpu, start, stop, "busy", "", "", min(1.0, busy_s[k] / (stop - start)))
+        for gpu, busy_s in zip(gpus, seconds.tolist(), strict=False)
+        for k, start, stop in bins
+    ]
