@@ -67,13 +67,15 @@ class _Steps:
     def _compare(self, model: str, wanted: list[tuple[str, ...]]) -> None:
         copies = [c for c in self.state.instances_of(model) if c.phase is not Phase.LEAVING]
         self.staying[model] = list(copies)
+        places = [frozenset(gpus) for gpus in wanted]
         for copy in copies:
-            right = next((gpus for gpus in wanted if set(gpus) == set(copy.gpus)), None)
-            if right is None:
+            place = frozenset(copy.gpus)
+            if place not in places:
                 if copy.id not in self.keep:
                     self.surplus.append(copy)
                 continue
-            wanted.remove(right)
+            at = places.index(place)
+            del places[at], wanted[at]
             if copy.phase is Phase.ASLEEP:
                 self.asleep.append(copy)
         self.missing += [(model, gpus) for gpus in wanted]

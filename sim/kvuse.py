@@ -24,6 +24,7 @@ class KvUse:
         self._width_s = width_s
         self._since_s = 0.0
         self._total = cluster.plane.w.engines.engines["kv_token_ps"]
+        self._lives = cluster.plane.w.engines.counters.data
         self._seen = np.zeros_like(self._total)
         self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.rows: list[Row] = []
@@ -41,9 +42,10 @@ class KvUse:
 
     def end_bin(self) -> None:
         """Write the rows of the bin that ends now."""
-        for slot in np.flatnonzero(self._total != self._seen).tolist():
-            if (copy := self._cluster.plane.copy_in(slot)) is not None:
-                self._read(copy)
+        if self._lives[0]:  # else no engine has held a token yet
+            for slot in np.flatnonzero(self._total != self._seen).tolist():
+                if (copy := self._cluster.plane.copy_in(slot)) is not None:
+                    self._read(copy)
         start_s, end_s = self._since_s, self._cluster.state.now_s
         if end_s > start_s:
             for (gpu, model), byte_s in sorted(self._sums.items()):
