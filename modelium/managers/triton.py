@@ -155,6 +155,8 @@ class TritonManager(ByName):
                 server.repair(generation, why)
             if (inputs := server.loaded.get(entry)) is None:
                 return "it was lost with its Triton server and did not load again"
+            if server.url != engine.url:
+                return f"its Triton server is at {server.url} now: somebody took its port"
             return self._probe(server, entry, inputs, deadline_s)
         except EngineError as error:
             return str(error)

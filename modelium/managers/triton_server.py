@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import threading
@@ -159,7 +160,7 @@ class Server(Remote):
         """Let its engine know which processes it has, now that they are others."""
         if self.process is not None and entry in self._extras:
             pids = [worker.pid for worker in self.workers(entry)]
-            self._extras[entry].update(server_pid=self.process.pid, pids=pids)
+            self._extras[entry].update(server_pid=self.process.pid, pids=pids, grpc=self.grpc)
 
     @property
     def members(self) -> set[str]:
@@ -236,7 +237,7 @@ class Server(Remote):
         trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
         try:
             while time.monotonic() < until_s:
-                if trial.live(1.0):
+                if trial.live(1.0) and self._listens_by_http():
                     self._connect()
                     return True
                 if self._processes.wait(self.name, LOOK_S) is not None:
@@ -244,6 +245,11 @@ class Server(Remote):
             return False
         finally:
             trial.close()
+
+    def _listens_by_http(self) -> bool:
+        """Also on the ports that come after gRPC's: one of them that is taken ends the server."""
+        ports = ((self._numbers[0], "/v2/health/live"), (self._numbers[2], "/metrics"))
+        return all(_answers(self._host, port, path) for port, path in ports)
 
     def _command(self) -> list[str]:
         backends = self._layout.backends_in(self._processes.folder / "backends")
@@ -291,6 +297,18 @@ class Server(Remote):
         self._note.unlink(missing_ok=True)
         for left in SHM.glob(f"{self._prefix}*"):
             left.unlink(missing_ok=True)
+
+
+def _answers(host: str, port: int, path: str) -> bool:
+    """Whether somebody answers there with success within a second."""
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def silent(server: Remote, deadline_s: float) -> str:

@@ -29,6 +29,7 @@ from tests.managers.ray_house import (
     post,
     until,
 )
+from tests.managers.vllm_house import running
 
 pytestmark = [pytest.mark.engines, needs_ray()]
 
@@ -149,7 +150,7 @@ def test_a_ray_without_serve_is_left_without_it(foreign: Foreign, tmp_path: Path
     later = theirs(foreign, tmp_path / "logs")
     assert later.adopt(engine)
     later.stop(engine)
-    assert not served.is_running()
+    assert running([served]) == []
     later.close()
     assert foreign.actors() == [], "Serve was ours, though an earlier self's"
     assert foreign.process.status() != psutil.STATUS_ZOMBIE

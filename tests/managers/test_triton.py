@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -233,25 +234,37 @@ def test_a_later_self_adopts_what_runs_and_ends_the_rest(tmp_path: Path) -> None
     assert processes_of(tmp_path) == []
 
 
-def test_a_failed_server_says_why_and_a_taken_port_is_no_failure(tmp_path: Path) -> None:
-    import socket
-
-    path = double(tmp_path / "double")
-    made = manager(tmp_path / "logs")
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     broken = TritonManager(folder=tmp_path / "broken", env={"LD_PRELOAD": "/no/such"}, base_port=1)
     broken._layout = replace(broken._layout, server=Path("/bin/false"))  # type: ignore[type-var]
     with pytest.raises(StartError, match="a: Triton for GPU 0 does not start"):
-        broken.start(order("a#1", path))
-    engine = made.start(order("l#1", path))
-    port = int(engine.url.rpartition(":")[2])
-    server = server_of(engine)
-    server.kill()
-    server.wait()
-    with socket.create_server(("127.0.0.1", port)):
-        told = made.trouble(engine)
-        assert told == "" or "l~1" in told
-    made.stop(engine)
+        broken.start(order("a#1", double(tmp_path / "double")))
     assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["http", "grpc", "metrics"])
+def test_a_server_whose_port_was_taken_comes_back_on_others(which: int, tmp_path: Path) -> None:
+    """Somebody took it between the server's death and its return; gRPC answers before that ends."""
+    path, made = double(tmp_path / "double"), manager(tmp_path / "logs")
+    try:
+        engine = made.start(order("l#1", path))
+        server, port = server_of(engine), made._servers[0]._numbers[which]
+        server.kill()
+        server.wait()
+        with socket.create_server(("127.0.0.1", port)):
+            told = made.trouble(engine)
+            if which == 0:
+                assert "somebody took its port" in told
+                assert made._servers[0].url != engine.url
+                made.stop(engine)
+                engine = made.start(order("l#2", path))
+            else:
+                assert told == "", "requests come over HTTP, and that port is free"
+            assert doubled(engine, 2) == [4]
+        made.stop(engine)
+        assert processes_of(tmp_path) == []
+    finally:
+        made.close()
 
 
 def test_somebody_elses_server_is_used_and_never_restarted(tmp_path: Path) -> None:
