@@ -122,8 +122,10 @@ class TritonManager(ByName):
             start.watch(lambda: server.join(entry, start.go_on))
             return self._start(server, entry, start)
         except BaseException as error:
-            with contextlib.suppress(EngineError):
+            try:
                 remove(server, entry, 0.0)
+            except EngineError:
+                server.leave(entry)  # a server of its own ends with it, all the same
             if isinstance(error, EngineError):
                 raise _explained(order, error, server) from error
             if isinstance(error, StartError) and not error.log:
@@ -155,7 +157,7 @@ class TritonManager(ByName):
                 server.repair(generation, why)
             if (inputs := server.loaded.get(entry)) is None:
                 return "it was lost with its Triton server and did not load again"
-            if server.url != engine.url:
+            if self._remote is None and server.url != engine.url:
                 return f"its Triton server is at {server.url} now: somebody took its port"
             return self._probe(server, entry, inputs, deadline_s)
         except EngineError as error:

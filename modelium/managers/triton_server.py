@@ -185,7 +185,8 @@ class Server(Remote):
 
     def close(self) -> None:
         with self.lock:
-            self._end(0.0)
+            if not self._members:
+                self._end(0.0)
 
     # Repair
 

@@ -285,6 +285,14 @@ def test_somebody_elses_server_is_used_and_never_restarted(tmp_path: Path) -> No
     ours.unload_model("m")
     assert not ours.is_model_loaded("m")
     engine = ours.load_model("m", path, **settings)
+    renamed = TritonManager(
+        held.url.replace("127.0.0.1", "localhost"),
+        tmp_path / "theirs" / "repository" / "gpu0",
+        grpc=held.extra["grpc"],
+    )
+    assert renamed.adopt(engine)
+    assert renamed.trouble(engine) == "", "the same server by another name"
+    renamed.close()
     server_of(held).kill()
     assert "not Modelium's to restart" in ours.trouble(engine)
     with pytest.raises(StartError, match="no Triton answers"):
