@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,15 +90,6 @@ def post(engine: Engine, path: str, body: Any, timeout_s: float = DEADLINE_S) ->
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def until(what: str, true: object) -> None:
-    """Wait until a call gives something true."""
-    assert callable(true)
-    until_s = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < until_s, f"{what}: not in {DEADLINE_S} s"
-        time.sleep(0.05)
 
 
 def processes_of(logs: Path) -> list[psutil.Process]:

@@ -15,6 +15,7 @@ import pytest
 from modelium.managers.engine import Engine, EngineError, StartError
 from modelium.managers.ray import RayManager
 from tests.live import tiny
+from tests.live.running import until
 from tests.managers.ray_house import (
     DEADLINE_S,
     double,
@@ -23,7 +24,6 @@ from tests.managers.ray_house import (
     order,
     post,
     processes_of,
-    until,
 )
 from tests.managers.vllm_house import client, completion, running, stream
 
@@ -139,7 +139,7 @@ def test_who_goes_away_frees_the_model(house: House) -> None:
     chunks = stream(house.llama, TOKENS)
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
-    until("idle", lambda: not house.manager._health(house.llama, DEADLINE_S)["busy"])
+    until(lambda: not house.manager._health(house.llama, DEADLINE_S)["busy"])
     work = house.manager._health(house.llama, DEADLINE_S)["work"]
     assert house.manager._health(house.llama, DEADLINE_S)["work"] == work
 
@@ -181,7 +181,7 @@ def test_a_busy_class_is_in_no_trouble_and_others_go_on(house: House) -> None:
         go = house.folder / "double" / "go"
         slow = pool.submit(post, house.double, "/", {"x": [1], "wait": go.name})
         try:
-            until("it waits", (house.folder / "double" / "waits").exists)
+            until((house.folder / "double" / "waits").exists)
             assert house.manager.trouble(house.double, DEADLINE_S) == ""
             assert post(house.double, "/", {"x": [2]})[1]["y"] == [4]
             assert not slow.done()
@@ -200,7 +200,7 @@ def test_one_that_makes_nothing_is_in_trouble_after_a_while(house: House) -> Non
     finally:
         replica(house.llama).resume()
     chunks.close()  # type: ignore[attr-defined]
-    until("well", lambda: not house.manager.trouble(house.llama))
+    until(lambda: not house.manager.trouble(house.llama))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_constructor_that_hangs_is_ended(house: House, way: str) -> None:
     asked = replace(asked, cancelled=cancelled)
     with ThreadPoolExecutor() as pool:
         start = pool.submit(house.manager.start, asked)
-        until("began", lambda: (path / "began").exists() or start.done())
+        until(lambda: (path / "began").exists() or start.done())
         if way == "given up":
             cancelled.set()
         with pytest.raises(StartError, match=r"not ready after|given up"):
@@ -262,7 +262,7 @@ def test_a_replica_that_is_killed_comes_back_and_its_requests_wait(house: House)
         killed.wait(DEADLINE_S)
         waits = pool.submit(post, house.double, "/", {"x": [4]})
         assert house.manager.trouble(house.double, 0.2) == "", "Ray has time to start another"
-        until("back", lambda: not house.manager.trouble(house.double, 0.5) and waits.done())
+        until(lambda: not house.manager.trouble(house.double, 0.5) and waits.done())
         assert waits.result()[1]["y"] == [8]
     assert replica(house.double) != killed
 
@@ -275,7 +275,7 @@ def test_a_replica_that_does_not_come_back_is_trouble(
     (path / "model.py").write_text("raise ValueError('its code has changed')")
     monkeypatch.setattr("modelium.managers.ray.RESTART_S", 3.0)
     replica(engine).kill()
-    until("in trouble", lambda: "did not come back" in house.manager.trouble(engine, 0.5))
+    until(lambda: "did not come back" in house.manager.trouble(engine, 0.5))
     house.manager.stop(engine, 0.0)
     assert set(house.manager._ray.states(30.0)) == house.manager._ray.members
 
@@ -295,5 +295,5 @@ def test_a_lost_driver_is_started_again(house: House) -> None:
     driver = house.manager._ray._driver
     assert driver is not None
     psutil.Process(driver._process.pid).kill()
-    until("ended", lambda: not driver.runs())
+    until(lambda: not driver.runs())
     assert house.manager._ray.members == set(house.manager._ray.states(60.0))

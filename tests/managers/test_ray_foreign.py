@@ -19,6 +19,7 @@ from modelium.managers.engine import StartError
 from modelium.managers.ports import Ports
 from modelium.managers.ray import RayManager
 from modelium.managers.ray_head import COMMON, LOCAL
+from tests.live.running import until
 from tests.managers.ray_house import (
     DEADLINE_S,
     ONE_THREAD,
@@ -27,7 +28,6 @@ from tests.managers.ray_house import (
     needs_ray,
     order,
     post,
-    until,
 )
 from tests.managers.vllm_house import running
 
@@ -103,7 +103,7 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
         child = subprocess.Popen(command, env=own, stdout=out, stderr=out, start_new_session=True)
     process = psutil.Process(child.pid)
     try:
-        until("it runs", lambda: child.poll() is not None or STARTED in log.read_text())
+        until(lambda: child.poll() is not None or STARTED in log.read_text())
         assert child.poll() is None, log.read_text()
         yield Foreign(process, f"{HOST}:{head}", own, program, ports)
     finally:

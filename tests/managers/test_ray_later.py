@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from modelium.managers.engine import Engine, StartError
+from tests.live.running import until
 from tests.managers import ray_house
 from tests.managers.ray_house import (
     DEADLINE_S,
@@ -23,7 +24,6 @@ from tests.managers.ray_house import (
     order,
     post,
     processes_of,
-    until,
 )
 
 pytestmark = [pytest.mark.engines, needs_ray()]
@@ -62,7 +62,7 @@ def test_a_later_self_adopts_what_it_knows_and_ends_the_rest(tmp_path: Path) -> 
 
         head = psutil.Process(later._ray.process.pid)  # type: ignore[union-attr]
         head.kill()
-        until("gone", lambda: "head has ended" in later.trouble(kept))
+        until(lambda: "head has ended" in later.trouble(kept))
         again = later.start(order("again#1", path))
         later.stop(kept, 0.0)
         assert post(again, "/", {"x": [5]})[1]["y"] == [10]
