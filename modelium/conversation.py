@@ -2,18 +2,18 @@
 
 Events are heard one at a time, in order, and never before `Cluster.start` has returned. After every
 change `Miss` is offered again to each model that waits in vain: no request waits for ever. Only
-where no GPU may begin a load before another ends, the offer waits for that end.
+where no load may begin, since others are under way there, the offer waits for one of them to end.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from modelium.core import Done, Event, Fault, Miss
+from modelium.core import Done, Event, Fault, Instance, Miss, Phase
 from modelium.errors import PolicyError
 
 PATIENCE = 100_000
@@ -41,11 +41,11 @@ class Conversation:
         hungry: Hungry,
         clock: Callable[[], float],
         soon: Callable[[Callable[[], None]], None],
-        may_begin: Callable[[], bool],
+        may_begin: Callable[[Iterable[str] | None], bool],
     ) -> None:
         """`clock` stands still within one instant; `soon` calls back when the caller is done.
 
-        `may_begin` says whether some GPU may begin a load.
+        `may_begin` says whether one of these GPUs (None: of all) may begin a load.
         """
         self._hungry = hungry
         self._clock = clock
@@ -89,13 +89,18 @@ class Conversation:
         else:
             self._soon(partial(self.tell, done))
 
-    def offer(self, until: Callable[[], bool] | None = None) -> None:
-        """Offer misses again; stop when `until` says that what was free is taken."""
-        self._talk(partial(self._offer, until, DECLINES))
+    def offer(self) -> None:
+        """Offer misses again."""
+        self._talk(self._offer)
 
     def offer_to_all(self) -> None:
         """Offer misses again to every model, however many decline."""
-        self._talk(partial(self._offer, None, len(self._hungry.hungry_models()) + 1))
+        self._talk(partial(self._offer, declines=len(self._hungry.hungry_models()) + 1))
+
+    def fell_idle(self, copy: Instance) -> None:
+        """Offer misses again, until `copy` leaves, if a load could begin where it is now idle."""
+        if self._may_begin(copy.gpus):
+            self._talk(partial(self._offer, copy))
 
     def _talk(self, say: Callable[[], None]) -> None:
         """Say something to the policy, then offer misses again if that changed anything."""
@@ -103,7 +108,7 @@ class Conversation:
         try:
             say()
             while self._stirred:
-                self._offer(None, DECLINES)
+                self._offer()
         finally:
             self.talking = False
 
@@ -127,24 +132,26 @@ class Conversation:
         refused = isinstance(event, Done) and event.error and not event.instance
         self._stirred |= isinstance(event, CHANGES) and not refused
 
-    def _offer(self, until: Callable[[], bool] | None, declines: int) -> None:
-        """Offer `Miss` again to models that wait in vain, since something changed.
+    def _offer(self, idle: Instance | None = None, declines: int = DECLINES) -> None:
+        """Offer `Miss` again to models that wait in vain, since something changed (or is `idle`).
 
         The longest wait goes first. After some have been declined in a row the rest is likely to
         be declined too; a turning start makes sure that each is asked before long.
         """
         self._stirred = self.unasked = False
-        hungry = self._hungry.hungry_models() if self.answers_misses else []
-        self._turn = (self._turn + 1) % max(1, len(hungry))
+        if not self.answers_misses or not (hungry := self._hungry.hungry_models()):
+            return
+        first, *rest = hungry
+        self._turn = turn = (self._turn + 1) % max(1, len(rest))
         in_vain = 0
-        for model in hungry[:1] + hungry[self._turn :] + hungry[1 : self._turn]:
-            if not self._may_begin():
+        for model in (first, *rest[turn:], *rest[:turn]):
+            if not self._may_begin(None):
                 self.unasked = True
                 return
             begun = self._actions
             self._outbox.append(Miss(model))
             self._empty_outbox()
             in_vain = in_vain + 1 if self._actions == begun else 0
-            if in_vain >= declines or (until is not None and until()):
+            if in_vain >= declines or (idle is not None and idle.phase is not Phase.READY):
                 self.unasked = True
                 return

@@ -86,7 +86,7 @@ def prepare(experiment: Experiment) -> Prepared:
     from modelium.traces import check_models, read_trace
 
     path = find(experiment.config)
-    config = read(path) if path else Config()
+    config = read(path) if path else Config.model_construct()
     trace = read_trace(experiment.trace)
     assumed: list[str] = []
     if experiment.models or not config.models:

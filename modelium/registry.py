@@ -80,11 +80,10 @@ def with_defaults(text: str, defaults: Mapping[str, str]) -> tuple[str, dict[str
 
 def find(name: str) -> Any:
     """Import the class (or function) that makes the policy called `name`."""
-    known = _known()
-    if name not in known:
-        hint = did_you_mean(name, known)
+    source = POLICIES.get(name) or _known().get(name)  # built-ins need no look at all packages
+    if source is None:
+        hint = did_you_mean(name, _known())
         raise PolicyError(f"no policy called {name!r}.{hint} (modelium policies lists them)")
-    source = known[name]
     try:
         if isinstance(source, EntryPoint):
             return source.load()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from modelium.core import (
     Action,
@@ -38,17 +39,18 @@ def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
             return ""
 
 
-def may_begin(state: ClusterState, limits: Limits) -> bool:
-    """Whether some GPU has not all the loads and wakes under way that it may have."""
-    coming: dict[str, int] = {}
-    under_way = 0
-    for copy in state.coming():
-        under_way += 1
-        for gpu in copy.gpus:
-            coming[gpu] = coming.get(gpu, 0) + 1
-    if under_way >= limits.loads_at_once:
+def may_begin(state: ClusterState, limits: Limits, gpus: Iterable[str] | None = None) -> bool:
+    """Whether one of `gpus` (None: of all) has fewer loads and wakes under way than it may have."""
+    coming = [copy.gpus for copy in state.coming()]
+    if len(coming) >= limits.loads_at_once:
         return False
-    return any(coming.get(gpu, 0) < limits.loads_at_once_per_gpu for gpu in state.gpus)
+    taken = list(chain.from_iterable(coming))
+    working = state.gpus
+    if gpus is None:
+        if len(taken) < len(working):
+            return True  # some GPU has none
+        gpus = working
+    return any(gpu in working and taken.count(gpu) < limits.loads_at_once_per_gpu for gpu in gpus)
 
 
 def never_fits(state: ClusterState, model: str, whole: Mapping[str, int] | None = None) -> str:

@@ -144,6 +144,7 @@ class State:
         self._on: dict[str, dict[str, Copy]] = {gpu: {} for gpu in self.all_gpus}
         self._free = {name: gpu.memory_bytes for name, gpu in self.all_gpus.items()}
         self._freeing = dict.fromkeys(self.all_gpus, 0)
+        self._rooms = dict(self._free)
         self.ram = {name: HostRam(node.host_bytes) for name, node in self.nodes.items()}
         self.instances = MappingProxyType(self._copies)
         self.gpus = MappingProxyType(self._working)
@@ -168,6 +169,9 @@ class State:
 
     def freeing_bytes(self, gpu: str) -> int:
         return self._freeing[gpu]
+
+    def rooms(self) -> dict[str, int]:
+        return self._rooms.copy()
 
     def host_free_bytes(self, node: str) -> int:
         return self.ram[node].free_bytes
@@ -278,10 +282,12 @@ class State:
         self.all_gpus = {name: new if name == gpu else g for name, g in self.all_gpus.items()}
         if gpu in self._working:
             self._working[gpu] = new
+            self._rooms[gpu] = self._free[gpu] + self._freeing[gpu]
 
     def lose(self, gpu: str) -> None:
         """A GPU stopped working."""
         self._working.pop(gpu, None)
+        self._rooms.pop(gpu, None)
 
     def regain(self, gpu: str) -> None:
         """A GPU works again."""
@@ -290,16 +296,21 @@ class State:
         }
         self._working.clear()
         self._working.update(back)  # in the order of the configuration, as ever
+        self._rooms = {name: self._free[name] + self._freeing[name] for name in back}
 
     def copy(self, instance: str) -> Copy:
         """The books' own entry of an instance."""
         return self._copies[instance]
 
     def _charge(self, copy: Copy, sign: int) -> None:
+        takes, gives = sign * copy.bytes_per_gpu, 0
+        if copy.phase in GOING:
+            gives = sign * self._gives_back(copy)
         for gpu in copy.gpus:
-            self._free[gpu] -= sign * copy.bytes_per_gpu
-            if copy.phase in GOING:
-                self._freeing[gpu] += sign * self._gives_back(copy)
+            self._free[gpu] -= takes
+            self._freeing[gpu] += gives
+            if gpu in self._rooms:
+                self._rooms[gpu] += gives - takes
         if copy.host_bytes:
             self.ram[copy.node].pin(sign * copy.host_bytes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
@@ -36,19 +37,18 @@ class Survey:
 
     def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
         self._instances = state.instances
-        coming: dict[str, int] = {}
-        for copy in state.coming():
-            started += 1
-            for gpu in copy.gpus:
-                coming[gpu] = coming.get(gpu, 0) + 1
-        limits, free, freeing = state.limits, state.free_bytes, state.freeing_bytes
-        self.starts = limits.loads_at_once - started
+        limits = state.limits
+        coming = [copy.gpus for copy in state.coming()]
+        self.starts = limits.loads_at_once - started - len(coming)
         """Loads and wakes that may still begin."""
-        closed = {gpu for gpu, n in coming.items() if n >= limits.loads_at_once_per_gpu}.union(
-            avoid
-        )
-        self.rooms = {gpu: free(gpu) + freeing(gpu) for gpu in state.gpus if gpu not in closed}
+        self.rooms = rooms = state.rooms()
         """Bytes that a load started now could get there, by GPU."""
+        taken = list(chain.from_iterable(coming))
+        for gpu in taken:
+            if taken.count(gpu) >= limits.loads_at_once_per_gpu:
+                rooms.pop(gpu, None)
+        for gpu in avoid:
+            rooms.pop(gpu, None)
 
     @cached_property
     def ready(self) -> list[Instance]:

@@ -79,7 +79,7 @@ class SimCluster:
             plane,
             lambda: int(self.env.now),
             self._soon,
-            lambda: may_begin(self.state, self.state.limits),
+            lambda gpus: may_begin(self.state, self.state.limits, gpus),
         )
         self._under_way: dict[str, simpy.Process] = {}
         self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
@@ -182,7 +182,7 @@ class SimCluster:
                 idle.succeed()
         copy_in = self.plane.copy_in(slot)
         if copy_in is not None and copy_in.phase is Phase.READY:
-            self.talk.offer(lambda: copy_in.phase is not Phase.READY)
+            self.talk.fell_idle(copy_in)
 
     def _expire(self, model: str) -> Any:
         wait_ps = ps(self.settings.admission.max_wait_s)

@@ -63,9 +63,9 @@ def index(i: int) -> int:
     return i
 
 
-def entry(function: _F) -> _F:
+def entry(function: Callable[..., Any]) -> Entry:
     """Compile a function of a world's address and other integers, to be called from Python."""
-    return cast(_F, Entry(function))
+    return Entry(function)
 
 
 class Kernel:
@@ -110,3 +110,7 @@ class Entry(Kernel):
 
     def __call__(self, *given: int) -> int:
         return self._native(*given)
+
+    def at(self, world: int) -> Callable[..., int]:
+        """The kernel for the world of this address, for a caller that calls it often."""
+        return self._native.given(world)

@@ -27,6 +27,8 @@ class KvUse:
         self._lives = cluster.plane.w.engines.counters.data
         self._seen = np.zeros_like(self._total)
         self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._cells: dict[int, tuple[float, list[tuple[str, str]]]] = {}
+        """By slot: bytes of a token on each of its GPUs, and whose sums they count for."""
         self.rows: list[Row] = []
 
     def watch(self) -> Generator[Any, Any, None]:
@@ -37,15 +39,20 @@ class KvUse:
 
     def forget(self, copy: Copy) -> None:
         """The instance is gone: book its last use; its slot's next engine begins at zero."""
-        self._read(copy)
-        self._seen[copy.slot] = self._total[copy.slot] = 0.0
+        slot = copy.slot
+        if (used := self._total[slot] - self._seen[slot]) > 0:
+            self._book(slot, float(used) / PS_PER_S)
+        self._seen[slot] = self._total[slot] = 0.0
+        self._cells.pop(slot, None)
 
     def end_bin(self) -> None:
         """Write the rows of the bin that ends now."""
         if self._lives[0]:  # else no engine has held a token yet
-            for slot in np.flatnonzero(self._total != self._seen).tolist():
-                if (copy := self._cluster.plane.copy_in(slot)) is not None:
-                    self._read(copy)
+            slots = np.flatnonzero(self._total > self._seen)
+            used_s = (self._total[slots] - self._seen[slots]) / PS_PER_S
+            self._seen[slots] = self._total[slots]
+            for slot, token_s in zip(slots.tolist(), used_s.tolist(), strict=True):
+                self._book(slot, token_s)
         start_s, end_s = self._since_s, self._cluster.state.now_s
         if end_s > start_s:
             for (gpu, model), byte_s in sorted(self._sums.items()):
@@ -54,12 +61,14 @@ class KvUse:
         self._sums.clear()
         self._since_s = end_s
 
-    def _read(self, copy: Copy) -> None:
-        total = float(self._total[copy.slot])
-        used = total - float(self._seen[copy.slot])
-        if used > 0:
-            self._seen[copy.slot] = total
-            spec = self._cluster.state.models[copy.model]
-            token_bytes = spec.kv_bytes_per_token / len(copy.gpus)
-            for gpu in copy.gpus:
-                self._sums[gpu, copy.model] += used / PS_PER_S * token_bytes
+    def _book(self, slot: int, token_s: float) -> None:
+        share_bytes, cells = self._cells.get(slot) or self._enter(slot)
+        for cell in cells:
+            self._sums[cell] += token_s * share_bytes
+
+    def _enter(self, slot: int) -> tuple[float, list[tuple[str, str]]]:
+        copy = self._cluster.plane.copy_in(slot)
+        assert copy is not None, "only engines of instances hold tokens"
+        share_bytes = self._cluster.state.models[copy.model].kv_bytes_per_token / len(copy.gpus)
+        cells = self._cells[slot] = share_bytes, [(gpu, copy.model) for gpu in copy.gpus]
+        return cells

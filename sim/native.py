@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from llvmlite import binding as llvm
@@ -27,10 +28,20 @@ class Native:
         self._call = shape(self._engine.get_function_address(symbol))
 
     def __call__(self, *given: int) -> int:
+        return self.given(*given)()
+
+    def given(self, *first: int) -> Callable[..., int]:
+        """The function of what follows `first`, in half the time a call; for one thread only."""
         result, raised = _INT64(0), _ADDRESS()
-        if self._call(ctypes.addressof(result), ctypes.addressof(raised), *given):
-            raise RuntimeError("a compiled kernel failed, which is a fault of Modelium")
-        return result.value
+        call = partial(self._call, ctypes.addressof(result), ctypes.addressof(raised), *first)
+
+        def called(*rest: int) -> int:
+            if call(*rest):
+                why = f"a compiled kernel failed ({raised.value}), which is a fault of Modelium"
+                raise RuntimeError(why)
+            return result.value
+
+        return called
 
 
 def load(name: str, stamp: str, count: int, compiled: Callable[[], tuple[str, str]]) -> Native:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelium.columns import counts
 from modelium.core import ClusterState, Demand, Gpu
@@ -29,7 +31,7 @@ from modelium.sim.books import (
 from modelium.sim.build import make_world
 from modelium.sim.handle import keep
 from modelium.sim.heap import NEVER
-from modelium.sim.meters import ModelMeters, SlotCopy
+from modelium.sim.meters import ModelMeters, SlotCopy, Views
 from modelium.sim.run import SimInput
 from modelium.sim.spec import Generate, Infer
 from modelium.state import Copy
@@ -50,8 +52,14 @@ class Plane:
         self.w: World = make_world(given, trace, self.models, self._specs)
         self._kept = keep(self.w)
         self._handle = self._kept.ctypes.data
-        self._at, self._arrival = self.w.at.data, self.w.arrival_ps.data
+        self._advance = world.advance.at(self._handle)
+        self._set_coming = world.set_coming.at(self._handle)
+        self._release = world.release.at(self._handle)
+        self._begin = world.begin.at(self._handle)
+        self._views = Views(self.w)
+        self._at, self._arrival = self._views.at, self._views.arrival_ps
         self._due, self._order = self.w.heap.due.data, self.w.heap.order.data
+        self._hungry = self.w.hungry.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
         self._copies: dict[int, Copy] = {}
         self._lanes: dict[tuple[str, ...], int] = {}
@@ -59,7 +67,7 @@ class Plane:
         """Slots whose lane never reorders what reaches it, so long as it has its GPUs alone."""
         self._kv = {m.name: (m.kv_bytes, m.kv_bytes_per_token) for m in given.models}
         self.demand: Mapping[str, Demand] = {
-            name: ModelMeters(self.w, k) for name, k in self.models.items()
+            name: ModelMeters(self._views, k) for name, k in self.models.items()
         }
 
     # Time
@@ -70,7 +78,7 @@ class Plane:
         if self._soonest() >= until_ps:  # nothing to do: not worth a call
             at[NOW] = max(at[NOW], until_ps)
             return world.HORIZON
-        return int(world.advance(self._handle, until_ps))
+        return self._advance(until_ps)
 
     def _soonest(self) -> int:
         r, due = self._at[NEXT], self._due[self._order[0]]
@@ -108,16 +116,17 @@ class Plane:
 
     def is_hungry(self, model: str) -> bool:
         """Requests wait for this model, and no instance is ready or on its way."""
-        return bool(self.w.hungry[self.models[model]])
+        return self._hungry[self.models[model]] != 0
 
     def hungry_models(self) -> list[str]:
         """All such models, the longest wait first."""
-        if self._at[HUNGRY] == 0:
-            return []
-        w = self.w
-        found = w.hungry.nonzero()[0]
-        oldest = w.arrival_ps[w.first_waiting[found]]
-        return [self._names[m] for m in found[oldest.argsort(kind="stable")].tolist()]
+        found, flags = [-1], self._hungry.tobytes()
+        for _ in range(self._at[HUNGRY]):
+            found.append(flags.index(1, found[-1] + 1))
+        return [self._names[m] for m in sorted(found[1:], key=self._waits_since)]
+
+    def _waits_since(self, m: int) -> int:
+        return self._arrival[self._views.first_waiting[m]]
 
     def waiting_models(self) -> Iterator[str]:
         """Models with requests that no ready instance can take."""
@@ -126,9 +135,7 @@ class Plane:
     def oldest_waiting_ps(self, model: str) -> int | None:
         """When the first waiting request of a model arrived; None if none waits."""
         m = self.models[model]
-        if self.w.n_waiting[m] == 0:
-            return None
-        return int(self.w.arrival_ps[self.w.first_waiting[m]])
+        return self._waits_since(m) if self._views.n_waiting[m] else None
 
     def expire(self, model: str, before_ps: int) -> None:
         """Reject what has waited since `before_ps`."""
@@ -136,13 +143,13 @@ class Plane:
 
     def set_coming(self, model: str, change: int) -> None:
         """An instance of `model` is on its way (+1), or no longer (-1)."""
-        world.set_coming(self._handle, self.models[model], change)
+        self._set_coming(self.models[model], change)
 
     def release(self, model: str, cold: str) -> None:
         """Send all that waits for `model` to its ready instances."""
         m = self.models[model]
-        if self.w.n_waiting[m]:
-            world.release(self._handle, m, self.now_ps, COLD.index(cold))
+        if self._views.n_waiting[m]:
+            self._release(m, self.now_ps, COLD.index(cold))
 
     # What became of them
 
@@ -168,7 +175,7 @@ class Plane:
         w.interference[slot] = _interference(spec)
         for k, name in enumerate(gpus):
             w.slot_gpus[slot, k] = self._gpus[name]
-        copy = SlotCopy(w, slot, f"{model}#{number}", model, gpus, gpu.node)
+        copy = SlotCopy(self._views, slot, f"{model}#{number}", model, gpus, gpu.node)
         if isinstance(spec, Generate):
             self._admit_engine(copy, spec, gpu.kind, kv_bytes)
         else:
@@ -187,7 +194,7 @@ class Plane:
         if per_token > 0 and kv_bytes != self._kv[copy.model][0]:
             tokens = kv_bytes // per_token
         w.kind[copy.slot], w.capacity[copy.slot] = GENERATE, spec.max_num_seqs
-        world.begin(self._handle, copy.slot, self._rows[copy.model, kind], tokens)
+        self._begin(copy.slot, self._rows[copy.model, kind], tokens)
 
     def _admit_lane(self, copy: Copy, spec: Infer) -> None:
         lanes, slot = self.w.lanes, copy.slot
@@ -231,6 +238,8 @@ class Plane:
 
     def _know_neighbours(self, gpus: tuple[str, ...]) -> None:
         """A finish is known on arrival where no neighbour can slow it down before it begins."""
+        if not self._in_order:
+            return
         w, lanes = self.w, self.w.lanes
         for g in (self._gpus[name] for name in gpus):
             for slot in self._in_order.intersection(w.on[g, : w.n_on[g]].tolist()):
@@ -247,11 +256,7 @@ class Plane:
 
     def close(self, copy: Copy) -> None:
         """The instance takes no more requests; those it has go on."""
-        w, m = self.w, self.models[copy.model]
-        n = int(w.n_ready[m])
-        slots = [int(slot) for slot in w.ready[m, :n] if slot != copy.slot]
-        w.ready[m, : len(slots)] = slots
-        w.n_ready[m] = len(slots)
+        _strike(self.w.ready, self.w.n_ready, self.models[copy.model], copy.slot)
 
     def hear_idle(self, copy: Copy) -> None:
         """Stop `advance` when this instance falls idle."""
@@ -266,16 +271,11 @@ class Plane:
         """The instance is gone; its slot is free."""
         w, slot = self.w, copy.slot
         for name in copy.gpus:
-            g = self._gpus[name]
-            row = [int(other) for other in w.on[g, : w.n_on[g]] if other != slot]
-            w.on[g, : len(row)] = row
-            w.n_on[g] = len(row)
+            _strike(w.on, w.n_on, self._gpus[name], slot)
         if w.kind[slot] == INFER:
-            lanes, lane = w.lanes, int(w.lanes.lane[slot])
-            row = [int(o) for o in lanes.members[lane, : lanes.n_members[lane]] if o != slot]
-            lanes.members[lane, : len(row)] = row
-            lanes.n_members[lane] = len(row)
-            if not row and self._lanes.get(copy.gpus) == lane:
+            lane = int(w.lanes.lane[slot])
+            left = _strike(w.lanes.members, w.lanes.n_members, lane, slot)
+            if not left and self._lanes.get(copy.gpus) == lane:
                 del self._lanes[copy.gpus]
         w.kind[slot] = NONE
         self._in_order.discard(slot)
@@ -288,6 +288,16 @@ class Plane:
         for m in np.flatnonzero(counts(self.w.requests.model, len(self.models))):
             if why := never_fits(state, self._names[m]):
                 raise ConfigError(why)
+
+
+def _strike(rows: NDArray[Any], lengths: NDArray[Any], row: int, slot: int) -> int:
+    """Take `slot` out of a row of slots, if it is there, and say how many are left."""
+    slots = rows[row, : lengths[row]].tolist()
+    if slot in slots:
+        slots.remove(slot)
+        rows[row, : len(slots)] = slots
+        lengths[row] = len(slots)
+    return len(slots)
 
 
 def _specs(given: SimInput) -> dict[tuple[str, str], Generate | Infer]:

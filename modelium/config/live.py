@@ -76,7 +76,7 @@ class Gateway(Section):
     """How long a request may wait for an engine."""
     places: Count = 256
     """Requests at one engine at a time; the rest waits in fair order."""
-    limits: Limit = Limit()
+    limits: Limit = Limit.model_construct()
     """Of each organization."""
     organizations: dict[str, Limit] = {}
     """Of some organizations, instead."""

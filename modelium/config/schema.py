@@ -100,7 +100,7 @@ class NodeEntry(Section):
     """Such as 4xh100-80g, or a list of kinds or groups; all on this node."""
     host_memory: Bytes | None = None
     """RAM for cached and sleeping weights."""
-    links: Links = Links()
+    links: Links = Links.model_construct()
 
 
 class Cluster(Section):
@@ -112,7 +112,7 @@ class Cluster(Section):
     """Each machine by itself, instead of `gpus`."""
     host_memory: Bytes | None = None
     """RAM of each node for cached and sleeping weights."""
-    links: Links = Links()
+    links: Links = Links.model_construct()
 
     @model_validator(mode="after")
     def _one_way(self) -> Cluster:
@@ -158,7 +158,7 @@ class Vllm(Section):
     enabled: bool = True
     base_port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """First port of the engines (live)."""
-    default_settings: EngineSettings = EngineSettings()
+    default_settings: EngineSettings = EngineSettings.model_construct()
     environment: str | None = None
     """Folder of the Python environment that holds vLLM; else one is looked for (live)."""
     flags: list[str] = []
@@ -230,16 +230,16 @@ class ModelEntry(Section):
     """On each GPU: context, activations, captured graphs."""
     asleep: Bytes | None = None
     """On each GPU while asleep."""
-    slo: Slo = Slo()
+    slo: Slo = Slo.model_construct()
     pinned: bool = False
     """Loaded at the start and never unloaded."""
     min_replicas: Annotated[int, Field(ge=0)] = 0
     max_replicas: Count | None = None
     spread: bool = False
     """At most one copy per node."""
-    vllm: EngineSettings = EngineSettings()
+    vllm: EngineSettings = EngineSettings.model_construct()
     infer: Infer | None = None
-    load: LoadStages = LoadStages()
+    load: LoadStages = LoadStages.model_construct()
     runtime: Literal["vllm", "triton", "ray", "emulated"] | None = None
     """What serves it (live); else chosen from its files."""
     flags: list[str] = []
@@ -335,21 +335,21 @@ class Config(Section):
 
     model_repository: str = "."
     """Folder that holds the folders of models."""
-    cluster: Cluster = Cluster()
+    cluster: Cluster = Cluster.model_construct()
     models: Models = {}
-    load: LoadStages = LoadStages()
+    load: LoadStages = LoadStages.model_construct()
     """Of all models; a model's own go before these."""
     profiles: Profiles = []
     """Step times measured on your machines: files that the fit wrote, or entries as in them."""
-    slo: Slos = Slos()
+    slo: Slos = Slos.model_construct()
     policy: Policies = []
     """What `simulate` plays when the command line names none: "lru" or "idle_ttl:idle_s=60"."""
-    simulation: Simulation = Simulation()
-    vllm: Vllm = Vllm()
-    orchestration: Orchestration = Orchestration()
-    metrics: Metrics = Metrics()
-    triton: Triton = Triton()
-    ray: Ray = Ray()
-    emulated: Emulated = Emulated()
-    gateway: Gateway = Gateway()
-    live: Live = Live()
+    simulation: Simulation = Simulation.model_construct()
+    vllm: Vllm = Vllm.model_construct()
+    orchestration: Orchestration = Orchestration.model_construct()
+    metrics: Metrics = Metrics.model_construct()
+    triton: Triton = Triton.model_construct()
+    ray: Ray = Ray.model_construct()
+    emulated: Emulated = Emulated.model_construct()
+    gateway: Gateway = Gateway.model_construct()
+    live: Live = Live.model_construct()

@@ -73,9 +73,9 @@ class Simulation(Section):
 
     router: Router | None = None
     """Which ready instance of its model a request goes to."""
-    admission: Admission = Admission()
-    faults: Faults = Faults()
-    limits: Limits = Limits()
+    admission: Admission = Admission.model_construct()
+    faults: Faults = Faults.model_construct()
+    limits: Limits = Limits.model_construct()
     rate_window: Seconds | None = None
     """Time constant of the demand rates that policies see."""
     drain: Seconds | None = None

@@ -113,7 +113,7 @@ class LiveCluster:
             self.reception,
             lambda: self._instant,
             self._soon,
-            lambda: may_begin(self.state, self.state.limits),
+            lambda gpus: may_begin(self.state, self.state.limits, gpus),
         )
         for served in given.served:
             self.roster.put(served)
@@ -231,7 +231,7 @@ class LiveCluster:
             idle.set()
         elif copy.phase is Phase.READY and self.reception.waiting_models():
             self._instant = self.now_s()
-            self.talk.offer(lambda: copy.phase is not Phase.READY)
+            self.talk.fell_idle(copy)
 
     def suspect(self, copy: Copy, why: str) -> None:
         """A request found an engine broken: look at it now."""

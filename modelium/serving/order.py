@@ -48,7 +48,7 @@ def order(
         )
     if host == "":
         raise ConfigError("--host is empty; 127.0.0.1 is this machine, 0.0.0.0 all its addresses")
-    given = read(path) if path else Config()
+    given = read(path) if path else Config.model_construct()
     if gpus:
         given = on_fleet(given, gpus)
     address = {"host": host, "port": port}
