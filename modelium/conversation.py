@@ -56,7 +56,7 @@ class Conversation:
         self._stirred = False
         self._actions = 0
         self._turn = 0
-        self._hasty = (0, -1.0)
+        self._instant, self._asked = -1.0, 0
         self.talking = False
         """The policy is being told something."""
         self.unasked = False
@@ -119,9 +119,10 @@ class Conversation:
     def _say(self, event: Event) -> None:
         if isinstance(event, Miss) and not self._hungry.is_hungry(event.model):
             return
-        now, (count, before) = self._clock(), self._hasty
-        self._hasty = (count + 1 if before == now else 0, now)
-        if count > PATIENCE:
+        if (now := self._clock()) != self._instant:
+            self._instant, self._asked = now, 0
+        self._asked += 1
+        if self._asked > PATIENCE:
             raise PolicyError(
                 f"the policy was asked {PATIENCE:,} times at one instant and always wanted more; "
                 f"the last event was {event!r}"
@@ -129,8 +130,9 @@ class Conversation:
         self.asked_s = time.perf_counter()
         self._hear(event)
         self.decide_s += time.perf_counter() - self.asked_s
-        refused = isinstance(event, Done) and event.error and not event.instance
-        self._stirred |= isinstance(event, CHANGES) and not refused
+        if isinstance(event, CHANGES):
+            refused = isinstance(event, Done) and event.error and not event.instance
+            self._stirred = self._stirred or not refused
 
     def _offer(self, idle: Instance | None = None, declines: int = DECLINES) -> None:
         """Offer `Miss` again to models that wait in vain, since something changed (or is `idle`).

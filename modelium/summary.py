@@ -247,7 +247,7 @@ def _triggers(requests: pa.Table, decisions: pa.Table, waited: Bools) -> int:
     order = np.argsort(models, kind="stable")
     edges = np.searchsorted(models[order], np.arange(len(names) + 1))
     total = 0
-    for target in np.unique(targets[starts]):
+    for target in sorted(set(targets[starts].tolist())):
         code = code_of.get(target_names[target])
         if code is not None:
             mine = order[edges[code] : edges[code + 1]]

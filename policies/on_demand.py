@@ -262,6 +262,8 @@ class OnDemand:
 
     def _overdue_s(self, state: ClusterState, model: str) -> float:
         """How long until requests for `model` have waited long enough to drain busy copies."""
+        if self._drain_after_s == float("inf"):
+            return self._drain_after_s
         return self._drain_after_s - state.demand[model].oldest_wait_s
 
     def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:

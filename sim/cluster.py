@@ -46,6 +46,14 @@ class Clock(simpy.Environment):
         """It is `at_ps` now."""
         self._now = at_ps
 
+    def now_ps(self) -> float:
+        """What `now` is here: whole picoseconds."""
+        return self._now
+
+    def now_s(self) -> float:
+        """The same in seconds."""
+        return self._now / PS_PER_S
+
 
 class SimCluster:
     """A `Cluster` in simulated time. `run` plays the trace; policies act through `start`."""
@@ -62,7 +70,7 @@ class SimCluster:
             {node.id: node for node in given.nodes},
             {gpu.id: gpu for gpu in given.gpus},
             plane.demand,
-            lambda: self.env.now / PS_PER_S,
+            self.env.now_s,
             plane.waiting_models,
             given.settings.limits,
         )
@@ -77,7 +85,7 @@ class SimCluster:
         self.timeline = Timeline(self.state, self.held)
         self.talk = Conversation(
             plane,
-            lambda: int(self.env.now),
+            self.env.now_ps,
             self._soon,
             lambda gpus: may_begin(self.state, self.state.limits, gpus),
         )
@@ -148,8 +156,7 @@ class SimCluster:
             soonest = self.env.peek()
             horizon = end_ps if soonest > end_ps else int(soonest)
             why = self.plane.advance(horizon)
-            if self.plane.now_ps > self.env.now:
-                self.env.pass_to(self.plane.now_ps)
+            self.env.pass_to(self.plane.now_ps)
             if why == self.plane.MISS:
                 self._missed(self.plane.missed_model())
             elif why == self.plane.IDLE:

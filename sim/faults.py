@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,15 @@ class FaultSource:
     def __init__(self, cluster: SimCluster, spec: Faults, seed: int) -> None:
         self._cluster = cluster
         self._spec = spec
-        streams = np.random.SeedSequence([seed, 0xFA17]).spawn(3)
-        self._load_rng, self._gpu_rng, self._crash_rng = map(np.random.default_rng, streams)
+        self._seed = seed
         self._failing: set[str] = set()
         self._slow: dict[str, float] = {}
+
+    @cached_property
+    def _rng(self) -> dict[str, np.random.Generator]:
+        streams = np.random.SeedSequence([self._seed, 0xFA17]).spawn(3)
+        rngs = map(np.random.default_rng, streams)
+        return dict(zip(("load", "gpu", "crash"), rngs, strict=True))
 
     def begin(self) -> None:
         """Start all fault processes."""
@@ -45,12 +51,12 @@ class FaultSource:
         """Whether the load that is under way fails."""
         if model in self._failing or "" in self._failing:
             return True
-        return self._spec.load_failure > 0 and self._load_rng.random() < self._spec.load_failure
+        return self._spec.load_failure > 0 and self._rng["load"].random() < self._spec.load_failure
 
     def slow_load(self) -> float:
         """How many times as long the load that begins now takes."""
-        factor = max(self._slow.values(), default=1.0)
-        if self._spec.slow_load > 0 and self._load_rng.random() < self._spec.slow_load:
+        factor = max(self._slow.values()) if self._slow else 1.0
+        if self._spec.slow_load > 0 and self._rng["load"].random() < self._spec.slow_load:
             factor = max(factor, self._spec.slow_factor)
         return factor
 
@@ -108,7 +114,7 @@ class FaultSource:
 
     def _failing_gpu(self, gpu: str) -> Any:
         while True:
-            wait_s = float(self._gpu_rng.exponential(self._spec.gpu_mtbf_s))
+            wait_s = float(self._rng["gpu"].exponential(self._spec.gpu_mtbf_s))
             yield self._cluster.env.timeout(ps(min(wait_s, 8e6)))
             yield from self._lose([gpu], self._spec.gpu_repair_s)
 
@@ -117,11 +123,11 @@ class FaultSource:
         while True:
             ready = self._ready()
             mean_s = self._spec.crash_mtbf_s / max(1, len(ready))
-            wait_s = float(self._crash_rng.exponential(mean_s))
+            wait_s = float(self._rng["crash"].exponential(mean_s))
             yield self._cluster.env.timeout(ps(min(wait_s, 8e6)))
             ready = self._ready()
             if ready:
-                self._crash(ready[int(self._crash_rng.integers(len(ready)))])
+                self._crash(ready[int(self._rng["crash"].integers(len(ready)))])
 
     def _ready(self) -> list[Copy]:
         state = self._cluster.state

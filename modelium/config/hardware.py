@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelium.catalog import gpu as gpu_spec
-from modelium.catalog import parse_fleet
 from modelium.catalog.fleet import HOST_TO_GPU_MEMORY
 from modelium.config import schema
 from modelium.config.values import build
@@ -68,8 +67,7 @@ def hardware(cluster: schema.Cluster, share: float) -> Hardware:
 
 def on_fleet(config: schema.Config, fleet: str) -> schema.Config:
     """The configuration on other GPUs, such as 4xh100-80g. Raises CatalogError."""
-    parse_fleet(fleet)
-    gpus = schema.Cluster.model_validate({"gpus": fleet}).gpus
+    gpus = [schema.PlacedGroup.model_construct(**group) for group in schema.placed(fleet)]
     cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
     return config.model_copy(update={"cluster": cluster})
 

@@ -87,12 +87,12 @@ class ProfileEntry(Section):
     """Of the fit, for "decode" and "mixed"."""
 
 
-class _Source(BaseModel):
+class _Source(BaseModel, defer_build=True):
     name: str
     licence: str = ""
 
 
-class _Document(BaseModel):
+class _Document(BaseModel, defer_build=True):
     """A file of the fit; its head says more than is needed here."""
 
     source: _Source

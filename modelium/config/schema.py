@@ -74,7 +74,7 @@ class PlacedGroup(GpuGroup):
     node: str = "node0"
 
 
-def _placed(given: Any) -> Any:
+def placed(given: Any) -> Any:
     """Take "2x8xh100-80g" as two groups of eight, and a bare kind as a group of one."""
     if isinstance(given, str):
         fleet = parse_fleet(given)
@@ -86,7 +86,7 @@ def _placed(given: Any) -> Any:
 
 
 def _on_one_node(given: Any) -> Any:
-    groups = _placed(given)
+    groups = placed(given)
     if isinstance(given, str):
         return [{key: group[key] for key in ("kind", "count")} for group in groups]
     return groups
@@ -106,7 +106,7 @@ class NodeEntry(Section):
 class Cluster(Section):
     """Which GPUs there are."""
 
-    gpus: Annotated[list[PlacedGroup], checked(_placed, str | list[str | PlacedGroup])] = []
+    gpus: Annotated[list[PlacedGroup], checked(placed, str | list[str | PlacedGroup])] = []
     """4xh100-80g (one node), 2x8xh100-80g+4xl4 (three), or a list of kinds or groups."""
     nodes: list[NodeEntry] = []
     """Each machine by itself, instead of `gpus`."""
@@ -135,7 +135,7 @@ class EngineSettings(Section):
 
     def under(self, other: EngineSettings) -> EngineSettings:
         """These settings, except where `other` has its own."""
-        return self.model_copy(update=other.model_dump(exclude_none=True))
+        return self.model_copy(update={key: v for key, v in other if v is not None})
 
     def engine(self, step: spec.StepTime, kv_tokens: int) -> spec.Generate:
         """The engine with these settings, as the simulator takes it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from modelium.conversation import DECLINES, Conversation
-from modelium.core import Done, Event, Fault, Miss, Unload
+from modelium.core import Done, Event, Fault, Miss, Phase, Unload
+from modelium.state import Copy, FrozenMeters
 
 
 class Table:
@@ -16,8 +17,12 @@ class Table:
         self.open = True
         self.heard: list[Event] = []
         self.answer: Callable[[Event], None] = lambda event: None
-        self.talk = Conversation(self, lambda: 0.0, lambda say: say(), lambda: self.open)
+        self.closed: set[str] = set()
+        self.talk = Conversation(self, lambda: 0.0, lambda say: say(), self._may_begin)
         self.talk.listen(self._hear)
+
+    def _may_begin(self, gpus: Iterable[str] | None) -> bool:
+        return self.open and (gpus is None or not self.closed.issuperset(gpus))
 
     def _hear(self, event: Event) -> None:
         self.heard.append(event)
@@ -99,3 +104,29 @@ def test_after_some_in_vain_the_rest_waits_and_is_asked_at_another_turn() -> Non
     table.heard.clear()
     table.talk.offer_to_all()
     assert sorted(table.offered()) == names
+
+
+def test_no_model_is_asked_twice_in_a_round() -> None:
+    for n in range(1, DECLINES + 1):
+        table = Table(*(f"m{k}" for k in range(n)))
+        for rounds in range(1, 2 * DECLINES):
+            table.talk.tell(END)
+            assert sorted(table.offered()) == sorted(table.hungry * rounds)
+
+
+def test_an_idle_copy_is_offered_where_a_load_may_begin_until_it_leaves() -> None:
+    table = Table("a", "b", "c")
+    copy = Copy("x#1", "x", ("gpu0", "gpu1"), "node0", FrozenMeters(), Phase.READY)
+    table.closed = {"gpu0", "gpu1"}
+    table.talk.fell_idle(copy)
+    assert table.offered() == []
+    table.closed = {"gpu0"}
+
+    def evict(event: Event) -> None:
+        table.serve(event)
+        copy.phase = Phase.LEAVING
+
+    table.answer = evict
+    table.talk.fell_idle(copy)
+    assert table.offered() == ["a"]
+    assert table.talk.unasked

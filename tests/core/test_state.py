@@ -116,7 +116,7 @@ def test_a_snapshot_stands_still_and_costs_the_same(books: Any) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["add", "change", "remove"]),
+            st.sampled_from(["add", "change", "remove", "stick", "lose", "regain", "resize"]),
             st.integers(0, 9),
             st.sampled_from(PHASES),
             st.integers(0, 60),
@@ -130,23 +130,38 @@ def test_after_any_changes_the_books_are_what_a_recount_gives(
 ) -> None:
     b = books(a=30, b=20)
     copies: list[Any] = []
+    sizes = dict.fromkeys(b.state.all_gpus, 80 * GIB)
     for verb, which, phase, gpu_gib, host_gib in steps:
-        if verb == "add":
+        gpu = list(sizes)[which % 4]
+        if verb == "lose":
+            b.state.lose(gpu)
+        elif verb == "regain":
+            b.state.regain(gpu)
+        elif verb == "resize":
+            sizes[gpu] = (40 + gpu_gib) * GIB
+            b.state.resize(gpu, sizes[gpu])
+        elif verb == "add":
             gpus = ("n0g0", "n0g1", "n1g0", "n0g0 n0g1", "n1g1 n1g0")[which % 5]
             copies.append(b.add("ab"[which % 2], gpus, phase, bytes_per_gpu=gpu_gib * GIB))
         elif copies and verb == "remove":
             b.state.remove(copies.pop(which % len(copies)))
+        elif copies and verb == "stick":
+            b.state.stick(copies[which % len(copies)])
         elif copies:
             copy = copies[which % len(copies)]
             held = {"bytes_per_gpu": gpu_gib * GIB, "host_bytes": host_gib * GIB}
             b.state.change(copy, phase, **(held if which % 2 else {}))
-    for gpu in b.state.gpus:
+    for gpu in b.state.all_gpus:
         here = [copy for copy in copies if gpu in copy.gpus]
-        assert b.state.free_bytes(gpu) == 80 * GIB - sum(c.bytes_per_gpu for c in here)
-        leaving = sum(c.bytes_per_gpu for c in here if c.phase is Phase.LEAVING)
-        dozing = [c.bytes_per_gpu - GIB for c in here if c.phase is Phase.SUSPENDING]
+        assert b.state.free_bytes(gpu) == sizes[gpu] - sum(c.bytes_per_gpu for c in here)
+        going = [copy for copy in here if not copy.stuck]
+        leaving = sum(c.bytes_per_gpu for c in going if c.phase is Phase.LEAVING)
+        dozing = [c.bytes_per_gpu - GIB for c in going if c.phase is Phase.SUSPENDING]
         assert b.state.freeing_bytes(gpu) == leaving + sum(max(0, more) for more in dozing)
         assert {c.id for c in b.state.instances_on(gpu)} == {c.id for c in here}
+    state = b.state
+    rooms = [(gpu, state.free_bytes(gpu) + state.freeing_bytes(gpu)) for gpu in state.gpus]
+    assert list(state.rooms().items()) == rooms
     for node in b.state.nodes:
         pinned = sum(copy.host_bytes for copy in copies if copy.node == node)
         assert b.state.host_free_bytes(node) == 100 * GIB - pinned

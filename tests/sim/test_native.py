@@ -41,6 +41,11 @@ def test_it_is_compiled_once_and_is_the_same_from_its_file(compiled: list[str]) 
     assert compiled == ["difference"]
 
 
+def test_what_is_given_first_stays_given() -> None:
+    less_from, from_ten = jit.entry(difference).at(7), jit.entry(difference).at(10)
+    assert [less_from(2), from_ten(2), less_from(9), less_from(2)] == [5, 8, -2, 5]
+
+
 def test_other_sources_are_compiled_anew(
     compiled: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
