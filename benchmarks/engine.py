@@ -3,6 +3,7 @@
     python benchmarks/engine.py [WORK ...] [--json] [--scale 1.0]
 
 Each work runs in a process of its own, once to compile and cache the kernels and once measured.
+The first, `yardstick`, is no work of the simulator's: it tells how fast the machine is just now.
 CPU seconds include children; peak memory is the process's. Files are made before the clock starts.
 """
 
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import simpy
 
 from modelium.core import Gpu, Model, Node, Slo
 from modelium.costs import ConfiguredFacts, Stages
@@ -155,6 +157,24 @@ def sample(scale: float) -> Callable[[], int]:
     return report(scale, "--no-report")
 
 
+def yardstick(scale: float) -> Callable[[], int]:
+    """A SimPy process that waits and waits: what this machine makes of plain Python."""
+    n = int(500_000 * scale)
+
+    def work() -> int:
+        env = simpy.Environment()
+        env.process(_waits(env, n))
+        env.run()
+        return n
+
+    return work
+
+
+def _waits(env: simpy.Environment, n: int) -> Iterator[simpy.Event]:
+    for _ in range(n):
+        yield env.timeout(1)
+
+
 def usage(scale: float) -> Callable[[], int]:
     """`modelium --help`: the whole process."""
 
@@ -168,6 +188,7 @@ def usage(scale: float) -> Callable[[], int]:
 MODELIUM = (sys.executable, "-m", "modelium")
 
 WORKS: dict[str, Callable[[float], Callable[[], int]]] = {
+    "yardstick": yardstick,
     "vidur": vidur,
     "alpaserve": alpaserve,
     "churn": churn,
@@ -183,7 +204,7 @@ PROCESSES = ("sample", "report", "help")
 def measure(name: str, scale: float) -> dict[str, float | str]:
     """Run one work twice, the second time with the clock running."""
     work = WORKS[name](scale)
-    if name == "vidur" or name in PROCESSES:
+    if name in ("vidur", "yardstick", *PROCESSES):
         work()  # compiles, or fills the cache of compiled kernels
     else:
         WORKS[name](min(scale, 0.002))()

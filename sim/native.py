@@ -20,6 +20,7 @@ class Native:
 
     def __init__(self, code: bytes, symbol: str, count: int) -> None:
         """`code`: an object file in which `symbol` takes `count` integers as numba passes them."""
+        self._symbol = symbol
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
@@ -31,13 +32,16 @@ class Native:
         return self.given(*given)()
 
     def given(self, *first: int) -> Callable[..., int]:
-        """The function of what follows `first`, in half the time a call; for one thread only."""
+        """The function of what follows `first`, in half the time a call; for one thread only.
+
+        It holds on to all that it runs in: this object and its engine.
+        """
         result, raised = _INT64(0), _ADDRESS()
         call = partial(self._call, ctypes.addressof(result), ctypes.addressof(raised), *first)
 
         def called(*rest: int) -> int:
             if call(*rest):
-                why = f"a compiled kernel failed ({raised.value}), which is a fault of Modelium"
+                why = f"{self._symbol} failed ({raised.value}), which is a fault of Modelium"
                 raise RuntimeError(why)
             return result.value
 
