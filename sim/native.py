@@ -41,8 +41,8 @@ class Native:
 
         def called(*rest: int) -> int:
             if call(*rest):
-                why = f"{self._symbol} failed ({raised.value}), which is a fault of Modelium"
-                raise RuntimeError(why)
+                why = f"{self._symbol}, {raised.value}"
+                raise RuntimeError(f"a compiled kernel failed ({why}): a fault of Modelium")
             return result.value
 
         return called
