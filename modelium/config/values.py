@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Section(BaseModel):
     """A mapping in the file; a key that it does not know is an error with a suggestion.
 
-    Where a file says nothing, `model_construct` makes the section, and its validator need not be
-    built: most commands start a quarter faster.
+    Where a file says nothing, `model_construct` makes the section: its validator, which takes long
+    to build, is only built for what a file says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
