@@ -7,7 +7,7 @@ loop there is. Seconds are floats, bytes are ints, `kv` is a language model's ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -202,7 +202,7 @@ class ClusterState(Protocol):
     @property
     def gpus(self) -> Mapping[str, Gpu]: ...  # those that work now; a lost one is absent
     @property
-    def instances(self) -> Mapping[str, Instance]: ...
+    def instances(self) -> Mapping[str, Instance]: ...  # as they came, the oldest first
     @property
     def demand(self) -> Mapping[str, Demand]: ...
     @property
@@ -211,9 +211,10 @@ class ClusterState(Protocol):
     def limits(self) -> Limits: ...
     def instances_of(self, model: str) -> Iterable[Instance]: ...
     def instances_on(self, gpu: str) -> Iterable[Instance]: ...
-    def coming(self) -> Iterable[Instance]:
+    def coming(self) -> Collection[Instance]:
         """The instances that load or wake: few, and so cheaper to read than all."""
 
+    def coming_on(self, gpu: str) -> int: ...  # how many of these are on a GPU
     def free_bytes(self, gpu: str) -> int:
         """Free now and not yet promised to a load; may be negative while a load waits for room."""
 

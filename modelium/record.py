@@ -113,12 +113,15 @@ def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
     return _table(DECISION_COLUMNS, columns)
 
 
-def timeline_table(rows: Iterable[TimelineRow] | Mapping[str, Column]) -> pa.Table:
-    """Build timeline.parquet's table from rows, or from columns as in `TIMELINE_COLUMNS`."""
-    if isinstance(rows, Mapping):
-        return _table(TIMELINE_COLUMNS, rows)
+def timeline_table(rows: Iterable[TimelineRow], *more: Mapping[str, Column]) -> pa.Table:
+    """Build timeline.parquet's table from rows, then `more` in columns."""
     columns = [list(c) for c in zip(*rows, strict=True)] or [[] for _ in TIMELINE_COLUMNS]
-    return _table(TIMELINE_COLUMNS, dict(zip(TIMELINE_COLUMNS, columns, strict=True)))
+    first: Mapping[str, Column] = dict(zip(TIMELINE_COLUMNS, columns, strict=True))
+    whole = {
+        name: _joined([part[name] for part in (first, *more)], words) if more else first[name]
+        for name, words in TIMELINE_COLUMNS.items()
+    }
+    return _table(TIMELINE_COLUMNS, whole)
 
 
 def floats(table: pa.Table, column: str) -> Floats:
@@ -253,10 +256,28 @@ def _array(column: Column, words: str) -> pa.Array:
     if kind == "string":
         return arrow.texts(column)
     if kind == "dictionary":
-        known = [name for name in dict.fromkeys(column) if name is not None]
-        code_of = {name: code for code, name in enumerate(known)}
-        return arrow.names(np.array([code_of.get(name, -1) for name in column], np.int32), known)
+        return arrow.names(*_coded(column))
     return arrow.numbers(np.asarray(column, kind))
+
+
+def _coded(column: Column) -> tuple[Codes, Sequence[str]]:
+    if isinstance(column, tuple):
+        return column
+    known = [name for name in dict.fromkeys(column) if name is not None]
+    code_of = {name: code for code, name in enumerate(known)}
+    return np.array([code_of.get(name, -1) for name in column], np.int32), known
+
+
+def _joined(parts: Sequence[Column], words: str) -> Column:
+    """One column of several, one under the other."""
+    kind = _kind(words)
+    if kind != "dictionary":
+        return np.concatenate([np.asarray(part, kind) for part in parts])
+    coded = [_coded(part) for part in parts]
+    known = {name: k for k, name in enumerate(dict.fromkeys(n for _, ns in coded for n in ns))}
+    tables = [np.array([*(known[name] for name in ns), -1], np.int32) for _, ns in coded]
+    codes = [table[codes] for table, (codes, _) in zip(tables, coded, strict=True)]
+    return np.concatenate(codes), list(known)
 
 
 def _arrow_type(words: str) -> pa.DataType:

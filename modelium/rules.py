@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
 
 from modelium.core import (
     Action,
@@ -41,16 +40,13 @@ def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
 
 def may_begin(state: ClusterState, limits: Limits, gpus: Iterable[str] | None = None) -> bool:
     """Whether one of `gpus` (None: of all) has fewer loads and wakes under way than it may have."""
-    coming = [copy.gpus for copy in state.coming()]
-    if len(coming) >= limits.loads_at_once:
+    if len(state.coming()) >= limits.loads_at_once:
         return False
-    taken = list(chain.from_iterable(coming))
-    working = state.gpus
-    if gpus is None:
-        if len(taken) < len(working):
-            return True  # some GPU has none
-        gpus = working
-    return any(gpu in working and taken.count(gpu) < limits.loads_at_once_per_gpu for gpu in gpus)
+    working, most = state.gpus, limits.loads_at_once_per_gpu
+    for gpu in working if gpus is None else gpus:  # not any(...): it is asked at every miss
+        if gpu in working and state.coming_on(gpu) < most:
+            return True
+    return False
 
 
 def never_fits(state: ClusterState, model: str, whole: Mapping[str, int] | None = None) -> str:
@@ -130,11 +126,10 @@ def _room(state: ClusterState, gpus: tuple[str, ...], need: int) -> str:
 
 
 def _slots(state: ClusterState, gpus: tuple[str, ...], limits: Limits) -> str:
-    coming = [copy.gpus for copy in state.coming()]
-    if len(coming) >= limits.loads_at_once:
-        return f"{len(coming)} loads are under way, {limits.loads_at_once} allowed"
+    if (coming := len(state.coming())) >= limits.loads_at_once:
+        return f"{coming} loads are under way, {limits.loads_at_once} allowed"
     for gpu in gpus:
-        if sum(gpu in theirs for theirs in coming) >= limits.loads_at_once_per_gpu:
+        if state.coming_on(gpu) >= limits.loads_at_once_per_gpu:
             return f"{gpu} is loading already, {limits.loads_at_once_per_gpu} allowed at a time"
     return ""
 

@@ -7,7 +7,7 @@ objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, TypeVar
@@ -139,6 +139,7 @@ class State:
     def __post_init__(self) -> None:
         self._copies: dict[str, Copy] = {}
         self._coming: dict[str, Copy] = {}
+        self._coming_on = dict.fromkeys(self.all_gpus, 0)
         self._working = dict(self.all_gpus)
         self._of: dict[str, dict[str, Copy]] = {name: {} for name in self.models}
         self._on: dict[str, dict[str, Copy]] = {gpu: {} for gpu in self.all_gpus}
@@ -161,8 +162,11 @@ class State:
     def instances_on(self, gpu: str) -> Iterable[Instance]:
         return self._on[gpu].values()
 
-    def coming(self) -> Iterable[Instance]:
+    def coming(self) -> Collection[Instance]:
         return self._coming.values()
+
+    def coming_on(self, gpu: str) -> int:
+        return self._coming_on[gpu]
 
     def free_bytes(self, gpu: str) -> int:
         return self._free[gpu]
@@ -218,15 +222,14 @@ class State:
         self._of[copy.model][copy.id] = copy
         for gpu in copy.gpus:
             self._on[gpu][copy.id] = copy
-        if copy.phase in COMING:
-            self._coming[copy.id] = copy
+        self._note_coming(copy)
         self._charge(copy, 1)
 
     def remove(self, copy: Copy) -> None:
         """Strike a copy out and give back what it held."""
         self._charge(copy, -1)
         del self._copies[copy.id], self._of[copy.model][copy.id]
-        self._coming.pop(copy.id, None)
+        self._note_coming(copy, gone=True)
         for gpu in copy.gpus:
             del self._on[gpu][copy.id]
 
@@ -242,10 +245,7 @@ class State:
         """Put a copy into `phase`, with new holdings where given."""
         self._charge(copy, -1)
         copy.phase = phase
-        if phase in COMING:
-            self._coming[copy.id] = copy
-        else:
-            self._coming.pop(copy.id, None)
+        self._note_coming(copy)
         if bytes_per_gpu is not None:
             copy.bytes_per_gpu = bytes_per_gpu
         if host_bytes is not None:
@@ -301,6 +301,17 @@ class State:
     def copy(self, instance: str) -> Copy:
         """The books' own entry of an instance."""
         return self._copies[instance]
+
+    def _note_coming(self, copy: Copy, *, gone: bool = False) -> None:
+        comes = copy.phase in COMING and not gone
+        if comes == (copy.id in self._coming):
+            return
+        if comes:
+            self._coming[copy.id] = copy
+        else:
+            del self._coming[copy.id]
+        for gpu in copy.gpus:
+            self._coming_on[gpu] += 1 if comes else -1
 
     def _charge(self, copy: Copy, sign: int) -> None:
         takes, gives = sign * copy.bytes_per_gpu, 0

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelium.state import Copy, State
+
+if TYPE_CHECKING:
+    from modelium.record import Column
 
 Row = tuple[str, float, float, str, str, str, float]
 """gpu, start_s, end_s, kind, model, instance, value"""
@@ -54,13 +60,22 @@ class Timeline:
         return [("weights", weights), ("kv", kv), ("overhead", spec.overhead_bytes)]
 
 
-def busy_rows(seconds: np.ndarray, width_s: float, gpus: list[str], end_s: float) -> list[Row]:
+def busy_columns(
+    seconds: NDArray[np.float64], width_s: float, gpus: list[str], end_s: float
+) -> dict[str, Column]:
     """Busy share of each GPU by time bin; engines that share time never sum above 1."""
-    number = min(seconds.shape[1], int(np.ceil(end_s / width_s)))
-    bins = [(k, k * width_s, min((k + 1) * width_s, end_s)) for k in range(number)]
-    bins = [(k, start, stop) for k, start, stop in bins if stop > start]
-    return [
-        (gpu, start, stop, "busy", "", "", min(1.0, busy_s[k] / (stop - start)))
-        for gpu, busy_s in zip(gpus, seconds.tolist(), strict=False)
-        for k, start, stop in bins
-    ]
+    bins = np.arange(min(seconds.shape[1], math.ceil(end_s / width_s)))
+    start_s, stop_s = bins * width_s, np.minimum((bins + 1) * width_s, end_s)
+    bins = bins[stop_s > start_s]
+    start_s, stop_s, number = start_s[bins], stop_s[bins], len(gpus)
+    shares = seconds[:number, bins] / (stop_s - start_s)
+    none = np.zeros(shares.size, np.int32)
+    return {
+        "gpu": (np.repeat(np.arange(number, dtype=np.int32), len(bins)), gpus),
+        "start_s": np.tile(start_s, number),
+        "end_s": np.tile(stop_s, number),
+        "kind": (none, ["busy"]),
+        "model": (none, [""]),
+        "instance": (none, [""]),
+        "value": np.minimum(1.0, shares).reshape(-1),
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import chain
 from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
@@ -37,16 +36,15 @@ class Survey:
 
     def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
         self._instances = state.instances
-        limits = state.limits
-        coming = [copy.gpus for copy in state.coming()]
+        limits, coming = state.limits, state.coming()
         self.starts = limits.loads_at_once - started - len(coming)
         """Loads and wakes that may still begin."""
         self.rooms = rooms = state.rooms()
         """Bytes that a load started now could get there, by GPU."""
-        taken = list(chain.from_iterable(coming))
-        for gpu in taken:
-            if taken.count(gpu) >= limits.loads_at_once_per_gpu:
-                rooms.pop(gpu, None)
+        for copy in coming:
+            for gpu in copy.gpus:
+                if state.coming_on(gpu) >= limits.loads_at_once_per_gpu:
+                    rooms.pop(gpu, None)
         for gpu in avoid:
             rooms.pop(gpu, None)
 
@@ -138,9 +136,13 @@ class Ranking:
         else:
             self._heap = self._aside  # in order, and so a heap
         self._aside = []
-        new = instances.keys() - self._seen
-        self._seen |= new
-        unready, self._unready = [*self._unready, *new], []
+        newest_first: Iterator[str] = reversed(instances)  # type: ignore[arg-type]
+        for name in newest_first:
+            if name in self._seen:
+                break
+            self._seen.add(name)
+            self._unready.append(name)
+        unready, self._unready = self._unready, []
         for name in unready:
             copy = instances.get(name)
             if copy is None:

@@ -242,6 +242,7 @@ class SimCluster:
         self.instance_ids.append(copy.id)
         copy.bytes_per_gpu = self._full_bytes[copy.id] = spec.bytes_per_gpu(kv)
         self.state.add(copy)
+        self.kv_use.enter(copy)
         self.plane.set_coming(model, 1)
         return copy
 

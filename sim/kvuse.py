@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelium.state import Copy
-from modelium.timeline import Row
 from modelium.units import PS_PER_S, ps
 
 if TYPE_CHECKING:
+    from modelium.record import Column
     from modelium.sim.cluster import SimCluster
 
 
 class KvUse:
-    """Reads the engines' integrals of held tokens at the end of each bin and of each instance."""
+    """Reads the engines' integrals of held tokens at the end of each bin and of each instance.
+
+    Sums are kept by cell: a GPU and a model, in the order of their names.
+    """
 
     def __init__(self, cluster: SimCluster, width_s: float) -> None:
         self._cluster = cluster
         self._width_s = width_s
         self._since_s = 0.0
-        self._total = cluster.plane.w.engines.engines["kv_token_ps"]
-        self._lives = cluster.plane.w.engines.counters.data
+        engines, self._models = cluster.plane.w.engines, cluster.state.models
+        self._total = engines.engines["kv_token_ps"]
+        self._lives = engines.counters.data
         self._seen = np.zeros_like(self._total)
-        self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
-        self._cells: dict[int, tuple[float, list[tuple[str, str]]]] = {}
-        """By slot: bytes of a token on each of its GPUs, and whose sums they count for."""
-        self.rows: list[Row] = []
+        self._gpu_names, self._model_names = sorted(cluster.state.all_gpus), sorted(self._models)
+        self._row = {name: k * len(self._model_names) for k, name in enumerate(self._gpu_names)}
+        self._column = {name: k for k, name in enumerate(self._model_names)}
+        self._sums = np.zeros(len(self._gpu_names) * len(self._model_names) + 1)
+        """The last is nobody's."""
+        width = max((model.gpus for model in self._models.values()), default=1)
+        self._cells = np.full((len(self._total), width), -1)
+        """Of each slot, one for each of its GPUs."""
+        self._share_bytes = np.zeros(len(self._total))
+        """Of each slot, a token's on each of its GPUs."""
+        self._bins: list[tuple[float, float, NDArray[np.int64], NDArray[np.float64]]] = []
 
     def watch(self) -> Generator[Any, Any, None]:
         """The SimPy process that ends the bins."""
@@ -37,38 +48,51 @@ class KvUse:
             yield self._cluster.env.timeout(max(1, ps(self._width_s)))
             self.end_bin()
 
+    def enter(self, copy: Copy) -> None:
+        """An instance is there, whose engine begins at zero."""
+        gpus, cells = copy.gpus, self._cells.data
+        for k in range(self._cells.shape[1]):
+            there = k < len(gpus)
+            cells[copy.slot, k] = self._row[gpus[k]] + self._column[copy.model] if there else -1
+        per_token = self._models[copy.model].kv_bytes_per_token
+        self._share_bytes[copy.slot] = per_token / len(gpus)
+
     def forget(self, copy: Copy) -> None:
-        """The instance is gone: book its last use; its slot's next engine begins at zero."""
+        """The instance is gone: book its last use."""
         slot = copy.slot
-        if (used := self._total[slot] - self._seen[slot]) > 0:
-            self._book(slot, float(used) / PS_PER_S)
+        if (used := float(self._total[slot] - self._seen[slot])) > 0:
+            held = used / PS_PER_S * self._share_bytes[slot]
+            for cell in self._cells[slot].tolist():
+                self._sums[cell] += held
         self._seen[slot] = self._total[slot] = 0.0
-        self._cells.pop(slot, None)
 
     def end_bin(self) -> None:
-        """Write the rows of the bin that ends now."""
+        """Keep the means of the bin that ends now."""
         if self._lives[0]:  # else no engine has held a token yet
             slots = np.flatnonzero(self._total > self._seen)
-            used_s = (self._total[slots] - self._seen[slots]) / PS_PER_S
+            token_s = (self._total[slots] - self._seen[slots]) / PS_PER_S
             self._seen[slots] = self._total[slots]
-            for slot, token_s in zip(slots.tolist(), used_s.tolist(), strict=True):
-                self._book(slot, token_s)
+            held = token_s * self._share_bytes[slots]
+            # In the order of the slots, and a cell may be there more than once.
+            np.add.at(self._sums, self._cells[slots], held[:, None])
         start_s, end_s = self._since_s, self._cluster.state.now_s
-        if end_s > start_s:
-            for (gpu, model), byte_s in sorted(self._sums.items()):
-                mean = byte_s / (end_s - start_s)
-                self.rows.append((gpu, start_s, end_s, "kv_used", model, "", mean))
-        self._sums.clear()
+        if end_s > start_s and len(used := np.flatnonzero(self._sums[:-1])):
+            self._bins.append((start_s, end_s, used, self._sums[used] / (end_s - start_s)))
+        self._sums[:] = 0.0
         self._since_s = end_s
 
-    def _book(self, slot: int, token_s: float) -> None:
-        share_bytes, cells = self._cells.get(slot) or self._enter(slot)
-        for cell in cells:
-            self._sums[cell] += token_s * share_bytes
-
-    def _enter(self, slot: int) -> tuple[float, list[tuple[str, str]]]:
-        copy = self._cluster.plane.copy_in(slot)
-        assert copy is not None, "only engines of instances hold tokens"
-        share_bytes = self._cluster.state.models[copy.model].kv_bytes_per_token / len(copy.gpus)
-        cells = self._cells[slot] = share_bytes, [(gpu, copy.model) for gpu in copy.gpus]
-        return cells
+    def columns(self) -> dict[str, Column]:
+        """What was kept, as in the timeline's table."""
+        starts, ends, used, means = zip(*self._bins, strict=True) if self._bins else [()] * 4
+        lengths = [len(cells) for cells in used]
+        cells = np.concatenate([np.empty(0, np.int64), *used])
+        none = np.zeros(len(cells), np.int32)
+        return {
+            "gpu": (cells // len(self._model_names), self._gpu_names),
+            "start_s": np.repeat(starts, lengths),
+            "end_s": np.repeat(ends, lengths),
+            "kind": (none, ["kv_used"]),
+            "model": (cells % len(self._model_names), self._model_names),
+            "instance": (none, [""]),
+            "value": np.concatenate([np.empty(0), *means]),
+        }

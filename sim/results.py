@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from modelium.record import (
 from modelium.sim.books import World
 from modelium.sim.infer import add_busy
 from modelium.summary import summarize
-from modelium.timeline import Row, busy_rows
+from modelium.timeline import busy_columns
 from modelium.traces import Trace
 from modelium.units import PS_PER_S
 
@@ -45,7 +45,7 @@ def collect(
     span_s = max(trace.span_s, end_s)
     requests = requests_table(_columns(given, cluster, trace))
     decisions = decisions_table(cluster.decisions)
-    timeline = timeline_table(_timeline(cluster, span_s))
+    timeline = timeline_table(cluster.timeline.rows, *_by_bin(cluster, span_s))
     figures = summarize(
         requests,
         decisions,
@@ -100,14 +100,14 @@ def _columns(given: SimInput, cluster: SimCluster, trace: Trace) -> dict[str, Co
     return columns
 
 
-def _timeline(cluster: SimCluster, span_s: float) -> list[Row]:
+def _by_bin(cluster: SimCluster, span_s: float) -> Iterator[dict[str, Column]]:
     w, now_s = cluster.plane.w, cluster.state.now_s
     for g in np.flatnonzero(w.busy_engines):
         add_busy(w.busy, g, w.busy_since_ps[g] / PS_PER_S, now_s, 1.0)
     cluster.kv_use.end_bin()
     gpus = list(cluster.state.all_gpus)
-    busy = busy_rows(w.busy.seconds, float(w.busy.width_s[0]), gpus, span_s)
-    return cluster.timeline.rows + busy + cluster.kv_use.rows
+    yield busy_columns(w.busy.seconds, float(w.busy.width_s[0]), gpus, span_s)
+    yield cluster.kv_use.columns()
 
 
 @cache
