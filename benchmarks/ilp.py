@@ -64,7 +64,7 @@ def cluster_of(fleet: str) -> SimInput:
     known = [model(name) for name in models()]
     chat = [spec.name for spec in known if spec.kv_bytes_per_token and spec.weights_bytes < 2e11]
     entries = {f"m{i:02}": ModelEntry(catalogue=chat[i % len(chat)]) for i in range(COPIES)}
-    cluster = Cluster.model_validate({"gpus": fleet})
+    cluster = Cluster.of({"gpus": fleet})
     return make_plan(Config(models=entries, cluster=cluster)).sim_input()
 
 

@@ -52,7 +52,7 @@ def diagnose(config: Path | None = None) -> list[Finding]:
         *_packages(),
         *_gpus(),
         *found,
-        *_engines(given or Config.model_construct()),
+        *_engines(given or Config()),
         _live_folder(given),
         _disk(Path()),
         _compiled(),
@@ -173,7 +173,7 @@ def _engine(runtime: str, given: Path | None) -> Finding:
 
 def _live_folder(config: Config | None) -> Finding:
     """Whether `modelium run` can keep its journal and logs; it makes the folder itself."""
-    folder = Path((config or Config.model_construct()).live.folder).absolute()
+    folder = Path((config or Config()).live.folder).absolute()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return Finding(OK, "live folder", f"{folder} can be written")

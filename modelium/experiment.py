@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from modelium.config import Config, Plan, find, make_plan, read
 from modelium.config.assumed import assumptions, calibration
@@ -20,6 +20,7 @@ from modelium.guard import Guarded
 from modelium.registry import make_policy, with_defaults
 
 if TYPE_CHECKING:
+    from modelium.config.simulation import Router
     from modelium.traces import Trace
 
 Summary = dict[str, Any]
@@ -78,7 +79,7 @@ def prepare(experiment: Experiment) -> Prepared:
     from modelium.traces import check_models, read_trace
 
     path = find(experiment.config)
-    config = read(path) if path else Config.model_construct()
+    config = read(path) if path else Config()
     trace = read_trace(experiment.trace)
     assumed: list[str] = []
     if experiment.models or not config.models:
@@ -89,7 +90,7 @@ def prepare(experiment: Experiment) -> Prepared:
     except ConfigError as error:
         raise _placed(error, path) from None
     if experiment.router:
-        routed = plan.simulation.model_copy(update={"router": experiment.router})
+        routed = dataclasses.replace(plan.simulation, router=cast("Router", experiment.router))
         plan = dataclasses.replace(plan, simulation=routed)
     return Prepared(experiment, trace, plan, path, (*assumed, *assumptions(plan)))
 
@@ -155,16 +156,16 @@ def _with_models(
     if not config.models:
         entries, said = guess_models(names, named, dealt)
         assumed += said
-        return config.model_copy(update={"models": entries})
+        return dataclasses.replace(config, models=entries)
     if dealt:
         raise ConfigError(
             f"--models {dealt[0]}: the configuration has models; say which is one, NAME={dealt[0]}"
         )
     told = {
-        name: config.models.get(name, ModelEntry()).model_copy(update={"catalogue": known})
+        name: dataclasses.replace(config.models.get(name, ModelEntry()), catalogue=known)
         for name, known in named.items()
     }
-    return config.model_copy(update={"models": {**config.models, **told}})
+    return dataclasses.replace(config, models={**config.models, **told})
 
 
 def _with_hardware(config: Config, fleet: str, assumed: list[str]) -> Config:

@@ -30,11 +30,9 @@ def add(folder: Path, name: str, runtime: str | None, move: bool, as_json: bool)
 
     path = find()
     config = read(path) if path else None
-    if config is None or "model_repository" not in config.model_fields_set:
+    if config is None or config.model_repository is None:
         raise ConfigError("no repository: set model_repository in the configuration")
-    repository = ModelRepository(
-        Path(config.model_repository), allow_pickle=config.live.allow_pickle
-    )
+    repository = ModelRepository(config.repository, allow_pickle=config.live.allow_pickle)
     source = folder
     if not move and folder.is_dir():
         source = repository.path / f".adding-{folder.name}"

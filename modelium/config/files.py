@@ -59,7 +59,7 @@ def examine(path: Path) -> tuple[Config | None, list[str]]:
     from modelium.config.schema import Config
 
     try:
-        return Config.model_validate(_mapping(path)), []
+        return Config.of(_mapping(path)), []
     except ConfigError as error:
         return None, [str(error)]
     except ValidationError as error:
@@ -96,7 +96,7 @@ def _reworded(problem: dict[str, Any]) -> str:
     given = problem["input"]
     if problem["type"] == "missing":
         return "is missing"
-    if problem["type"] == "model_type":
+    if problem["type"] == "dataclass_type":
         return f"{given!r:.40} is not a section of keys and values"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":

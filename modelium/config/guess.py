@@ -56,7 +56,7 @@ def guess_models(
     unknown = [name for name, known in found.items() if known is None]
     deck = list(dealt) or [STAND_IN]
     found |= {name: deck[i % len(deck)] for i, name in enumerate(unknown)}
-    entry = schema.ModelEntry.model_construct
+    entry = schema.ModelEntry
     entries = {name: entry(catalogue=known) for name, known in found.items()}
     if not unknown:
         return entries, []

@@ -67,9 +67,9 @@ def hardware(cluster: schema.Cluster, share: float) -> Hardware:
 
 def on_fleet(config: schema.Config, fleet: str) -> schema.Config:
     """The configuration on other GPUs, such as 4xh100-80g. Raises CatalogError."""
-    gpus = [schema.PlacedGroup.model_construct(**group) for group in schema.placed(fleet)]
-    cluster = config.cluster.model_copy(update={"gpus": gpus, "nodes": []})
-    return config.model_copy(update={"cluster": cluster})
+    gpus = [schema.PlacedGroup(**group) for group in schema.placed(fleet)]
+    cluster = dataclasses.replace(config.cluster, gpus=gpus, nodes=[])
+    return dataclasses.replace(config, cluster=cluster)
 
 
 def _nodes(groups: Sequence[schema.PlacedGroup]) -> list[schema.NodeEntry]:
@@ -77,7 +77,7 @@ def _nodes(groups: Sequence[schema.PlacedGroup]) -> list[schema.NodeEntry]:
     by_node: dict[str, list[schema.GpuGroup]] = {}
     for group in groups:
         by_node.setdefault(group.node, []).append(group)
-    return [schema.NodeEntry.model_construct(name=n, gpus=g) for n, g in by_node.items()]
+    return [schema.NodeEntry(name=n, gpus=g) for n, g in by_node.items()]
 
 
 def _memory(group: schema.GpuGroup) -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated
 
-from pydantic import Field, model_validator
-
-from modelium.config.values import Bytes, Count, Seconds, Section
-
-Port = Annotated[int, Field(ge=1, le=65535)]
+from modelium.config.values import Bytes, Count, Host, Limits, Port, Rate, Seconds, Section
 
 
 class Triton(Section):
@@ -23,7 +20,7 @@ class Triton(Section):
     """Its gRPC address, host:port. [default: the port after that of `url`]"""
     repository: str | None = None
     """The folder that the running server serves; needed with `url`."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict)
     """Environment variables of the servers that are started."""
 
 
@@ -35,7 +32,7 @@ class Ray(Section):
     """Folder of the Python environment that holds Ray; else one is looked for."""
     address: str | None = None
     """A Ray cluster that runs already, host:port; else a local one is started."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict)
     """Environment variables of Ray, and of what connects to a cluster that runs already."""
 
 
@@ -44,21 +41,21 @@ class Emulated(Section):
 
     enabled: bool = False
     """Serve all models that name no runtime of their own with emulated engines."""
-    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    speed: Annotated[float, Limits(gt=0, allow_inf_nan=False)] = 1.0
     """10: ten times as fast as the profile says."""
 
 
 class Limit(Section):
     """What one organization may ask for."""
 
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
 
 
 class Gateway(Section):
     """The one address that clients talk to."""
 
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8080
     tls_certificate: str | None = None
     """File with the certificate chain (PEM)."""
@@ -67,7 +64,7 @@ class Gateway(Section):
     keys: str | None = None
     """File with hashed API keys, written by `modelium key`; without one nobody needs a key, and
     admin calls are answered on loopback addresses only."""
-    allowed_origins: list[str] = []
+    allowed_origins: list[str] = field(default_factory=list)
     """Web pages that browsers may call from (CORS); none unless named."""
     max_body: Bytes = 32 << 20
     queue_limit: Count = 1000
@@ -76,16 +73,14 @@ class Gateway(Section):
     """How long a request may wait for an engine."""
     places: Count = 256
     """Requests at one engine at a time; the rest waits in fair order."""
-    limits: Limit = Limit.model_construct()
+    limits: Limit = Limit()
     """Of each organization."""
-    organizations: dict[str, Limit] = {}
+    organizations: dict[str, Limit] = field(default_factory=dict)
     """Of some organizations, instead."""
 
-    @model_validator(mode="after")
-    def _both_files(self) -> Gateway:
+    def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both tls_certificate and tls_key")
-        return self
 
 
 class Live(Section):

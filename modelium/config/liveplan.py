@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelium.config import schema
 from modelium.config.plan import Plan
+from modelium.config.values import said
 from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def served(
     from modelium.managers.settings import problem
 
     entry, model = config.models[name], plan.models[name].model
-    path = Path(config.model_repository) / entry.path if entry.path else None
+    path = config.repository / entry.path if entry.path else None
     runtime = "emulated" if emulate else entry.runtime or _runtime(config, name, path)
     if runtime == "emulated":
         settings = _emulated(config, plan, engines, name)
@@ -108,7 +109,7 @@ def _vllm(config: schema.Config, plan: Plan, name: str) -> dict[str, Any]:
     """vLLM's own names; flags and environment of all models, then the model's own."""
     entry = config.models[name]
     return {
-        **plan.models[name].vllm.model_dump(exclude_none=True),
+        **said(plan.models[name].vllm),
         **entry.settings,
         "flags": [*config.vllm.flags, *entry.flags],
         "env": {**config.vllm.env, **entry.env},

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelium import catalog
-from modelium.analyze import analyze
 from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, ModelSpec, core_model
 from modelium.config import schema
 from modelium.config.hardware import Hardware
@@ -56,7 +55,7 @@ def served(
     """One model of a configuration; `own` are its profiles. Raises ConfigError with the path."""
     try:
         settings = config.vllm.default_settings.under(entry.vllm)
-        spec, size = _facts(name, entry, settings, Path(config.model_repository))
+        spec, size = _facts(name, entry, settings, config.repository)
         if spec is None:
             base = _unknown(name, entry, size, own)
         else:
@@ -108,6 +107,8 @@ def _facts(
 
 def _found(name: str, entry: schema.ModelEntry, repository: Path) -> tuple[ModelSpec | None, int]:
     if entry.path is not None:
+        from modelium.analyze import analyze
+
         folder = repository / entry.path
         try:
             files = analyze(folder)

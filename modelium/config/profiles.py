@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field, fields
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
-
 from modelium import catalog
 from modelium.catalog import Architecture, ModelSpec
 from modelium.config.files import lines
-from modelium.config.values import Count, GpuKind, Seconds, Section, checked
+from modelium.config.values import Count, GpuKind, NotNegative, Read, Seconds, Section, adapter
 from modelium.errors import ConfigError, ProfileError, did_you_mean
 
 if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
     from modelium.sim.profiles import Entry
 
 Bend = tuple[Count, float]
@@ -52,20 +53,18 @@ class Step(Section):
     """Per token computed and token already there."""
     mixed_sq: Seconds = 0.0
     """Per square of tokens computed at once."""
-    interference: Annotated[float, Field(ge=0)] = 0.0
+    interference: NotNegative = 0.0
     """Extra slow-down per further busy instance on the GPU, on top of fair time sharing."""
-    decode_bends: list[Bend] = []
+    decode_bends: list[Bend] = field(default_factory=list)
     """Further bends of decode-only steps: sequences, and change of slope there."""
 
-    @model_validator(mode="after")
-    def _takes_time(self) -> Step:
+    def __post_init__(self) -> None:
         for kind, least in (
             ("decode", self.decode_c + self.decode_lo),
             ("mixed", self.mixed_c + self.mixed_lo),
         ):
             if not 0 < least < float("inf"):
                 raise ValueError(f"a {kind} step takes {least:g} s: give {kind}_c or {kind}_lo")
-        return self
 
 
 class ProfileEntry(Section):
@@ -80,19 +79,21 @@ class ProfileEntry(Section):
     """Data-parallel engines that share the model's experts."""
     measured: str = ""
     """Where and when, for reports."""
-    skew_alpha: Annotated[float, Field(ge=0)] = 0.0
+    skew_alpha: NotNegative = 0.0
     """What uneven contexts cost."""
     step: Step
     error: dict[str, dict[str, float]] | None = None
     """Of the fit, for "decode" and "mixed"."""
 
 
-class _Source(BaseModel, defer_build=True):
+@dataclass
+class _Source:
     name: str
     licence: str = ""
 
 
-class _Document(BaseModel, defer_build=True):
+@dataclass
+class _Document:
     """A file of the fit; its head says more than is needed here."""
 
     source: _Source
@@ -103,14 +104,24 @@ def _listed(given: Any) -> Any:
     return given if isinstance(given, list) else [given]
 
 
+class _Either:
+    """A text is a file; of all else it is told what an entry lacks, not what a text does."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        ways = {kind: handler.generate_schema(kind) for kind in (str, ProfileEntry)}
+        return core_schema.tagged_union_schema(
+            {f"<{kind.__name__}>": way for kind, way in ways.items()},
+            lambda given: "<str>" if isinstance(given, str) else "<ProfileEntry>",
+        )
+
+
 Profiles = Annotated[
-    list[
-        Annotated[
-            Annotated[str, Tag("<file>")] | Annotated[ProfileEntry, Tag("<entry>")],
-            Discriminator(lambda given: "<file>" if isinstance(given, str) else "<entry>"),
-        ]
-    ],
-    checked(_listed, str | ProfileEntry | list[str | ProfileEntry]),
+    list[Annotated[str | ProfileEntry, _Either()]],
+    Read(_listed, str | ProfileEntry | list[str | ProfileEntry]),
 ]
 
 
@@ -170,10 +181,12 @@ def _check_name(name: str, models: Iterable[str]) -> None:
 
 
 def _from_file(path: Path) -> list[Entry]:
+    from pydantic import ValidationError
+
     from modelium.sim.profiles import Entry
 
     try:
-        document = _Document.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        document = adapter(_Document).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; `python -m modelium.sim.fit` writes one"
@@ -193,5 +206,5 @@ def _entry(kind: type[Entry], one: ProfileEntry, source: str, licence: str) -> E
         key: getattr(one, key)
         for key in ("model", "gpu", "tp", "replicas", "measured", "skew_alpha", "error")
     }
-    step: dict[str, Any] = one.step.model_dump()
+    step = asdict(one.step)
     return kind(**given, step=step, source=source, licence=licence, origin="calibrated")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field, JsonValue, model_validator
 
 from modelium.catalog import parse_fleet
 from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
@@ -16,10 +16,18 @@ from modelium.config.values import (
     BytesPerS,
     Count,
     GpuKind,
+    Host,
+    Json,
+    Limits,
+    NotNegative,
+    Number,
+    Period,
+    Port,
+    Read,
     Seconds,
     Section,
     build,
-    checked,
+    said,
 )
 from modelium.errors import ConfigError
 
@@ -41,7 +49,7 @@ class Slo(Section):
 class Slos(Slo):
     """Limits for all models that set none themselves, and for classes of requests."""
 
-    classes: dict[str, Slo] = {}
+    classes: dict[str, Slo] = field(default_factory=dict)
     """By the trace's `slo_class`; goes before the model's own."""
 
 
@@ -96,29 +104,29 @@ class NodeEntry(Section):
     """One machine."""
 
     name: str | None = None
-    gpus: Annotated[list[GpuGroup], checked(_on_one_node, str | list[str | GpuGroup])]
+    gpus: Annotated[list[GpuGroup], Read(_on_one_node, str | list[str | GpuGroup])]
     """Such as 4xh100-80g, or a list of kinds or groups; all on this node."""
     host_memory: Bytes | None = None
     """RAM for cached and sleeping weights."""
-    links: Links = Links.model_construct()
+    links: Links = Links()
 
 
 class Cluster(Section):
     """Which GPUs there are."""
 
-    gpus: Annotated[list[PlacedGroup], checked(placed, str | list[str | PlacedGroup])] = []
+    gpus: Annotated[list[PlacedGroup], Read(placed, str | list[str | PlacedGroup])] = field(
+        default_factory=list
+    )
     """4xh100-80g (one node), 2x8xh100-80g+4xl4 (three), or a list of kinds or groups."""
-    nodes: list[NodeEntry] = []
+    nodes: list[NodeEntry] = field(default_factory=list)
     """Each machine by itself, instead of `gpus`."""
     host_memory: Bytes | None = None
     """RAM of each node for cached and sleeping weights."""
-    links: Links = Links.model_construct()
+    links: Links = Links()
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Cluster:
+    def __post_init__(self) -> None:
         if self.gpus and self.nodes:
             raise ValueError("give either gpus or nodes, not both")
-        return self
 
 
 class EngineSettings(Section):
@@ -135,7 +143,7 @@ class EngineSettings(Section):
 
     def under(self, other: EngineSettings) -> EngineSettings:
         """These settings, except where `other` has its own."""
-        return self.model_copy(update={key: v for key, v in other if v is not None})
+        return replace(self, **said(other))
 
     def engine(self, step: spec.StepTime, kv_tokens: int) -> spec.Generate:
         """The engine with these settings, as the simulator takes it."""
@@ -156,14 +164,14 @@ class Vllm(Section):
     """How language models are served."""
 
     enabled: bool = True
-    base_port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    base_port: Port = 8000
     """First port of the engines (live)."""
-    default_settings: EngineSettings = EngineSettings.model_construct()
+    default_settings: EngineSettings = EngineSettings()
     environment: str | None = None
     """Folder of the Python environment that holds vLLM; else one is looked for (live)."""
-    flags: list[str] = []
+    flags: list[str] = field(default_factory=list)
     """Further arguments of `vllm serve`, for all models (live)."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict)
     """Further environment variables of all engines (live)."""
 
 
@@ -176,7 +184,7 @@ def _stages(given: Any) -> Any:
 class Infer(Section):
     """A model that answers in one piece, in batches (Triton), instead of token by token."""
 
-    latency: Annotated[list[list[Seconds]], checked(_stages, list[Seconds] | list[list[Seconds]])]
+    latency: Annotated[list[list[Seconds]], Read(_stages, list[Seconds] | list[list[Seconds]])]
     """By batch size 1, 2, ...; a list of such lists for the stages of a pipeline."""
     per_token: Seconds = 0.0
     """Added per token (or unit of work) in the batch."""
@@ -230,23 +238,23 @@ class ModelEntry(Section):
     """On each GPU: context, activations, captured graphs."""
     asleep: Bytes | None = None
     """On each GPU while asleep."""
-    slo: Slo = Slo.model_construct()
+    slo: Slo = Slo()
     pinned: bool = False
     """Loaded at the start and never unloaded."""
-    min_replicas: Annotated[int, Field(ge=0)] = 0
+    min_replicas: Number = 0
     max_replicas: Count | None = None
     spread: bool = False
     """At most one copy per node."""
-    vllm: EngineSettings = EngineSettings.model_construct()
+    vllm: EngineSettings = EngineSettings()
     infer: Infer | None = None
-    load: LoadStages = LoadStages.model_construct()
+    load: LoadStages = LoadStages()
     runtime: Literal["vllm", "triton", "ray", "emulated"] | None = None
     """What serves it (live); else chosen from its files."""
-    flags: list[str] = []
+    flags: list[str] = field(default_factory=list)
     """Further arguments of its engine (live)."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict)
     """Further environment variables of its engine (live)."""
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, Json] = field(default_factory=dict)
     """Further settings of its runtime, under the runtime's own names (live)."""
 
 
@@ -280,7 +288,7 @@ def _entry(value: Any) -> Any:
 
 Models = Annotated[
     dict[str, ModelEntry],
-    checked(_by_name, dict[str, ModelEntry | str | None] | list[str | NamedModel]),
+    Read(_by_name, dict[str, ModelEntry | str | None] | list[str | NamedModel]),
 ]
 
 
@@ -289,13 +297,13 @@ class Orchestration(Section):
 
     auto_unload_after_seconds: Seconds | None = None
     """idle_ttl: an instance that was idle this long is unloaded."""
-    min_qps_threshold: Annotated[float, Field(ge=0)] | None = None
+    min_qps_threshold: NotNegative | None = None
     """idle_ttl: a model with at least this request rate stays."""
-    decision_interval_seconds: Annotated[Seconds, Field(gt=0)] | None = None
+    decision_interval_seconds: Period | None = None
     """How often policies are asked when nothing happens."""
-    max_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_gpu_memory_utilization: Annotated[float, Limits(gt=0, le=1)] | None = None
     """Share of each GPU's memory that models may use."""
-    always_loaded: list[str] = []
+    always_loaded: list[str] = field(default_factory=list)
     """Models that are loaded at the start and never unloaded."""
 
 
@@ -303,16 +311,16 @@ class Metrics(Section):
     """Prometheus metrics (live)."""
 
     enabled: bool = True
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address that they are served at; whoever reaches it reads them."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 9090
+    port: Port = 9090
 
 
 class PolicyEntry(Section):
     """A policy with its parameters."""
 
     name: str
-    parameters: dict[str, float | bool | str] = {}
+    parameters: dict[str, float | bool | str] = field(default_factory=dict)
 
 
 def _policies(given: Any) -> Any:
@@ -322,34 +330,39 @@ def _policies(given: Any) -> Any:
 
 
 def _written(item: Mapping[str, Any]) -> str:
-    entry = PolicyEntry.model_validate(item)
+    entry = PolicyEntry.of(item)
     parameters = ",".join(f"{key}={value}" for key, value in entry.parameters.items())
     return f"{entry.name}:{parameters}" if parameters else entry.name
 
 
-Policies = Annotated[list[str], checked(_policies, str | PolicyEntry | list[str | PolicyEntry])]
+Policies = Annotated[list[str], Read(_policies, str | PolicyEntry | list[str | PolicyEntry])]
 
 
 class Config(Section):
     """A whole file."""
 
-    model_repository: str = "."
-    """Folder that holds the folders of models."""
-    cluster: Cluster = Cluster.model_construct()
-    models: Models = {}
-    load: LoadStages = LoadStages.model_construct()
+    model_repository: str | None = None
+    """Folder that holds the folders of models. [default: the working folder]"""
+    cluster: Cluster = Cluster()
+    models: Models = field(default_factory=dict)
+    load: LoadStages = LoadStages()
     """Of all models; a model's own go before these."""
-    profiles: Profiles = []
+    profiles: Profiles = field(default_factory=list)
     """Step times measured on your machines: files that the fit wrote, or entries as in them."""
-    slo: Slos = Slos.model_construct()
-    policy: Policies = []
+    slo: Slos = Slos()
+    policy: Policies = field(default_factory=list)
     """What `simulate` plays when the command line names none: "lru" or "idle_ttl:idle_s=60"."""
-    simulation: Simulation = Simulation.model_construct()
-    vllm: Vllm = Vllm.model_construct()
-    orchestration: Orchestration = Orchestration.model_construct()
-    metrics: Metrics = Metrics.model_construct()
-    triton: Triton = Triton.model_construct()
-    ray: Ray = Ray.model_construct()
-    emulated: Emulated = Emulated.model_construct()
-    gateway: Gateway = Gateway.model_construct()
-    live: Live = Live.model_construct()
+    simulation: Simulation = Simulation()
+    vllm: Vllm = Vllm()
+    orchestration: Orchestration = Orchestration()
+    metrics: Metrics = Metrics()
+    triton: Triton = Triton()
+    ray: Ray = Ray()
+    emulated: Emulated = Emulated()
+    gateway: Gateway = Gateway()
+    live: Live = Live()
+
+    @property
+    def repository(self) -> Path:
+        """The folder that holds the folders of models."""
+        return Path(self.model_repository or ".")

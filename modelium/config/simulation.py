@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import field
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
-from modelium.config.values import Count, Seconds, Section, Share, build
+from modelium.config.values import Count, Factor, Number, Seconds, Section, Share, build
 
 if TYPE_CHECKING:
     from modelium.sim import spec
@@ -17,7 +16,7 @@ Router = Literal["least_outstanding", "round_robin", "shortest_queue", "session_
 class Admission(Section):
     """Which requests are turned away on arrival."""
 
-    queue_limit: Annotated[int, Field(ge=0)] | None = None
+    queue_limit: Number | None = None
     """At most this many wait (per instance; for a model with none ready: in all)."""
     deadline: bool | None = None
     """Reject when the predicted finish misses the request's SLO."""
@@ -34,16 +33,16 @@ class FaultAt(Section):
     kind: Literal["gpu_lost", "node_lost", "crash", "load_fails", "load_slow"]
     target: str = ""
     """A GPU, a node, an instance or a model."""
-    for_: Annotated[Seconds | None, Field(alias="for")] = None
+    for_: Seconds | None = None
     """Until it is mended; never, if not given."""
-    factor: Annotated[float, Field(ge=1)] | None = None
+    factor: Factor | None = None
     """load_slow: how many times as long."""
 
 
 class Faults(Section):
     """What breaks, by schedule and by rate."""
 
-    schedule: list[FaultAt] = []
+    schedule: list[FaultAt] = field(default_factory=list)
     gpu_mtbf: Seconds | None = None
     """Mean time between the losses of one GPU."""
     gpu_repair: Seconds | None = None
@@ -53,8 +52,8 @@ class Faults(Section):
     """Probability that a load fails."""
     slow_load: Share | None = None
     """Probability that a load is slow."""
-    slow_factor: Annotated[float, Field(ge=1)] | None = None
-    retries: Annotated[int, Field(ge=0)] | None = None
+    slow_factor: Factor | None = None
+    retries: Number | None = None
     """How often a request on a lost instance is sent again before it fails."""
 
 
@@ -73,9 +72,9 @@ class Simulation(Section):
 
     router: Router | None = None
     """Which ready instance of its model a request goes to."""
-    admission: Admission = Admission.model_construct()
-    faults: Faults = Faults.model_construct()
-    limits: Limits = Limits.model_construct()
+    admission: Admission = Admission()
+    faults: Faults = Faults()
+    limits: Limits = Limits()
     rate_window: Seconds | None = None
     """Time constant of the demand rates that policies see."""
     drain: Seconds | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import textwrap
@@ -12,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from modelium.config.schema import Config
-from modelium.config.values import Section
+from modelium.config.values import Section, adapter, keys
 
 TEMPLATE = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
 
 
 def json_schema() -> str:
     """The schema of a configuration file, for editors that complete and check."""
-    schema = Config.model_json_schema()
+    schema = adapter(Config).json_schema()
     parts = {**schema["$defs"], Config.__name__: schema}
     for section in _below(Section):
         if section.__name__ in parts:
@@ -39,17 +40,20 @@ def _below(section: type[Section]) -> Iterator[type[Section]]:
 
 
 def _describe(section: type[Section], properties: dict[str, Any]) -> None:
-    """Put the texts below a section's fields into its schema.
+    """Put the texts below a section's fields into its schema, and what an empty one holds.
 
-    Pydantic could do it, but would read the sources at each start of Modelium.
+    Pydantic could read the texts, but would do it for each file that it checks.
     """
     texts: dict[str, str] = {}
     for part in reversed(section.__mro__):
         if issubclass(part, Section) and part is not Section:
             texts |= _texts(part)
-    for name, field in section.model_fields.items():
+    fields = {field.name: field for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    for key, name in keys(section).items():
         if name in texts:
-            properties[field.alias or name]["description"] = texts[name]
+            properties[key]["description"] = texts[name]
+        if callable(make := fields[name].default_factory):
+            properties[key]["default"] = make()
 
 
 def _texts(section: type[Section]) -> dict[str, str]:

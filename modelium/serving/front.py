@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 from modelium.config import Config
@@ -26,8 +27,8 @@ def gateway(
         Path(certificate) if certificate else None,
         Path(key) if key else None,
     )
-    rates = {name: Rate(**limit.model_dump()) for name, limit in given.organizations.items()}
-    limits = Limits(cluster.now_s, Rate(**given.limits.model_dump()), rates)
+    rates = {name: Rate(**asdict(limit)) for name, limit in given.organizations.items()}
+    limits = Limits(cluster.now_s, Rate(**asdict(given.limits)), rates)
     settings = Settings(
         max_body_bytes=given.max_body,
         allowed_origins=tuple(given.allowed_origins),

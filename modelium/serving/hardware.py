@@ -42,5 +42,5 @@ def _on(config: Config, inventory: NvmlInventory) -> Config:
     readings = [reading for reading in inventory.read().values() if not reading.lost]
     groups = [GpuGroup(kind=reading.kind, memory=reading.total_bytes) for reading in readings]
     node = NodeEntry(name="node0", gpus=groups)
-    cluster = config.cluster.model_copy(update={"gpus": [], "nodes": [node]})
-    return config.model_copy(update={"cluster": cluster})
+    cluster = replace(config.cluster, gpus=[], nodes=[node])
+    return replace(config, cluster=cluster)

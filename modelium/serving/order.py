@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,13 @@ def order(
         )
     if host == "":
         raise ConfigError("--host is empty; 127.0.0.1 is this machine, 0.0.0.0 all its addresses")
-    given = read(path) if path else Config.model_construct()
+    given = read(path) if path else Config()
     if gpus:
         given = on_fleet(given, gpus)
-    address = {"host": host, "port": port}
+    address: dict[str, Any] = {"host": host, "port": port}
     changed = {key: value for key, value in address.items() if value is not None}
-    updates: dict[str, Any] = {"gateway": given.gateway.model_copy(update=changed)}
+    given = replace(given, gateway=replace(given.gateway, **changed))
     if speed is not None:
-        updates["emulated"] = given.emulated.model_copy(update={"speed": speed})
+        given = replace(given, emulated=replace(given.emulated, speed=speed))
     named = policy or (given.policy[0] if given.policy else DEFAULT_POLICY)
-    return Order(given.model_copy(update=updates), named, emulate, keep_engines, seed)
+    return Order(given, named, emulate, keep_engines, seed)

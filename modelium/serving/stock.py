@@ -77,7 +77,7 @@ class Stock:
         if self.repository and any(name == one.name for one in self.repository.list_models()):
             self.repository.remove_model(name)
         models = {key: entry for key, entry in self._config.models.items() if key != name}
-        self._config = self._config.model_copy(update={"models": models})
+        self._config = replace(self._config, models=models)
 
     def work_s(self, model: Model, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
         """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""
@@ -85,7 +85,7 @@ class Stock:
 
     def _enter(self, stored: StoredModel) -> None:
         models = {**self._config.models, stored.name: self._entry(stored)}
-        config = self._config.model_copy(update={"models": models})
+        config = replace(self._config, models=models)
         self._plan = make_plan(config)
         self._config = config
         self._stored.add(stored.name)
@@ -95,12 +95,12 @@ class Stock:
         given: dict[str, Any] = {"path": stored.path}
         if not self._config.emulated.enabled:
             given["runtime"] = stored.runtime
-        if not _shape_is_known(Path(self._config.model_repository) / stored.path):
+        if not _shape_is_known(self._config.repository / stored.path):
             given |= {"weights": max(1, stored.weights_bytes)}
             given |= {"infer": {"latency": [ASSUMED_ANSWER_S]}}
             assumed = f"its files do not tell its speed: {format_seconds(ASSUMED_ANSWER_S)} assumed"
             self.notes.append(f"{stored.name}: {assumed}")
-        return ModelEntry.model_validate(given)
+        return ModelEntry.of(given)
 
 
 def _shape_is_known(folder: Path) -> bool:
@@ -112,6 +112,6 @@ def _shape_is_known(folder: Path) -> bool:
 
 def _repository(config: Config) -> ModelRepository | None:
     """The repository, if the configuration names one."""
-    if "model_repository" not in config.model_fields_set:
+    if config.model_repository is None:
         return None
-    return ModelRepository(Path(config.model_repository), allow_pickle=config.live.allow_pickle)
+    return ModelRepository(config.repository, allow_pickle=config.live.allow_pickle)

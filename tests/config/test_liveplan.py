@@ -26,7 +26,7 @@ def settings(runtime: str, text: str, folder: Path) -> dict[str, Any]:
         model_repository: {folder}
         models: {{m: {{{WEIGHTS}, runtime: {runtime}, settings: {text}}}}}
     """
-    config = Config.model_validate(load(whole, "test"))
+    config = Config.of(load(whole, "test"))
     plan = make_plan(config)
     return dict(served(config, plan, Engines(plan.models), "m").settings)
 

@@ -23,7 +23,7 @@ L8B = catalog.model("llama-3.1-8b")
 def plan(text: str) -> Plan:
     """The plan of a configuration; one GPU unless it has a cluster."""
     given: dict[str, Any] = {"cluster": {"gpus": "h100-80g"}} | load(text, "test")
-    return make_plan(Config.model_validate(given))
+    return make_plan(Config.of(given))
 
 
 def model(text: str, name: str = "llama-3.1-8b") -> Any:

@@ -30,7 +30,7 @@ MINE = StepTime(
 
 def plan(text: str) -> Plan:
     given: dict[str, Any] = {"cluster": {"gpus": "2xh100-80g+l4"}} | load(text, "test")
-    return make_plan(Config.model_validate(given))
+    return make_plan(Config.of(given))
 
 
 def steps(text: str, gpu: str = "h100-80g") -> dict[str, tuple[str, StepTime]]:

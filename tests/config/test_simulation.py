@@ -10,7 +10,7 @@ import pytest
 from modelium import catalog
 from modelium.config import Config, make_plan, schema, simulation
 from modelium.config.engines import Engines
-from modelium.config.values import Section
+from modelium.config.values import Section, keys
 from modelium.config.yaml import load
 from modelium.core import Slo
 from modelium.costs import Links, Stages
@@ -21,7 +21,7 @@ from modelium.sim.profiles import step_time
 
 def config(text: str) -> Config:
     given: dict[str, Any] = {"cluster": {"gpus": "h100-80g"}} | load(text, "test")
-    return Config.model_validate(given)
+    return Config.of(given)
 
 
 def settings(text: str) -> spec.Settings:
@@ -49,11 +49,11 @@ def engines(text: str) -> tuple[Engines, dict[str, Any]]:
 )
 def test_every_field_of_the_simulator_can_be_set(section: type[Section], target: type) -> None:
     units = ("", "_s", "_bytes", "_bytes_per_s")
-    keys = {field.alias or name for name, field in section.model_fields.items()}
-    reached = {key + unit for key in keys for unit in units}
+    known = keys(section)
+    reached = {key + unit for key in known for unit in units}
     fields = {field.name for field in dataclasses.fields(target)}
     assert fields - reached - {"interference"} == set()
-    assert {key for key in keys if not fields & {key + unit for unit in units}} == set()
+    assert {key for key in known if not fields & {key + unit for unit in units}} == set()
 
 
 def test_nothing_said_means_the_simulators_own_defaults() -> None:

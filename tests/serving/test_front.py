@@ -11,7 +11,7 @@ from modelium.serving.front import without_keys
 
 def test_a_file_of_keys_with_none_in_it_is_told_of(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    config = Config.model_validate({"gateway": {"keys": str(file)}})
+    config = Config.of({"gateway": {"keys": str(file)}})
     assert without_keys(Config()) == []
     [told] = without_keys(config)
     assert told.startswith(f"no API key is in {file} yet")

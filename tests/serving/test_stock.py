@@ -19,7 +19,7 @@ OWN = "class Model:\n    def __call__(self, body):\n        return body\n"
 
 def stock(folder: Path, **sections: Any) -> Stock:
     given = {"cluster": {"gpus": "l4"}, "model_repository": str(folder), **sections}
-    config = Config.model_validate(given)
+    config = Config.of(given)
     return Stock(Order(config), make_plan(config))
 
 
@@ -57,13 +57,13 @@ def test_code_alone_in_the_configuration_needs_its_weights(tmp_path: Path) -> No
     (tmp_path / "own" / "model.py").write_text(OWN)
     own = {"path": str(tmp_path / "own"), "infer": {"latency": ["5ms"]}}
     with pytest.raises(ConfigError, match="holds no model"):
-        make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+        make_plan(Config.of({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
     own["weights"] = "2GiB"
-    plan = make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+    plan = make_plan(Config.of({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
     assert plan.models["own"].model.weights_bytes == 2 << 30
     (tmp_path / "own" / "model.py").unlink()
     with pytest.raises(ConfigError, match="holds no model"):
-        make_plan(Config.model_validate({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
+        make_plan(Config.of({"cluster": {"gpus": "l4"}, "models": {"own": own}}))
 
 
 def missing(runtime: str) -> None:
