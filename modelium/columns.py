@@ -87,6 +87,14 @@ def grouped(
     return np.split(out, ends[:-1])
 
 
+def distinct(values: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Each value once, ascending; `np.unique` would do it, but imports numpy.ma for it."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
 def percentiles(values: NDArray[np.float64], percents: Sequence[float]) -> list[float]:
     """Percentiles by linear interpolation, the same as `np.percentile` gives, to the bit."""
     sample = np.sort(values[:: max(1, len(values) >> 14)])

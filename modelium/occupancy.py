@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelium.columns import blocks
+from modelium.columns import blocks, distinct
 from modelium.core import Gpu
 from modelium.record import Codes, Floats, floats, labels
 
@@ -60,7 +60,7 @@ def _good_tokens(requests: pa.Table, timeline: pa.Table, gpus: Sequence[Gpu]) ->
     number = {name: i for i, name in enumerate(names)}
     holders, holder_names = labels(timeline, "instance")
     numbers = np.array([number.get(name, len(names)) for name in holder_names] + [len(names)])
-    pairs = np.unique(_places(timeline, gpus) * (len(names) + 1) + numbers[holders])
+    pairs = distinct(_places(timeline, gpus) * (len(names) + 1) + numbers[holders])
     place, instance = np.divmod(pairs, len(names) + 1)
     met, all_ = (np.bincount(place, t[instance], minlength=len(gpus)) for t in by_instance)
     return met / np.maximum(all_, 1.0)

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "modelium.catalog": ("core", "errors", "units"),
     "modelium.analyze": ("catalog", "core", "errors", "units"),
     "modelium.policies": ("core", "errors", "units"),
-    "modelium.traces": ("errors", "units", "arrow"),
+    "modelium.traces": ("errors", "units", "arrow", "columns"),
     "modelium.sim": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
         "summary", "catalog", "conversation", "room", "timeline", "columns",

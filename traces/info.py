@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelium.columns import percentiles
 from modelium.traces.trace import Trace
 
 IDLE_S = (10, 60, 600, 3600)
@@ -85,7 +86,7 @@ def describe(trace: Trace) -> Info:
         rate_per_s=len(trace) / span if span else None,
         peak_per_minute=int(minutes.max()),
         cv=cv(trace.arrival_s),
-        model_cv=float(np.median(cvs)) if cvs else None,
+        model_cv=percentiles(np.array(cvs), (50,))[0] if cvs else None,
         skew=skew(trace.model.counts()),
         idle={limit: idle_share(own, span, limit) for limit in IDLE_S},
         prompt_tokens=_lengths(trace.prompt_tokens),
@@ -150,5 +151,5 @@ def idle_share(own: list[NDArray[np.float64]], span_s: float, limit_s: float) ->
 
 
 def _lengths(tokens: NDArray[np.int32]) -> Lengths:
-    p50, p90, p99 = (float(p) for p in np.percentile(tokens, PERCENTILES))
+    p50, p90, p99 = percentiles(tokens.astype(np.float64), PERCENTILES)
     return Lengths(float(tokens.mean()), p50, p90, p99, int(tokens.max()))

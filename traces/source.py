@@ -17,8 +17,8 @@ PARQUET = b"PAR1"
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, unpacked if it is gzip.
+def opened(path: Path, at_once_bytes: int = 1 << 20) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, unpacked if it is gzip, so many of them at a time.
 
     What goes wrong inside the block with the file itself is raised as TraceError.
     """
@@ -28,7 +28,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if magic == GZIP:
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield io.BufferedReader(unpacked, 1 << 20)
+                    yield io.BufferedReader(unpacked, at_once_bytes)
             else:
                 yield raw
     except EOFError as error:
@@ -58,7 +58,7 @@ def opened_text(path: Path) -> Iterator[TextIO]:
 
 def head(path: Path, n: int = 65536) -> bytes:
     """The first `n` bytes, unpacked. Raises TraceError where there are none."""
-    with opened(path) as file:
+    with opened(path, n) as file:
         start = file.read(n)
     if not start:
         raise TraceError(f"{path} is empty")

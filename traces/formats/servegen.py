@@ -11,7 +11,6 @@ import csv
 import io
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -173,6 +172,8 @@ def _chunks(
             if (match := CHUNK.search(file.name)) and match[2] in kinds:
                 yield f"{file.parent.name}-{match[1]}", str(file), file.read_text() if texts else ""
         return
+    import tarfile  # takes longer than to see that a file is of another format
+
     try:
         with opened(path) as stream_, tarfile.open(fileobj=stream_, mode="r|") as archive:
             for member in archive:
