@@ -45,11 +45,8 @@ class Timeline:
 
     def _write(self, copy: Copy, kind: str, start_s: float, held: int, end_s: float) -> None:
         for part, size in self._parts(copy, kind, held):
-            if size:
-                self.rows += [
-                    (gpu, start_s, end_s, part, copy.model, copy.id, float(size))
-                    for gpu in copy.gpus
-                ]
+            for gpu in copy.gpus if size else ():
+                self.rows.append((gpu, start_s, end_s, part, copy.model, copy.id, float(size)))
 
     def _parts(self, copy: Copy, kind: str, held: int) -> list[tuple[str, int]]:
         if kind != "ready":

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from modelium.core import ClusterState, Instance, Model, Phase
 
-LOADING, READY, WAKING, ASLEEP = Phase.LOADING, Phase.READY, Phase.WAKING, Phase.ASLEEP
+LOADING, READY, WAKING = Phase.LOADING, Phase.READY, Phase.WAKING
+ASLEEP, LEAVING = Phase.ASLEEP, Phase.LEAVING
 """Plain names: a look-up in an enumeration costs more than all the rest of a step here."""
 AWAKE = (LOADING, READY, WAKING)
-OUT = (ASLEEP, Phase.LEAVING)
+OUT = (ASLEEP, LEAVING)
 """Copies that will not serve unless something is done."""
 
 

@@ -103,6 +103,11 @@ class NodeLinks:
 
 def _fill(transfers: list[_Transfer], spec: Links) -> None:
     """Set max-min fair rates by progressive filling."""
+    if len(transfers) == 1:  # mostly so, and then plain
+        (alone,) = transfers
+        links = [_capacity(link, spec) / share for link, share in alone.use.items()]
+        alone.rate = min(alone.cap, *links)
+        return
     growing = list(transfers)
     rate = 0.0
     for transfer in transfers:
@@ -110,7 +115,7 @@ def _fill(transfers: list[_Transfer], spec: Links) -> None:
     while growing:
         level = min(transfer.cap for transfer in growing)
         for link in {link for transfer in growing for link in transfer.use}:
-            capacity = spec.disk_bytes_per_s if link == "disk" else spec.pcie_bytes_per_s
+            capacity = _capacity(link, spec)
             taken = sum(t.rate * t.use.get(link, 0.0) for t in transfers if t not in growing)
             weight = sum(t.use.get(link, 0.0) for t in growing)
             level = min(level, (capacity - taken) / weight)
@@ -122,7 +127,11 @@ def _fill(transfers: list[_Transfer], spec: Links) -> None:
 
 def _full(transfer: _Transfer, transfers: list[_Transfer], spec: Links) -> bool:
     for link in transfer.use:
-        capacity = spec.disk_bytes_per_s if link == "disk" else spec.pcie_bytes_per_s
+        capacity = _capacity(link, spec)
         if sum(t.rate * t.use.get(link, 0.0) for t in transfers) >= capacity * (1 - 1e-12):
             return True
     return False
+
+
+def _capacity(link: str, spec: Links) -> float:
+    return spec.disk_bytes_per_s if link == "disk" else spec.pcie_bytes_per_s

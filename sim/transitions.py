@@ -98,8 +98,7 @@ def _take(cluster: SimCluster, copy: Copy, more_bytes: int) -> Steps:
     granted = cluster.env.event()
     wanted = cluster.room.take(copy.gpus, more_bytes, granted.succeed)
     try:
-        if not granted.triggered:  # there was no room yet
-            yield granted
+        yield granted
     except simpy.Interrupt:
         if not cluster.room.withdraw(wanted):
             cluster.room.give(copy.gpus, more_bytes)
