@@ -294,9 +294,10 @@ class OnDemand:
 
     def _patience(self, state: ClusterState, lacking: Iterable[str]) -> list[Action]:
         """Ask for a tick when the next copy may leave that now may not."""
-        now_s, stay_s = state.now_s, state.limits.min_residency_s
+        stay_s = state.limits.min_residency_s
         if not stay_s and self._drain_after_s == float("inf"):
             return []
+        now_s = state.now_s
         ends = [now_s + self._overdue_s(state, model) for model in lacking]
         if stay_s:
             ends += [copy.ready_since_s + stay_s for copy in state.instances.values()]

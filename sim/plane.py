@@ -58,6 +58,7 @@ class Plane:
         self._begin = world.begin.at(self._handle)
         self._views = Views(self.w)
         self._at, self._arrival = self._views.at, self._views.arrival_ps
+        self._requests = len(self._arrival)
         self._due, self._order = self.w.heap.due.data, self.w.heap.order.data
         self._hungry = self.w.hungry.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
@@ -82,7 +83,7 @@ class Plane:
 
     def _soonest(self) -> int:
         r, due = self._at[NEXT], self._due[self._order[0]]
-        if r == len(self._arrival):
+        if r == self._requests:
             return due
         arrival = self._arrival[r]
         return arrival if arrival < due else due
@@ -94,7 +95,7 @@ class Plane:
 
     def finished(self) -> bool:
         """All requests have arrived and are settled."""
-        return self._at[NEXT] == len(self._arrival) and self._at[OPEN] == 0
+        return self._at[OPEN] == 0 and self._at[NEXT] == self._requests
 
     def quiet(self) -> bool:
         """No engine works, and some model waits in vain: nothing will happen by itself."""
