@@ -221,7 +221,7 @@ class ClusterState(Protocol):
     def freeing_bytes(self, gpu: str) -> int:
         """What instances on their way out or to sleep will give back."""
 
-    def rooms(self) -> dict[str, int]: ...  # by GPU: bytes free or freeing, for a load begun now
+    def rooms(self) -> dict[str, int]: ...  # free or freeing on each GPU that may begin a load
     def host_free_bytes(self, node: str) -> int:
         """Host RAM without what sleeping instances and loads need (cache counts as free)."""
 

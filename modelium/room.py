@@ -74,6 +74,7 @@ class Room:
             wanted.granted()
 
     def _fits(self, wanted: Wanted) -> bool:
-        return all(
-            self.held[gpu] + wanted.bytes_per_gpu <= self._capacity[gpu] for gpu in wanted.gpus
-        )
+        for gpu in wanted.gpus:
+            if self.held[gpu] + wanted.bytes_per_gpu > self._capacity[gpu]:
+                return False
+        return True

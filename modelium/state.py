@@ -140,6 +140,8 @@ class State:
         self._copies: dict[str, Copy] = {}
         self._coming: dict[str, Copy] = {}
         self._coming_on = dict.fromkeys(self.all_gpus, 0)
+        self._taken: set[str] = set()
+        """GPUs with as many loads under way as they may have."""
         self._working = dict(self.all_gpus)
         self._of: dict[str, dict[str, Copy]] = {name: {} for name in self.models}
         self._on: dict[str, dict[str, Copy]] = {gpu: {} for gpu in self.all_gpus}
@@ -175,7 +177,10 @@ class State:
         return self._freeing[gpu]
 
     def rooms(self) -> dict[str, int]:
-        return self._rooms.copy()
+        rooms = self._rooms.copy()
+        for gpu in self._taken:
+            rooms.pop(gpu, None)
+        return rooms
 
     def host_free_bytes(self, node: str) -> int:
         return self.ram[node].free_bytes
@@ -311,7 +316,9 @@ class State:
         else:
             del self._coming[copy.id]
         for gpu in copy.gpus:
-            self._coming_on[gpu] += 1 if comes else -1
+            self._coming_on[gpu] = number = self._coming_on[gpu] + (1 if comes else -1)
+            may_more = number < self.limits.loads_at_once_per_gpu
+            (self._taken.discard if may_more else self._taken.add)(gpu)
 
     def _charge(self, copy: Copy, sign: int) -> None:
         takes, gives = sign * copy.bytes_per_gpu, 0

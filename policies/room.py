@@ -37,17 +37,12 @@ class Survey:
 
     def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
         self._instances = state.instances
-        limits, coming = state.limits, state.coming()
-        self.starts = limits.loads_at_once - started - len(coming)
+        self.starts = state.limits.loads_at_once - started - len(state.coming())
         """Loads and wakes that may still begin."""
-        self.rooms = rooms = state.rooms()
+        self.rooms = state.rooms()
         """Bytes that a load started now could get there, by GPU."""
-        for copy in coming:
-            for gpu in copy.gpus:
-                if state.coming_on(gpu) >= limits.loads_at_once_per_gpu:
-                    rooms.pop(gpu, None)
         for gpu in avoid:
-            rooms.pop(gpu, None)
+            self.rooms.pop(gpu, None)
 
     @cached_property
     def ready(self) -> list[Instance]:

@@ -152,21 +152,22 @@ class SimCluster:
 
     def play(self, end_ps: int, *, on: bool = False) -> None:
         """Let time pass until `end_ps`, or until all requests are settled unless `on`."""
-        while on or not self.plane.finished():
-            soonest = self.env.peek()
+        env, plane = self.env, self.plane
+        while on or not plane.finished():
+            soonest = env.peek()
             horizon = end_ps if soonest > end_ps else int(soonest)
-            why = self.plane.advance(horizon)
-            self.env.pass_to(self.plane.now_ps)
-            if why == self.plane.MISS:
-                self._missed(self.plane.missed_model())
-            elif why == self.plane.IDLE:
-                self._fell_idle(self.plane.idle_slot())
+            why = plane.advance(horizon)
+            env.pass_to(plane.now_ps)
+            if why == plane.MISS:
+                self._missed(plane.missed_model())
+            elif why == plane.IDLE:
+                self._fell_idle(plane.idle_slot())
             elif horizon >= end_ps:
                 break
             else:
-                while self.env.peek() <= horizon:
-                    self.env.step()
-                if self.talk.unasked and not self._under_way and self.plane.quiet():
+                while env.peek() <= horizon:
+                    env.step()
+                if self.talk.unasked and not self._under_way and plane.quiet():
                     self.talk.offer_to_all()
 
     def tell(self, event: Event) -> None:

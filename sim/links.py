@@ -40,6 +40,11 @@ class NodeLinks:
     _since_ps: int = 0
     _timer: int = 0
 
+    def __post_init__(self) -> None:
+        switches = {gpu: k // self.spec.gpus_per_switch for gpu, k in self.positions.items()}
+        self._down = {gpu: f"pcie{switch}" for gpu, switch in switches.items()}
+        self._up = {gpu: f"up{switch}" for gpu, switch in switches.items()}
+
     def move(
         self,
         size_bytes: float,
@@ -55,8 +60,9 @@ class NodeLinks:
         full duplex: what goes up does not slow down what comes.
         """
         use: dict[str, float] = {"disk": 1.0} if disk else {}
+        switches = self._up if up else self._down
         for gpu in gpus:
-            switch = f"{'up' if up else 'pcie'}{self.positions[gpu] // self.spec.gpus_per_switch}"
+            switch = switches[gpu]
             use[switch] = use.get(switch, 0.0) + 1.0 / len(gpus)
         per_gpu = self.spec.pcie_bytes_per_s
         if loader:

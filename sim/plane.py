@@ -121,8 +121,10 @@ class Plane:
 
     def hungry_models(self) -> list[str]:
         """All such models, the longest wait first."""
+        if not (number := self._at[HUNGRY]):
+            return []
         found, flags = [-1], self._hungry.tobytes()
-        for _ in range(self._at[HUNGRY]):
+        for _ in range(number):
             found.append(flags.index(1, found[-1] + 1))
         return [self._names[m] for m in sorted(found[1:], key=self._waits_since)]
 

@@ -160,7 +160,12 @@ def test_after_any_changes_the_books_are_what_a_recount_gives(
         assert b.state.freeing_bytes(gpu) == leaving + sum(max(0, more) for more in dozing)
         assert {c.id for c in b.state.instances_on(gpu)} == {c.id for c in here}
     state = b.state
-    rooms = [(gpu, state.free_bytes(gpu) + state.freeing_bytes(gpu)) for gpu in state.gpus]
+    coming = [copy for copy in copies if copy.phase in (Phase.LOADING, Phase.WAKING)]
+    assert {copy.id for copy in state.coming()} == {copy.id for copy in coming}
+    for gpu in state.all_gpus:
+        assert state.coming_on(gpu) == sum(gpu in copy.gpus for copy in coming)
+    may = [g for g in state.gpus if state.coming_on(g) < state.limits.loads_at_once_per_gpu]
+    rooms = [(gpu, state.free_bytes(gpu) + state.freeing_bytes(gpu)) for gpu in may]
     assert list(state.rooms().items()) == rooms
     for node in b.state.nodes:
         pinned = sum(copy.host_bytes for copy in copies if copy.node == node)
