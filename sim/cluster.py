@@ -29,6 +29,7 @@ from modelium.costs import ConfiguredFacts, StagedCosts
 from modelium.room import Room
 from modelium.rules import may_begin, refusal
 from modelium.sim import transitions
+from modelium.sim.course import Course, LostError, Steps
 from modelium.sim.faults import FaultSource
 from modelium.sim.kvuse import KvUse
 from modelium.sim.links import NodeLinks
@@ -89,7 +90,7 @@ class SimCluster:
             self._soon,
             lambda gpus: may_begin(self.state, self.state.limits, gpus),
         )
-        self._under_way: dict[str, simpy.Process] = {}
+        self._under_way: dict[str, Course] = {}
         self._draining: dict[str, tuple[Copy, simpy.Event]] = {}
         self.instance_ids: list[str] = []
         self._expiring: set[str] = set()
@@ -108,7 +109,7 @@ class SimCluster:
         else:
             self._begin(action)
 
-    def _thought(self, action: Action, decide_s: float) -> transitions.Steps:
+    def _thought(self, action: Action, decide_s: float) -> Steps:
         """Begin an action as late as the policy took to decide it."""
         yield self.env.timeout(ps(decide_s))
         self._begin(action)
@@ -262,12 +263,14 @@ class SimCluster:
         self.plane.set_coming(copy.model, 1)
         self._go(action, line, copy, transitions.wake(self, copy, line))
 
-    def _go(self, action: Action, line: Decision, copy: Copy, steps: transitions.Steps) -> None:
-        self._under_way[copy.id] = self.env.process(self._watch(action, line, copy, steps))
+    def _go(self, action: Action, line: Decision, copy: Copy, steps: Steps) -> None:
+        course = Course(self.env, self._watch(action, line, copy, steps))
+        self._under_way[copy.id] = course
+        course.begin()
 
     def _watch(
-        self, action: Action, line: Decision, copy: Copy, steps: transitions.Steps
-    ) -> transitions.Steps:
+        self, action: Action, line: Decision, copy: Copy, steps: Steps
+    ) -> Steps:
         """Run one transition to its end, good or bad, and say so."""
         error = ""
         try:
@@ -275,8 +278,8 @@ class SimCluster:
         except transitions.LoadError as failure:
             error = str(failure)
             self.forget(copy)
-        except simpy.Interrupt as lost:
-            error = str(lost.cause)
+        except LostError as lost:
+            error = str(lost)
             self.forget(copy)
         self._under_way.pop(copy.id, None)
         line.end_s, line.error = self.state.now_s, error
@@ -329,7 +332,7 @@ class SimCluster:
         under_way = self._under_way.get(copy.id)
         self.plane.crash(copy, self.settings.faults.retries)
         if under_way is not None:
-            under_way.interrupt(why)
+            under_way.cut_off(why)
         else:
             self.forget(copy)
 

@@ -1,25 +1,21 @@
-"""What an instance goes through: load, unload, sleep, wake, move, as SimPy processes.
+"""What an instance goes through: load, unload, sleep, wake, move.
 
 Each takes the time of its stages (`modelium.costs.Stages`) and moves weights over the links that
 it shares with others. Memory is taken from `Room` before the first stage and given back after the
-last. A process that is interrupted (its GPU or instance was lost) leaves nothing behind.
+last. A transition that is cut off (its GPU or instance was lost) leaves nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
-
-import simpy
+from typing import TYPE_CHECKING
 
 from modelium.core import Decision, Phase, Tier, Unload
+from modelium.sim.course import LostError, Steps
 from modelium.state import Copy
 from modelium.units import PS_PER_S, ps
 
 if TYPE_CHECKING:
     from modelium.sim.cluster import SimCluster
-
-Steps = Generator[Any, Any, None]
 
 
 class LoadError(Exception):
@@ -99,7 +95,7 @@ def _take(cluster: SimCluster, copy: Copy, more_bytes: int) -> Steps:
     wanted = cluster.room.take(copy.gpus, more_bytes, granted.succeed)
     try:
         yield granted
-    except simpy.Interrupt:
+    except LostError:
         if not cluster.room.withdraw(wanted):
             cluster.room.give(copy.gpus, more_bytes)
         raise
