@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -107,7 +108,8 @@ def requests_table(columns: Mapping[str, Column]) -> pa.Table:
 def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
     """Build decisions.parquet's table from the decision log."""
     rows = list(decisions)
-    columns: dict[str, Column] = {name: [getattr(d, name) for d in rows] for name in _AS_IS}
+    as_is = zip(*map(attrgetter(*_AS_IS), rows), strict=True) if rows else [()] * len(_AS_IS)
+    columns: dict[str, Column] = dict(zip(_AS_IS, map(list, as_is), strict=True))
     columns["gpus"] = [" ".join(d.gpus) for d in rows]
     columns["stages"] = [json.dumps(d.stages) if d.stages else "{}" for d in rows]
     return _table(DECISION_COLUMNS, columns)

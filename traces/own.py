@@ -59,6 +59,11 @@ def read_parquet(path: Path, model: str | None = None) -> Trace:
         raise TraceError(f"{path} is damaged Parquet ({detail}). Copy it again.") from error
 
 
+def certainly(start: Start) -> bool:
+    """A first line that names all our columns of numbers, as no other format's does."""
+    return start.has(*NUMBERS)
+
+
 def recognises(start: Start) -> bool:
     """Parquet, or a first line that names at least one of our columns."""
     return start.bytes.startswith(PARQUET) or bool(set(COLUMNS) & set(start.columns))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.errors import TraceError
+from modelium.traces import own
 from modelium.traces.formats.asked import Asked, Start
 from modelium.traces.lengths import Lengths
 from modelium.traces.trace import Trace
@@ -86,6 +87,8 @@ def format_of(path: Path) -> Format:
         raise TraceError(f"{path} does not exist")
     if start.bytes.startswith(PICKLE):
         raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")
+    if own.certainly(start):
+        return FORMATS[-1]  # the others need not be imported
     for known in FORMATS:
         if known.recognises(start):
             return known
