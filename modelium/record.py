@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -111,8 +112,13 @@ def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
     as_is = zip(*map(attrgetter(*_AS_IS), rows), strict=True) if rows else [()] * len(_AS_IS)
     columns: dict[str, Column] = dict(zip(_AS_IS, map(list, as_is), strict=True))
     columns["gpus"] = [" ".join(d.gpus) for d in rows]
-    columns["stages"] = [json.dumps(d.stages) if d.stages else "{}" for d in rows]
+    columns["stages"] = [_stages(tuple(d.stages.items())) for d in rows]
     return _table(DECISION_COLUMNS, columns)
+
+
+@lru_cache(1 << 12)  # undisturbed loads of a model take the same time, and all exits of engines
+def _stages(stages: tuple[tuple[str, float], ...]) -> str:
+    return json.dumps(dict(stages))
 
 
 def timeline_table(rows: Iterable[TimelineRow], *more: Mapping[str, Column]) -> pa.Table:

@@ -171,7 +171,7 @@ class OnDemand:
             brought.add(model)
             taken.update(option.gpus, *(copy.gpus for _, _, copy in option.victims))
             actions += self._evictions(state, model, option)
-            frees = ", ".join(name for _, name, _ in option.victims) or "nothing"
+            frees = ", ".join([name for _, name, _ in option.victims]) or "nothing"
             reason = f"{why()}; frees {frees}"
             if asleep:
                 actions.append(Wake(asleep.id, reason))

@@ -295,12 +295,15 @@ class Plane:
 
 def _strike(rows: NDArray[Any], lengths: NDArray[Any], row: int, slot: int) -> int:
     """Take `slot` out of a row of slots, if it is there, and say how many are left."""
-    slots = rows[row, : lengths[row]].tolist()
-    if slot in slots:
-        slots.remove(slot)
-        rows[row, : len(slots)] = slots
-        lengths[row] = len(slots)
-    return len(slots)
+    slots = rows.data
+    number: int = lengths.item(row)
+    for k in range(number):
+        if slots[row, k] == slot:
+            for later in range(k + 1, number):
+                slots[row, later - 1] = slots[row, later]
+            lengths[row] = number - 1
+            return number - 1
+    return number
 
 
 def _specs(given: SimInput) -> dict[tuple[str, str], Generate | Infer]:
