@@ -14,7 +14,7 @@ from modelium.units import PS_PER_S
 
 
 class Views:
-    """The columns of a world that meters read."""
+    """The columns of a world that the control side reads, a number at a time."""
 
     def __init__(self, w: World) -> None:
         self.at = w.at.data
@@ -30,6 +30,9 @@ class Views:
         self.arrivals = w.arrivals.data
         self.n_waiting = w.n_waiting.data
         self.first_waiting = w.first_waiting.data
+        self.n_ready = w.n_ready.data
+        self.coming = w.coming.data
+        self.hungry = w.hungry.data
         self.arrival_ps = w.arrival_ps.data
         self.last_arrival_ps = w.last_arrival_ps.data
         self.rate = w.rate.data

@@ -53,14 +53,12 @@ class Plane:
         self._kept = keep(self.w)
         self._handle = self._kept.ctypes.data
         self._advance = world.advance.at(self._handle)
-        self._set_coming = world.set_coming.at(self._handle)
         self._release = world.release.at(self._handle)
         self._begin = world.begin.at(self._handle)
         self._views = Views(self.w)
         self._at, self._arrival = self._views.at, self._views.arrival_ps
         self._requests = len(self._arrival)
         self._due, self._order = self.w.heap.due.data, self.w.heap.order.data
-        self._hungry = self.w.hungry.data
         self._free = list(range(self.w.kind.shape[0] - 1, -1, -1))
         self._copies: dict[int, Copy] = {}
         self._lanes: dict[tuple[str, ...], int] = {}
@@ -117,13 +115,13 @@ class Plane:
 
     def is_hungry(self, model: str) -> bool:
         """Requests wait for this model, and no instance is ready or on its way."""
-        return self._hungry[self.models[model]] != 0
+        return bool(self._views.hungry[self.models[model]])
 
     def hungry_models(self) -> list[str]:
         """All such models, the longest wait first."""
         if not (number := self._at[HUNGRY]):
             return []
-        found, flags = [-1], self._hungry.tobytes()
+        found, flags = [-1], self._views.hungry.tobytes()
         for _ in range(number):
             found.append(flags.index(1, found[-1] + 1))
         return [self._names[m] for m in sorted(found[1:], key=self._waits_since)]
@@ -145,8 +143,14 @@ class Plane:
         world.expire(self._handle, self.models[model], before_ps)
 
     def set_coming(self, model: str, change: int) -> None:
-        """An instance of `model` is on its way (+1), or no longer (-1)."""
-        self._set_coming(self.models[model], change)
+        """An instance of `model` is on its way (+1), or no longer (-1): that sates its hunger."""
+        of, at, m = self._views, self._at, self.models[model]
+        of.coming[m] += change
+        waits_in_vain = of.n_waiting[m] > 0 and of.n_ready[m] == 0
+        hungry = of.coming[m] == 0 and (of.hungry[m] or waits_in_vain)
+        if hungry != of.hungry[m]:
+            of.hungry[m] = hungry
+            at[HUNGRY] += 1 if hungry else -1
 
     def release(self, model: str, cold: str) -> None:
         """Send all that waits for `model` to its ready instances."""

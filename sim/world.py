@@ -303,19 +303,6 @@ def expire(handle, m, before_ps):
     return n
 
 
-@entry
-def set_coming(handle, m, change):
-    """An instance of `m` is on its way (+1) or no longer (-1); True if `m` is hungry now."""
-    w = world_at(handle)
-    w.coming[m] += change
-    if w.coming[m] > 0 and w.hungry[m]:
-        w.hungry[m] = False
-        w.at[HUNGRY] -= 1
-    if w.coming[m] == 0 and w.n_waiting[m] > 0 and w.n_ready[m] == 0:
-        _grows_hungry(w, m)
-    return w.hungry[m]
-
-
 @inlined
 def _sort(values, n):
     """Sort the first `n`, nearly sorted, values by insertion."""
