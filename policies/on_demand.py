@@ -164,7 +164,7 @@ class OnDemand:
             survey = Survey(state, taken, len(brought))
             if model in brought or survey.starts <= 0:
                 continue
-            option, asleep = self._option(state, survey, model) if survey.rooms else (None, None)
+            option, asleep = self._option(state, survey, model)
             if option is None:
                 lacking.append(model)
                 continue
