@@ -221,7 +221,7 @@ class ClusterState(Protocol):
     def freeing_bytes(self, gpu: str) -> int:
         """What instances on their way out or to sleep will give back."""
 
-    def rooms(self) -> dict[str, int]: ...  # free or freeing on each GPU that may begin a load
+    def rooms(self) -> dict[str, int]: ...  # bytes free or freeing on GPUs that may begin one
     def host_free_bytes(self, node: str) -> int:
         """Host RAM without what sleeping instances and loads need (cache counts as free)."""
 

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -112,13 +111,15 @@ def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
     as_is = zip(*map(attrgetter(*_AS_IS), rows), strict=True) if rows else [()] * len(_AS_IS)
     columns: dict[str, Column] = dict(zip(_AS_IS, map(list, as_is), strict=True))
     columns["gpus"] = [" ".join(d.gpus) for d in rows]
-    columns["stages"] = [_stages(tuple(d.stages.items())) for d in rows]
+    columns["stages"] = _as_json([d.stages for d in rows])
     return _table(DECISION_COLUMNS, columns)
 
 
-@lru_cache(1 << 12)  # undisturbed loads of a model take the same time, and all exits of engines
-def _stages(stages: tuple[tuple[str, float], ...]) -> str:
-    return json.dumps(dict(stages))
+def _as_json(stages: Iterable[dict[str, float]]) -> list[str]:
+    """Undisturbed loads of a model take the same time, and all exits: each is written once."""
+    known: dict[tuple[tuple[str, float], ...], str] = {}
+    keys = [(tuple(one.items()), one) for one in stages]
+    return [known.get(key) or known.setdefault(key, json.dumps(one)) for key, one in keys]
 
 
 def timeline_table(rows: Iterable[TimelineRow], *more: Mapping[str, Column]) -> pa.Table:

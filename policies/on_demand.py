@@ -314,7 +314,7 @@ class OnDemand:
 
 
 def _absent(state: ClusterState, model: str) -> bool:
-    for copy in state.instances_of(model):
+    for copy in state.instances_of(model):  # noqa: SIM110
         if copy.phase not in OUT:
             return False
     return True

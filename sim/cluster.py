@@ -29,7 +29,7 @@ from modelium.costs import ConfiguredFacts, StagedCosts
 from modelium.room import Room
 from modelium.rules import may_begin, refusal
 from modelium.sim import transitions
-from modelium.sim.course import Course, LostError, Steps
+from modelium.sim.course import Course, LostError, Steps, Urgent
 from modelium.sim.faults import FaultSource
 from modelium.sim.kvuse import KvUse
 from modelium.sim.links import NodeLinks
@@ -266,11 +266,12 @@ class SimCluster:
     def _go(self, action: Action, line: Decision, copy: Copy, steps: Steps) -> None:
         course = Course(self.env, self._watch(action, line, copy, steps))
         self._under_way[copy.id] = course
-        course.begin()
+        if self.talk.talking:
+            course.begin()  # should it end at once, that waits until the policy was heard
+        else:
+            Urgent(self.env, course.begin)
 
-    def _watch(
-        self, action: Action, line: Decision, copy: Copy, steps: Steps
-    ) -> Steps:
+    def _watch(self, action: Action, line: Decision, copy: Copy, steps: Steps) -> Steps:
         """Run one transition to its end, good or bad, and say so."""
         error = ""
         try:

@@ -6,9 +6,20 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
+from simpy.events import URGENT
 
 Steps = Generator[simpy.Event, Any, None]
 """What happens, up to each event that it waits for."""
+
+
+class Urgent(simpy.Event):
+    """Calls back at this instant, before all that is due at it, as SimPy's interruptions do."""
+
+    def __init__(self, env: simpy.Environment, call: Callable[[], None]) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+        self.callbacks.append(lambda _: call())
+        env.schedule(self, URGENT)
 
 
 class LostError(Exception):
@@ -33,8 +44,8 @@ class Course:
         self._go(self._steps.send, None)
 
     def cut_off(self, why: str) -> None:
-        """Raise LostError in it, once what happens just now has happened, if it goes on by then."""
-        self._env.timeout(0).callbacks.append(lambda _: self._raise(why))
+        """Raise LostError in it, before anything else happens; not if that ends it already."""
+        Urgent(self._env, lambda: self._raise(why))
 
     def _happened(self, event: simpy.Event) -> None:
         self._go(self._steps.send, event.value)

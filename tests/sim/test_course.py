@@ -36,9 +36,10 @@ def played(
     cuts: list[int],
 ) -> Log:
     env, log = simpy.Environment(), list[tuple[float, str]]()
-    cut_off = begin(env, steps(env, delays, patience, log))
-    for k, at in enumerate(cuts, 1):  # none at the time of a step: which goes first is no matter
-        env.timeout(at + k / 8).callbacks.append(lambda event, at=at: cut_off(f"cut {at}"))
+    way = list[Callable[[str], None]]()
+    for at in cuts:  # before the steps: a step that is due at the same time comes later
+        env.timeout(at).callbacks.append(lambda event, at=at: way[0](f"cut {at}"))
+    way.append(begin(env, steps(env, delays, patience, log)))
     env.run()
     return log
 
@@ -57,7 +58,7 @@ def as_process(env: simpy.Environment, steps: Steps) -> Callable[[str], None]:
 @given(
     delays=st.lists(st.integers(0, 9), max_size=6),
     patience=st.integers(0, 2),
-    cuts=st.lists(st.integers(0, 30), max_size=3, unique=True),
+    cuts=st.lists(st.integers(1, 30), max_size=3, unique=True),
 )
 def test_a_course_goes_as_a_process_goes(delays: list[int], patience: int, cuts: list[int]) -> None:
     course, process = (played(way, delays, patience, cuts) for way in (as_course, as_process))
@@ -69,6 +70,11 @@ def test_a_course_begins_at_once_and_takes_no_event_to_end() -> None:
     Course(env, steps(env, [], 0, log)).begin()
     assert log == [(0, "end")]
     assert env.peek() == float("inf")
+
+
+def test_who_is_cut_off_when_its_last_step_is_due_does_not_end_well() -> None:
+    for way in (as_course, as_process):
+        assert played(way, [3, 4], 0, [7]) == [(3, "step 0"), (7, "lost: cut 7")]
 
 
 def test_who_is_cut_off_twice_at_an_instant_is_told_once_if_that_ends_it() -> None:
