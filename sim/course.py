@@ -44,7 +44,7 @@ class Course:
         self._go(self._steps.send, None)
 
     def cut_off(self, why: str) -> None:
-        """Raise LostError in it, before anything else happens; not if that ends it already."""
+        """Raise LostError in it before all else that is due now; nothing if it has ended."""
         Urgent(self._env, lambda: self._raise(why))
 
     def _happened(self, event: simpy.Event) -> None:
