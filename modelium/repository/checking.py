@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,9 @@ def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.is_symlink() or file.is_file())
+    # `walk`, unlike `rglob`, goes on when a folder is taken away meanwhile.
+    inside = (Path(at, name) for at, folders, names in os.walk(folder) for name in folders + names)
+    return (file for file in inside if file.is_symlink() or file.is_file())
 
 
 def _pickles(folder: Path, found: ModelFiles) -> Iterator[Path]:

@@ -75,7 +75,10 @@ class _Watcher(FileSystemEventHandler):
         pending, names = False, self._names()
         for path in sorted(self._repository.incoming.iterdir()):
             if not path.name.startswith(".") and not path.name.endswith(WHY):
-                pending |= self._consider(path, taken=_name(path) in names)
+                try:
+                    pending |= self._consider(path, taken=_name(path) in names)
+                except FileNotFoundError:  # taken away, or moved, while it was looked at
+                    pending = True
         return pending
 
     def _names(self) -> set[str]:

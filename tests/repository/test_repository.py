@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch
-from modelium.repository.checking import check_name, unfinished
+from modelium.repository.checking import check_name, fingerprint, unfinished
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,
@@ -142,6 +142,26 @@ def test_every_beginning_of_a_safetensors_file_is_unfinished(length: int) -> Non
         whole = file.read_bytes()
         file.write_bytes(whole[:length])
         assert bool(unfinished(Path(name))) == (length < len(whole))
+
+
+def test_a_folder_that_comes_and_goes_can_be_looked_at(tmp_path: Path) -> None:
+    folder, over = tmp_path / "model", threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for part in "abcdefgh":
+                (folder / part / "deep").mkdir(parents=True)
+            shutil.rmtree(folder)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(3000):
+            assert fingerprint(folder) == ()
+            assert unfinished(folder) == ""
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_what_is_put_into_incoming_is_taken_in_once_it_is_whole(tmp_path: Path) -> None:
