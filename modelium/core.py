@@ -221,7 +221,7 @@ class ClusterState(Protocol):
     def freeing_bytes(self, gpu: str) -> int:
         """What instances on their way out or to sleep will give back."""
 
-    def rooms(self) -> dict[str, int]: ...  # bytes free or freeing on GPUs that may begin one
+    def rooms(self) -> dict[str, int]: ...  # bytes free or freeing, if a load may begin there
     def host_free_bytes(self, node: str) -> int:
         """Host RAM without what sleeping instances and loads need (cache counts as free)."""
 

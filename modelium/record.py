@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -108,8 +107,7 @@ def requests_table(columns: Mapping[str, Column]) -> pa.Table:
 def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
     """Build decisions.parquet's table from the decision log."""
     rows = list(decisions)
-    as_is = zip(*map(attrgetter(*_AS_IS), rows), strict=True) if rows else [()] * len(_AS_IS)
-    columns: dict[str, Column] = dict(zip(_AS_IS, map(list, as_is), strict=True))
+    columns: dict[str, Column] = {name: [getattr(d, name) for d in rows] for name in _AS_IS}
     columns["gpus"] = [" ".join(d.gpus) for d in rows]
     columns["stages"] = _as_json([d.stages for d in rows])
     return _table(DECISION_COLUMNS, columns)
@@ -117,9 +115,9 @@ def decisions_table(decisions: Iterable[Decision]) -> pa.Table:
 
 def _as_json(stages: Iterable[dict[str, float]]) -> list[str]:
     """Undisturbed loads of a model take the same time, and all exits: each is written once."""
-    known: dict[tuple[tuple[str, float], ...], str] = {}
-    keys = [(tuple(one.items()), one) for one in stages]
-    return [known.get(key) or known.setdefault(key, json.dumps(one)) for key, one in keys]
+    keys = [tuple(one.items()) for one in stages]
+    texts = {key: json.dumps(dict(key)) for key in dict.fromkeys(keys)}
+    return [texts[key] for key in keys]
 
 
 def timeline_table(rows: Iterable[TimelineRow], *more: Mapping[str, Column]) -> pa.Table:
@@ -127,7 +125,7 @@ def timeline_table(rows: Iterable[TimelineRow], *more: Mapping[str, Column]) -> 
     columns = [list(c) for c in zip(*rows, strict=True)] or [[] for _ in TIMELINE_COLUMNS]
     first: Mapping[str, Column] = dict(zip(TIMELINE_COLUMNS, columns, strict=True))
     whole = {
-        name: _joined([part[name] for part in (first, *more)], words) if more else first[name]
+        name: _joined([part[name] for part in (first, *more)], words)
         for name, words in TIMELINE_COLUMNS.items()
     }
     return _table(TIMELINE_COLUMNS, whole)

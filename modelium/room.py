@@ -74,7 +74,6 @@ class Room:
             wanted.granted()
 
     def _fits(self, wanted: Wanted) -> bool:
-        for gpu in wanted.gpus:
-            if self.held[gpu] + wanted.bytes_per_gpu > self._capacity[gpu]:
-                return False
-        return True
+        return all(
+            self.held[gpu] + wanted.bytes_per_gpu <= self._capacity[gpu] for gpu in wanted.gpus
+        )

@@ -136,7 +136,7 @@ class OnDemand:
 
     def _missed(self, state: ClusterState, models: Iterable[str]) -> Wants:
         for model in models:
-            if _absent(state, model):
+            if all(copy.phase in OUT for copy in state.instances_of(model)):
                 yield model, partial(_waiting, state.demand[model])
 
     def _required(self, state: ClusterState) -> Wants:
@@ -171,7 +171,7 @@ class OnDemand:
             brought.add(model)
             taken.update(option.gpus, *(copy.gpus for _, _, copy in option.victims))
             actions += self._evictions(state, model, option)
-            frees = ", ".join([name for _, name, _ in option.victims]) or "nothing"
+            frees = ", ".join(name for _, name, _ in option.victims) or "nothing"
             reason = f"{why()}; frees {frees}"
             if asleep:
                 actions.append(Wake(asleep.id, reason))
@@ -188,7 +188,7 @@ class OnDemand:
         overdue = self._overdue_s(state, model) <= 0
         staying = [c for c in state.instances_of(model) if c.phase is not LEAVING]
         asleep = [c for c in staying if c.phase is ASLEEP]
-        for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)) if asleep else ():
+        for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)):
             here = {gpu: rooms[gpu] for gpu in copy.gpus if gpu in rooms}
             size = copy.awake_bytes_per_gpu - copy.bytes_per_gpu
             need = Need(size, len(copy.gpus), overdue, copy)
@@ -216,7 +216,7 @@ class OnDemand:
     ) -> Option | None:
         """Choose GPUs for a copy that fits nowhere yet, and who leaves them; None: nobody may."""
         # Mostly nobody is idle there: then nothing has to be put in order first.
-        idle = _anybody_idle(state, rooms)
+        idle = any(not c.busy for gpu in rooms for c in state.instances_on(gpu) if c.phase is READY)
         for level, asleep, drain in self._ways(survey, need.overdue):
             if not (idle or asleep):
                 continue
@@ -308,24 +308,6 @@ class OnDemand:
         soon = format_seconds(self._reminded_s - now_s)
         why = f"no room for {', '.join(lacking)}; in {soon} one more copy may leave"
         return [Remind(self._reminded_s, why)]
-
-
-# Plain loops: these two are asked at every miss, and `all` and `any` take twice as long.
-
-
-def _absent(state: ClusterState, model: str) -> bool:
-    for copy in state.instances_of(model):  # noqa: SIM110
-        if copy.phase not in OUT:
-            return False
-    return True
-
-
-def _anybody_idle(state: ClusterState, gpus: Iterable[str]) -> bool:
-    for gpu in gpus:
-        for copy in state.instances_on(gpu):
-            if copy.phase is READY and not copy.busy:
-                return True
-    return False
 
 
 def _waiting(asked: Demand) -> str:

@@ -40,10 +40,6 @@ class KvUse:
         """Of each slot, one for each of its GPUs."""
         self._share_bytes = np.zeros(len(self._total))
         """Of each slot, a token's on each of its GPUs."""
-        # Of one slot at a time they are read and written in a third of the time through these.
-        self._cell: Any = self._cells.data
-        self._share: Any = self._share_bytes.data
-        self._at: tuple[Any, Any, Any] = (self._total.data, self._seen.data, self._sums.data)
         self._bins: list[tuple[float, float, NDArray[np.int64], NDArray[np.float64]]] = []
 
     def watch(self) -> Generator[Any, Any, None]:
@@ -54,20 +50,19 @@ class KvUse:
 
     def enter(self, copy: Copy) -> None:
         """An instance is there, whose engine begins at zero."""
-        slot, gpus = copy.slot, copy.gpus
-        for k in range(self._cells.shape[1]):
-            there = k < len(gpus)
-            self._cell[slot, k] = self._row[gpus[k]] + self._column[copy.model] if there else -1
-        self._share[slot] = self._models[copy.model].kv_bytes_per_token / len(gpus)
+        gpus, column = copy.gpus, self._column[copy.model]
+        nobodys = [-1] * (self._cells.shape[1] - len(gpus))
+        self._cells[copy.slot] = [self._row[gpu] + column for gpu in gpus] + nobodys
+        self._share_bytes[copy.slot] = self._models[copy.model].kv_bytes_per_token / len(gpus)
 
     def forget(self, copy: Copy) -> None:
         """The instance is gone: book its last use."""
-        slot, (total, seen, sums) = copy.slot, self._at
-        if (used := total[slot] - seen[slot]) > 0:
-            held = used / PS_PER_S * self._share[slot]
-            for k in range(len(copy.gpus)):
-                sums[self._cell[slot, k]] += held
-        seen[slot] = total[slot] = 0.0
+        slot = copy.slot
+        if (used := float(self._total[slot] - self._seen[slot])) > 0:
+            held = used / PS_PER_S * self._share_bytes[slot]
+            for cell in self._cells[slot].tolist():
+                self._sums[cell] += held
+        self._seen[slot] = self._total[slot] = 0.0
 
     def end_bin(self) -> None:
         """Keep the means of the bin that ends now."""

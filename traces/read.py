@@ -41,6 +41,7 @@ class Format:
         return function
 
 
+OWN = Format("Modelium", "own")
 FORMATS = (
     Format("Azure LLM 2023/2024", "formats.azure_llm"),
     Format("Azure Functions 2019", "formats.azure_functions", "_2019"),
@@ -54,7 +55,7 @@ FORMATS = (
     Format("Chatbot Arena sample", "formats.arena"),
     Format("Vidur", "formats.lengths_only", "_vidur"),
     Format("ShareGPT or vLLM lengths", "formats.lengths_only", "_json"),
-    Format("Modelium", "own"),
+    OWN,
 )
 """In the order in which they are tried."""
 
@@ -88,7 +89,7 @@ def format_of(path: Path) -> Format:
     if start.bytes.startswith(PICKLE):
         raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")
     if own.certainly(start):
-        return FORMATS[-1]  # the others need not be imported
+        return OWN  # the others need not be imported
     for known in FORMATS:
         if known.recognises(start):
             return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
-from modelium.config.values import Bytes, Count, Host, Limits, Port, Rate, Seconds, Section
+from modelium.config.values import Bounds, Bytes, Count, Host, Port, Rate, Seconds, Section
 
 
 class Triton(Section):
@@ -41,7 +41,7 @@ class Emulated(Section):
 
     enabled: bool = False
     """Serve all models that name no runtime of their own with emulated engines."""
-    speed: Annotated[float, Limits(gt=0, allow_inf_nan=False)] = 1.0
+    speed: Annotated[float, Bounds(gt=0, allow_inf_nan=False)] = 1.0
     """10: ten times as fast as the profile says."""
 
 

@@ -12,13 +12,13 @@ from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
 from modelium.config.profiles import Profiles
 from modelium.config.simulation import Simulation
 from modelium.config.values import (
+    Bounds,
     Bytes,
     BytesPerS,
     Count,
     GpuKind,
     Host,
     Json,
-    Limits,
     NotNegative,
     Number,
     Period,
@@ -301,7 +301,7 @@ class Orchestration(Section):
     """idle_ttl: a model with at least this request rate stays."""
     decision_interval_seconds: Period | None = None
     """How often policies are asked when nothing happens."""
-    max_gpu_memory_utilization: Annotated[float, Limits(gt=0, le=1)] | None = None
+    max_gpu_memory_utilization: Annotated[float, Bounds(gt=0, le=1)] | None = None
     """Share of each GPU's memory that models may use."""
     always_loaded: list[str] = field(default_factory=list)
     """Models that are loaded at the start and never unloaded."""

@@ -101,16 +101,16 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-class Limits:
+class Bounds:
     """What a number or a text must keep to, in pydantic's words: ge, gt, le, min_length, ..."""
 
-    def __init__(self, **limits: Any) -> None:
-        self._limits = limits
+    def __init__(self, **bounds: Any) -> None:
+        self._bounds = bounds
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return {**handler(source), **self._limits}
+        return {**handler(source), **self._bounds}
 
 
 class _AnyJson:
@@ -163,20 +163,20 @@ class Quantity(Read):
         return {"anyOf": [{"type": "number"}, {"type": "string"}], "examples": [self._example]}
 
 
-Bytes = Annotated[int, Limits(ge=0), Quantity(parse_bytes, "80GiB")]
-Seconds = Annotated[float, Limits(ge=0), Quantity(parse_seconds, "30s")]
-Period = Annotated[float, Limits(gt=0), Quantity(parse_seconds, "30s")]
-BytesPerS = Annotated[float, Limits(gt=0), Quantity(parse_bytes_per_s, "6GB/s")]
+Bytes = Annotated[int, Bounds(ge=0), Quantity(parse_bytes, "80GiB")]
+Seconds = Annotated[float, Bounds(ge=0), Quantity(parse_seconds, "30s")]
+Period = Annotated[float, Bounds(gt=0), Quantity(parse_seconds, "30s")]
+BytesPerS = Annotated[float, Bounds(gt=0), Quantity(parse_bytes_per_s, "6GB/s")]
 GpuKind = Annotated[str, Read(lambda n: catalog.gpu(n).name if isinstance(n, str) else n)]
-Share = Annotated[float, Limits(ge=0, le=1)]
-Rate = Annotated[float, Limits(gt=0)]
-Factor = Annotated[float, Limits(ge=1)]
-NotNegative = Annotated[float, Limits(ge=0)]
-Number = Annotated[int, Limits(ge=0)]
-Count = Annotated[int, Limits(ge=1)]
+Share = Annotated[float, Bounds(ge=0, le=1)]
+Rate = Annotated[float, Bounds(gt=0)]
+Factor = Annotated[float, Bounds(ge=1)]
+NotNegative = Annotated[float, Bounds(ge=0)]
+Number = Annotated[int, Bounds(ge=0)]
+Count = Annotated[int, Bounds(ge=1)]
 Json = Annotated[Any, _AnyJson()]
-Port = Annotated[int, Limits(ge=1, le=65535)]
-Host = Annotated[str, Limits(min_length=1)]
+Port = Annotated[int, Bounds(ge=1, le=65535)]
+Host = Annotated[str, Bounds(min_length=1)]
 
 
 _UNITS = ("", "_s", "_bytes", "_bytes_per_s")

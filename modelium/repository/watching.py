@@ -65,7 +65,11 @@ class _Watcher(FileSystemEventHandler):
         """Look whenever something changed, and for as long as something is not still."""
         while not self.over.is_set():
             self._stirred.clear()
-            if self._look():
+            try:
+                pending = self._look()
+            except FileNotFoundError:  # taken away, or moved, while it was looked at
+                pending = True
+            if pending:
                 self.over.wait(LOOK_S)
             else:
                 self._stirred.wait(MISSED_S)
@@ -75,10 +79,7 @@ class _Watcher(FileSystemEventHandler):
         pending, names = False, self._names()
         for path in sorted(self._repository.incoming.iterdir()):
             if not path.name.startswith(".") and not path.name.endswith(WHY):
-                try:
-                    pending |= self._consider(path, taken=_name(path) in names)
-                except FileNotFoundError:  # taken away, or moved, while it was looked at
-                    pending = True
+                pending |= self._consider(path, taken=_name(path) in names)
         return pending
 
     def _names(self) -> set[str]:
