@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "modelium.units": ("errors",),
     "modelium.errors": (),
     "modelium.hostram": (),
+    "modelium.fingerprint": (),
     "modelium.state": ("core", "hostram"),
     "modelium.rules": ("core", "errors", "units"),
     "modelium.costs": ("core",),
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     "modelium.gateway": ("errors", "live", "managers"),
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
-        "conversation", "room", "timeline", "managers", "metrics", "catalog",
+        "conversation", "room", "timeline", "managers", "metrics", "catalog", "fingerprint",
     ),
 }  # fmt: skip
 """Part of the package to the other parts that it may use; those not named here may use all."""

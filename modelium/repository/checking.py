@@ -91,7 +91,7 @@ def unfinished(folder: Path) -> str:
     return ""
 
 
-def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
+def listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of every file: what changes while a folder is being written."""
     found = []
     for file in _files(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from modelium.repository.checking import RepositoryError, fingerprint, unfinished
+from modelium.repository.checking import RepositoryError, listing, unfinished
 from modelium.repository.repository import ModelRepository, StoredModel
 
 STILL_S = 2.0
@@ -90,7 +90,7 @@ class _Watcher(FileSystemEventHandler):
 
     def _consider(self, folder: Path, *, taken: bool) -> bool:
         plain = not folder.is_dir() or folder.is_symlink()
-        files, now_s = () if plain else fingerprint(folder), time.monotonic()
+        files, now_s = () if plain else listing(folder), time.monotonic()
         looks = (plain, taken, files)
         if self._refused.get(folder) == looks:
             return False

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch
-from modelium.repository.checking import check_name, fingerprint, unfinished
+from modelium.repository.checking import check_name, listing, unfinished
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,
@@ -157,7 +157,7 @@ def test_a_folder_that_comes_and_goes_can_be_looked_at(tmp_path: Path) -> None:
     thread.start()
     try:
         for _ in range(3000):
-            assert fingerprint(folder) == ()
+            assert listing(folder) == ()
             assert unfinished(folder) == ""
     finally:
         over.set()
