@@ -3,7 +3,10 @@
  * All it knows is in the text file $FAKE_NVML_STATE, read anew at each call:
  *
  *   driver VERSION                                      without this line: no driver is loaded
- *   gpu INDEX STATUS TOTAL USED PERCENT UUID NAME...    STATUS 0 works, 15 is lost; PERCENT -1: none
+ *   gpu INDEX STATUS TOTAL USED PERCENT UUID NAME...    STATUS 0 works, 15 is lost; PERCENT -1: none;
+ *                                                       TOTAL 0: memory is not told (GB10)
+ *   facts INDEX MAJOR.MINOR BUS MEMORY_MHZ SM_MHZ CORES compute capability, bits of the memory bus,
+ *                                                       highest clocks, CUDA cores; 0: not told
  *   proc INDEX PID BYTES KIND                           KIND c computes, g draws; BYTES -1: not told
  *
  * A GPU that was seen lost stays so for a process until that shuts NVML down and starts it anew.
@@ -18,12 +21,14 @@ enum { MOST = 64 };
 
 typedef struct { int index, status, percent; unsigned long long total, used;
                  char uuid[96], name[96]; } Gpu;
+typedef struct { int index, major, minor; unsigned bus_bits, memory_mhz, sm_mhz, cores; } Facts;
 typedef struct { unsigned pid; unsigned long long bytes; unsigned gi, ci; } Process;
 typedef struct { int gpu; char kind; Process process; } Held;
 
 static Gpu gpus[MOST];
 static Held held[MOST];
-static int n_gpus, n_held, initialized;
+static Facts facts[MOST];
+static int n_gpus, n_held, n_facts, initialized;
 static int seen_lost[MOST];
 
 static int look(void) {
@@ -31,11 +36,12 @@ static int look(void) {
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512];
     int driver = 0;
-    n_gpus = n_held = 0;
+    n_gpus = n_held = n_facts = 0;
     if (!file) return NO_DRIVER;
     while (fgets(line, sizeof line, file)) {
         Gpu *g = &gpus[n_gpus];
         Held *h = &held[n_held];
+        Facts *f = &facts[n_facts];
         long long bytes;
         if (!strncmp(line, "driver ", 7)) driver = 1;
         else if (sscanf(line, "gpu %d %d %llu %llu %d %95s %95[^\n]", &g->index, &g->status,
@@ -45,7 +51,8 @@ static int look(void) {
             h->process.bytes = (unsigned long long)bytes;
             h->process.gi = h->process.ci = 0xffffffffu;
             n_held++;
-        }
+        } else if (sscanf(line, "facts %d %d.%d %u %u %u %u", &f->index, &f->major, &f->minor,
+                          &f->bus_bits, &f->memory_mhz, &f->sm_mhz, &f->cores) == 7) n_facts++;
     }
     fclose(file);
     if (!driver) { initialized = 0; return NO_DRIVER; }
@@ -102,8 +109,52 @@ int nvmlDeviceGetUUID(void *d, char *out, unsigned n) { return text(d, out, n, 1
 int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *memory) {
     Gpu *g;
     int status = find(device, &g);
-    if (!status) { memory[0] = g->total; memory[1] = g->total - g->used; memory[2] = g->used; }
-    return status;
+    if (status) return status;
+    if (!g->total) return NOT_SUPPORTED;
+    memory[0] = g->total; memory[1] = g->total - g->used; memory[2] = g->used;
+    return OK;
+}
+
+static int told(void *device, Facts **found) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (status) return status;
+    for (int i = 0; i < n_facts; i++)
+        if (facts[i].index == g->index) { *found = &facts[i]; return OK; }
+    return NOT_SUPPORTED;
+}
+
+static int figure(int status, unsigned value, unsigned *out) {
+    if (!status) *out = value;
+    return status ? status : value ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+    Facts *f;
+    int status = told(device, &f);
+    if (status || !f->major) return status ? status : NOT_SUPPORTED;
+    *major = f->major;
+    *minor = f->minor;
+    return OK;
+}
+
+int nvmlDeviceGetMemoryBusWidth(void *device, unsigned *bits) {
+    Facts *f = NULL;
+    int status = told(device, &f);
+    return figure(status, f ? f->bus_bits : 0, bits);
+}
+
+int nvmlDeviceGetNumGpuCores(void *device, unsigned *cores) {
+    Facts *f = NULL;
+    int status = told(device, &f);
+    return figure(status, f ? f->cores : 0, cores);
+}
+
+int nvmlDeviceGetMaxClockInfo(void *device, int clock, unsigned *mhz) {
+    Facts *f = NULL;
+    int status = told(device, &f);
+    if (clock != 1 && clock != 2) return NOT_SUPPORTED;
+    return figure(status, !f ? 0 : clock == 1 ? f->sm_mhz : f->memory_mhz, mhz);
 }
 
 int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) {

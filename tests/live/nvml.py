@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def build(folder: Path) -> Path:
     return library
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the driver tells of a GPU besides its memory; 0: it does not."""
+
+    compute_capability: str = "0.0"
+    bus_bits: int = 0
+    memory_mhz: int = 0
+    sm_mhz: int = 0
+    cores: int = 0
+
+    @property
+    def words(self) -> str:
+        """As the library reads them."""
+        figures = f"{self.bus_bits} {self.memory_mhz} {self.sm_mhz} {self.cores}"
+        return f"{self.compute_capability} {figures}"
+
+
 class FakeDriver:
     """What the library says; `write` after each change."""
 
@@ -37,6 +55,10 @@ class FakeDriver:
         self.names = list(names)
         self.uuids = [f"GPU-{i:04x}" for i in range(len(names))]
         self.total_bytes = total_bytes
+        self.totals: dict[int, int] = {}
+        """Of some GPUs, instead; 0: not told."""
+        self.facts: dict[int, Facts] = {}
+        """By GPU; of the others the driver tells none."""
         self.reserved_bytes = 0
         """What the driver keeps for itself on each GPU."""
         self.status = [0] * len(names)
@@ -59,8 +81,10 @@ class FakeDriver:
         lines = ["driver 550.54"] if self.loaded else []
         for i, name in enumerate(self.names):
             used = sum(max(n, 0) for gpu, _, n, _ in self.processes if gpu == i)
-            figures = f"{self.total_bytes} {used + self.reserved_bytes} {self.percent[i]}"
+            total = self.totals.get(i, self.total_bytes)
+            figures = f"{total} {used + self.reserved_bytes} {self.percent[i]}"
             lines.append(f"gpu {i} {self.status[i]} {figures} {self.uuids[i]} {name}")
+        lines += [f"facts {gpu} {facts.words}" for gpu, facts in self.facts.items()]
         lines += [f"proc {gpu} {pid} {n} {kind}" for gpu, pid, n, kind in self.processes]
         fresh = self.state.with_suffix(".new")
         fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
