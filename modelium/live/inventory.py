@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -22,8 +22,10 @@ class Reading:
     """One GPU at one moment."""
 
     device: int
-    """The driver's index when it was first seen; it keeps this number."""
+    """Where it is in the list. A GPU has the driver's index when it was first seen and keeps it;
+    MIG instances come after all GPUs."""
     uuid: str
+    """The driver's name for it, of which engines are told; empty while nobody could read it."""
     name: str
     """What the driver calls it."""
     kind: str
@@ -36,6 +38,10 @@ class Reading:
     """Share of the last sampling period in which it computed; None if it is not measured."""
     lost: str = ""
     """Why it cannot be used; empty if it works. The other figures are then 0."""
+    number: str = ""
+    """The driver's index when it was first seen, such as "2"; of a MIG instance "2:0"."""
+    parent: str = ""
+    """UUID of the GPU that a MIG instance is a part of; empty for a whole GPU."""
 
     @property
     def used_bytes(self) -> int:
@@ -115,7 +121,8 @@ class NvmlInventory:
     """GPUs as NVIDIA's driver tells of them. A driver that fails is asked anew at each read.
 
     A GPU keeps the device number under which it was first seen, whatever the driver calls it
-    after a restart. Source: NVML API reference.
+    after a restart. One in MIG mode is not listed, but its instances are. Source: NVML API
+    reference.
     """
 
     pretend = False
@@ -129,6 +136,8 @@ class NvmlInventory:
         self._started = False
         self._known: dict[str, Reading] = {}
         """Each GPU as first seen, by uuid, without figures."""
+        self.without_instances: tuple[str, ...] = ()
+        """Numbers of the GPUs in MIG mode that have no instances: nothing can run there."""
         try:
             found = self._read()
         except pynvml.NVMLError as error:
@@ -136,6 +145,11 @@ class NvmlInventory:
                 f"no NVIDIA GPU can be read: {error}. Install the driver, or name pretend GPUs"
                 " in the configuration"
             ) from None
+        if not found and self.without_instances:
+            raise ConfigError(
+                f"GPU {', '.join(self.without_instances)} is in MIG mode and has no instances;"
+                " make some (nvidia-smi mig -cgi ... -C) or leave MIG mode (nvidia-smi -mig 0)"
+            )
         if not found:
             raise ConfigError("NVIDIA's driver runs, but it has no GPU")
 
@@ -157,14 +171,23 @@ class NvmlInventory:
             self._started = True
         readings: dict[int, Reading] = {}
         why = "the driver lists it no longer"
-        for index in range(self._nvml.nvmlDeviceGetCount()):
+        count, without = self._nvml.nvmlDeviceGetCount(), []
+        for index in range(count):
             try:
-                reading = self._read_one(index)
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                if self._in_mig_mode(handle):
+                    instances = list(self._read_instances(index, handle, count))
+                    readings.update((reading.device, reading) for reading in instances)
+                    without += [] if instances else [str(index)]
+                    continue
+                reading = self._read_one(index, handle)
             except self._nvml.NVMLError as error:
                 why = str(error)
-                self._known.setdefault(f"index {index}", Reading(index, "", "unknown", ""))
+                lost = Reading(index, "", "unknown", "", number=str(index))
+                self._known.setdefault(f"index {index}", lost)
             else:
                 readings[reading.device] = reading
+        self.without_instances = tuple(without)
         self._forget_placeholders()
         if len(readings) < len(self._known):
             self._stop()  # one that was repaired is seen after a new start only
@@ -172,28 +195,53 @@ class NvmlInventory:
             readings.setdefault(known.device, _without(known, why))
         return dict(sorted(readings.items()))
 
-    def _read_one(self, index: int) -> Reading:
+    def _read_one(self, index: int, handle: Any) -> Reading:
         nvml = self._nvml
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
         uuid = nvml.nvmlDeviceGetUUID(handle)
         known = self._known.get(uuid) or self._meet(index, uuid, nvml.nvmlDeviceGetName(handle))
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return Reading(
-            device=known.device,
-            uuid=uuid,
-            name=known.name,
-            kind=known.kind,
+        return self._figures(known, handle)
+
+    def _read_instances(self, index: int, parent: Any, count: int) -> Iterator[Reading]:
+        """The MIG instances of a GPU; their numbers have gaps where some were destroyed."""
+        nvml, parent_uuid = self._nvml, self._nvml.nvmlDeviceGetUUID(parent)
+        for instance in range(nvml.nvmlDeviceGetMaxMigDeviceCount(parent)):
+            try:
+                handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, instance)
+            except (nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+                continue
+            uuid = nvml.nvmlDeviceGetUUID(handle)
+            if uuid not in self._known:
+                device = max([count - 1, *(known.device for known in self._known.values())]) + 1
+                number, name = f"{index}:{instance}", nvml.nvmlDeviceGetName(handle)
+                if any(number == known.number for known in self._known.values()):
+                    number = str(device)
+                self._known[uuid] = Reading(
+                    device, uuid, name, _kind(name), number=number, parent=parent_uuid
+                )
+            yield self._figures(self._known[uuid], handle)
+
+    def _figures(self, known: Reading, handle: Any) -> Reading:
+        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        return replace(
+            known,
             total_bytes=int(memory.total),
             free_bytes=int(memory.free),
             processes=self._processes(handle),
-            utilisation=self._utilisation(handle),
+            utilisation=None if known.parent else self._utilisation(handle),
         )
+
+    def _in_mig_mode(self, handle: Any) -> bool:
+        """Old drivers do not know the question, most GPUs do not have the mode."""
+        with self._optional():
+            current, _ = self._nvml.nvmlDeviceGetMigMode(handle)
+            return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
+        return False
 
     def _meet(self, index: int, uuid: str, name: str) -> Reading:
         """A GPU that was not seen before; its index may have been another's."""
         taken = {known.device for known in self._known.values() if known.uuid}
         device = index if index not in taken else max(taken) + 1
-        self._known[uuid] = Reading(device, uuid, name, _kind(name))
+        self._known[uuid] = Reading(device, uuid, name, _kind(name), number=str(device))
         return self._known[uuid]
 
     def _forget_placeholders(self) -> None:
@@ -222,9 +270,13 @@ class NvmlInventory:
         return None
 
     def _optional(self) -> contextlib.suppress:
-        """Figures that some GPUs or drivers do not have."""
+        """Figures that some GPUs or drivers do not have, or do not tell everybody."""
         nvml = self._nvml
-        return contextlib.suppress(nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound)
+        return contextlib.suppress(
+            nvml.NVMLError_NotSupported,
+            nvml.NVMLError_FunctionNotFound,
+            nvml.NVMLError_NoPermission,
+        )
 
     def _stop(self) -> None:
         self._started = False
@@ -233,7 +285,7 @@ class NvmlInventory:
 
 
 def _without(known: Reading, why: str) -> Reading:
-    return Reading(known.device, known.uuid, known.name, known.kind, lost=why)
+    return replace(known, lost=why)
 
 
 def _kind(name: str) -> str:

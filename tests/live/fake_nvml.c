@@ -8,6 +8,9 @@
  *   facts INDEX MAJOR.MINOR BUS MEMORY_MHZ SM_MHZ CORES compute capability, bits of the memory bus,
  *                                                       highest clocks, CUDA cores; 0: not told
  *   proc INDEX PID BYTES KIND                           KIND c computes, g draws; BYTES -1: not told
+ *   mig INDEX MOST                                      it is in MIG mode, with so many instances at most
+ *   instance INDEX SLOT TOTAL USED UUID NAME...         one of its instances
+ *   instanceproc INDEX SLOT PID BYTES KIND              as `proc`, in an instance
  *
  * A GPU that was seen lost stays so for a process until that shuts NVML down and starts it anew.
  */
@@ -20,15 +23,15 @@ enum { OK = 0, LOST = 15, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT
 enum { MOST = 64 };
 
 typedef struct { int index, status, percent; unsigned long long total, used;
-                 char uuid[96], name[96]; } Gpu;
+                 char uuid[96], name[96]; int slot, most; } Gpu;
 typedef struct { int index, major, minor; unsigned bus_bits, memory_mhz, sm_mhz, cores; } Facts;
 typedef struct { unsigned pid; unsigned long long bytes; unsigned gi, ci; } Process;
-typedef struct { int gpu; char kind; Process process; } Held;
+typedef struct { int gpu, slot; char kind; Process process; } Held;
 
-static Gpu gpus[MOST];
+static Gpu gpus[MOST], instances[MOST];
 static Held held[MOST];
 static Facts facts[MOST];
-static int n_gpus, n_held, n_facts, initialized;
+static int n_gpus, n_instances, n_held, n_facts, initialized;
 static int seen_lost[MOST];
 
 static int look(void) {
@@ -36,18 +39,32 @@ static int look(void) {
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512];
     int driver = 0;
-    n_gpus = n_held = n_facts = 0;
+    n_gpus = n_instances = n_held = n_facts = 0;
     if (!file) return NO_DRIVER;
     while (fgets(line, sizeof line, file)) {
         Gpu *g = &gpus[n_gpus];
+        Gpu *m = &instances[n_instances];
         Held *h = &held[n_held];
         Facts *f = &facts[n_facts];
         long long bytes;
+        int index, most;
+        h->slot = -1;
         if (!strncmp(line, "driver ", 7)) driver = 1;
         else if (sscanf(line, "gpu %d %d %llu %llu %d %95s %95[^\n]", &g->index, &g->status,
-                        &g->total, &g->used, &g->percent, g->uuid, g->name) == 7) n_gpus++;
-        else if (sscanf(line, "proc %d %u %lld %c", &h->gpu, &h->process.pid, &bytes,
-                        &h->kind) == 4) {
+                        &g->total, &g->used, &g->percent, g->uuid, g->name) == 7) {
+            g->slot = g->most = -1;
+            n_gpus++;
+        } else if (sscanf(line, "mig %d %d", &index, &most) == 2) {
+            for (int i = 0; i < n_gpus; i++)
+                if (gpus[i].index == index) gpus[i].most = most;
+        } else if (sscanf(line, "instance %d %d %llu %llu %95s %95[^\n]", &m->index, &m->slot,
+                          &m->total, &m->used, m->uuid, m->name) == 6) {
+            m->most = m->percent = -1;
+            n_instances++;
+        } else if (sscanf(line, "proc %d %u %lld %c", &h->gpu, &h->process.pid, &bytes,
+                          &h->kind) == 4 ||
+                   sscanf(line, "instanceproc %d %d %u %lld %c", &h->gpu, &h->slot,
+                          &h->process.pid, &bytes, &h->kind) == 5) {
             h->process.bytes = (unsigned long long)bytes;
             h->process.gi = h->process.ci = 0xffffffffu;
             n_held++;
@@ -65,9 +82,19 @@ static int ready(void) {
     return initialized ? OK : UNINITIALIZED;
 }
 
+/* A device is index + 1; an instance is that and its slot + 1, in thousands. */
 static int find(void *device, Gpu **found) {
-    int status = ready(), index = (int)(size_t)device - 1;
+    int status = ready(), index = (int)((size_t)device % 1000) - 1;
+    int slot = (int)((size_t)device / 1000) - 1;
     if (status) return status;
+    if (slot >= 0) {
+        for (int i = 0; i < n_instances; i++)
+            if (instances[i].index == index && instances[i].slot == slot) {
+                *found = &instances[i];
+                return seen_lost[index] ? LOST : OK;
+            }
+        return NOT_FOUND;
+    }
     for (int i = 0; i < n_gpus; i++)
         if (gpus[i].index == index) {
             *found = &gpus[i];
@@ -95,6 +122,28 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     Gpu *g;
     *device = (void *)(size_t)(index + 1);
     return find(*device, &g);
+}
+
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (status) return status;
+    if (g->most < 0) return NOT_SUPPORTED;
+    *current = *pending = 1;
+    return OK;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count) {
+    Gpu *g;
+    int status = find(device, &g);
+    if (!status) *count = g->most < 0 ? 0 : (unsigned)g->most;
+    return status;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned slot, void **instance) {
+    Gpu *g;
+    *instance = (void *)((size_t)device + 1000 * (size_t)(slot + 1));
+    return find(*instance, &g);
 }
 
 static int text(void *device, char *out, unsigned length, int uuid) {
@@ -173,7 +222,7 @@ static int processes(void *device, unsigned *count, Process *out, char kind) {
     int status = find(device, &g);
     if (status) return status;
     for (int i = 0; i < n_held; i++)
-        if (held[i].gpu == g->index && held[i].kind == kind) {
+        if (held[i].gpu == g->index && held[i].slot == g->slot && held[i].kind == kind) {
             if (n < room) out[n] = held[i].process;
             n++;
         }

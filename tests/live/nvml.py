@@ -13,6 +13,8 @@ import pytest
 GIB = 1 << 30
 LOST = 15
 """NVML_ERROR_GPU_IS_LOST."""
+MOST_INSTANCES = 7
+"""An A100 or H100 can be cut into so many."""
 
 
 def build(folder: Path) -> Path:
@@ -63,8 +65,10 @@ class FakeDriver:
         """What the driver keeps for itself on each GPU."""
         self.status = [0] * len(names)
         self.percent = [0] * len(names)
-        self.processes: list[tuple[int, int, int, str]] = []
-        """(GPU, process id, bytes, "c" or "g"); -1 bytes: not told."""
+        self.processes: list[tuple[int | tuple[int, int], int, int, str]] = []
+        """(GPU, process id, bytes, "c" or "g"); -1 bytes: not told. Of an instance: (GPU, slot)."""
+        self.instances: dict[int, dict[int, tuple[str, int, str]]] = {}
+        """GPUs in MIG mode: by slot their instances' UUIDs, bytes and names."""
         self.write()
 
     @property
@@ -85,7 +89,14 @@ class FakeDriver:
             figures = f"{total} {used + self.reserved_bytes} {self.percent[i]}"
             lines.append(f"gpu {i} {self.status[i]} {figures} {self.uuids[i]} {name}")
         lines += [f"facts {gpu} {facts.words}" for gpu, facts in self.facts.items()]
-        lines += [f"proc {gpu} {pid} {n} {kind}" for gpu, pid, n, kind in self.processes]
+        for i, instances in self.instances.items():
+            lines.append(f"mig {i} {MOST_INSTANCES}")
+            for slot, (uuid, total, name) in instances.items():
+                used = sum(max(n, 0) for gpu, _, n, _ in self.processes if gpu == (i, slot))
+                lines.append(f"instance {i} {slot} {total} {used} {uuid} {name}")
+        for gpu, pid, n, kind in self.processes:
+            where = f"proc {gpu}" if isinstance(gpu, int) else f"instanceproc {gpu[0]} {gpu[1]}"
+            lines.append(f"{where} {pid} {n} {kind}")
         fresh = self.state.with_suffix(".new")
         fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
         fresh.replace(self.state)

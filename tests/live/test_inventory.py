@@ -51,13 +51,14 @@ class Asker:
         assert self.process.stdout is not None
         self.greeting = self.process.stdout.readline().strip()
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, *, places: bool = True) -> list[dict[str, Any]]:
+        """What it reads; with `places`, each GPU's number has to be its place in the list."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         found = json.loads(self.process.stdout.readline())
-        assert list(found) == [str(i) for i in range(len(found))]
+        assert not places or list(found) == [str(i) for i in range(len(found))]
         return list(found.values())
 
     def end(self) -> str:
@@ -182,6 +183,37 @@ def test_a_gpu_that_is_added_gets_a_number_of_its_own(driver: FakeDriver) -> Non
         assert [r["uuid"] for r in asker.read()] == [uuids[0], uuids[2], uuids[1]]
 
 
+def test_mig_instances_are_gpus_of_their_own_and_their_parent_is_none(driver: FakeDriver) -> None:
+    name = "NVIDIA H100 80GB HBM3 MIG 1g.20gb"
+    driver.instances = {0: {0: ("MIG-a", 20 * GIB, name), 3: ("MIG-b", 20 * GIB, name)}}
+    driver.processes = [((0, 3), 4242, 5 * GIB, "c"), (1, 77, GIB, "c")]
+    driver.write()
+    with Asker(driver) as asker:
+        readings = asker.read(places=False)
+        assert [r["device"] for r in readings] == [1, 2, 3, 4]
+        assert [r["uuid"] for r in readings] == ["GPU-0001", "GPU-0002", "MIG-a", "MIG-b"]
+        assert [r["number"] for r in readings] == ["1", "2", "0:0", "0:3"]
+        assert [r["parent"] for r in readings] == ["", "", "GPU-0000", "GPU-0000"]
+        first, second = readings[2:]
+        assert (first["total_bytes"], first["processes"]) == (20 * GIB, {})
+        assert (second["free_bytes"], second["processes"]) == (15 * GIB, {"4242": 5 * GIB})
+        assert [r["utilisation"] for r in readings] == [0.0, 0.0, None, None]
+        # One is destroyed, another one is made in its place: that is another GPU.
+        driver.instances[0] = {0: ("MIG-a", 20 * GIB, name), 1: ("MIG-c", 40 * GIB, name)}
+        driver.processes = []
+        driver.write()
+        told = {r["uuid"]: (r["device"], r["lost"]) for r in asker.read(places=False)}
+        assert told["MIG-b"] == (4, "the driver lists it no longer")
+        assert (told["MIG-a"], told["MIG-c"]) == ((3, ""), (5, ""))
+
+
+def test_gpus_in_mig_mode_without_instances_are_none(driver: FakeDriver) -> None:
+    driver.names, driver.uuids = driver.names[:1], driver.uuids[:1]
+    driver.instances = {0: {}}
+    driver.write()
+    assert "GPU 0 is in MIG mode and has no instances; make some" in Asker(driver).end()
+
+
 def test_a_driver_that_is_restarted_is_found_again(driver: FakeDriver, asker: Asker) -> None:
     asker.read()
     driver.loaded = False
@@ -240,6 +272,8 @@ def test_pretended_gpus_are_as_configured(pretend: PretendInventory) -> None:
             "processes": {},
             "utilisation": None,
             "lost": "",
+            "number": "",
+            "parent": "",
         }
         for device, name, kind, size in [(0, "a", "l4-24g", 10), (1, "b", "", 20)]
     ]
