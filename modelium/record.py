@@ -26,8 +26,8 @@ from modelium.errors import RecordError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OUTCOMES = ("completed", "rejected", "failed", "unfinished")
-"""Every request ends as exactly one of these."""
+OUTCOMES = ("completed", "rejected", "failed", "unfinished", "cancelled")
+"""Every request ends as exactly one of these; only live clients leave ("cancelled")."""
 
 MARKS = ("summary.json", "comparison.json")
 """One of them is in every folder that a run, or a comparison of several, has left."""

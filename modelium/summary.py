@@ -30,7 +30,7 @@ DEFINITIONS = {
     "request. Undefined for answers of one token or in one piece.",
     "E2E": "End to end: from arrival to the last token; TTFT + (tokens - 1) x TPOT.",
     "SLO attainment": "Share of all arrivals that completed within every limit of their SLO. "
-    "Rejected, failed and unfinished requests count as misses.",
+    "Rejected, failed, cancelled and unfinished requests count as misses.",
     "goodput": "Requests that met their SLO, per second of the observed span, at the offered load.",
     "cold start": "A request that had to wait for its model to be loaded or woken. The rate is "
     "over all arrivals; tiers say where the weights came from.",

@@ -57,6 +57,7 @@ DETAILS = (
     Column("completed", "", lambda s: s["requests"]["completed"], None, decimals=0),
     Column("rejected", "", lambda s: s["requests"]["rejected"], None, decimals=0),
     Column("failed", "", lambda s: s["requests"]["failed"], None, decimals=0),
+    Column("cancelled", "", lambda s: s["requests"].get("cancelled") or None, None, decimals=0),
     Column("unfinished", "", lambda s: s["requests"]["unfinished"], None, decimals=0),
     Column("TTFT limit alone met", "%", lambda s: (s["slo_alone"] or {}).get("ttft"), max, 100, 1),
     Column("TPOT limit alone met", "%", lambda s: (s["slo_alone"] or {}).get("tpot"), max, 100, 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import orjson
 from aiohttp import web
@@ -21,15 +21,17 @@ from modelium.gateway.engines import (
     BrokenError,
     Given,
     called,
+    check_loaded,
     engine_error,
+    failure_in,
     infer_path,
-    json_of,
+    object_of,
     openai_payload,
     usage_of,
 )  # fmt: skip
 from modelium.gateway.errors import ApiError, refused
 from modelium.gateway.translating import kserve_payload, openai_answer, output_of
-from modelium.live.seats import RefusedError, Request, Seat
+from modelium.live.seats import Outcome, RefusedError, Request, Seat
 from modelium.managers.engine import Engine
 
 PAUSE_S = 0.05
@@ -65,11 +67,11 @@ async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
             seat.finish("failed")
             raise
         seat.first_token()
-        over(desk, seat, given.status < 400, given.tokens)
+        over(desk, seat, "completed" if given.status < 400 else "failed", given.tokens)
         return given
 
 
-def failed(request: Request, status: int, body: bytes) -> None:
+def failed(request: Request, status: int, body: bytes) -> NoReturn:
     """An engine answered with a server error: BrokenError at first, ApiError from then on."""
     if status != BUSY and not request.retries:
         raise BrokenError(f"it answered {status}")
@@ -87,7 +89,11 @@ async def again(desk: Desk, seat: Seat, why: str) -> None:
         error = RefusedError(503, f"engines broke {seat.request.retries} times; {why}", 1.0)
         desk.seats.give_up(seat.request, error)
         raise refused(error)
-    await asyncio.sleep(PAUSE_S * 10 ** (seat.request.retries - 1))
+    try:
+        await asyncio.sleep(PAUSE_S * 10 ** (seat.request.retries - 1))
+    except asyncio.CancelledError:
+        desk.seats.cancelled(seat.request)
+        raise
 
 
 async def unless_cut(seat: Seat, answer: Awaitable[T]) -> T:
@@ -103,10 +109,10 @@ async def unless_cut(seat: Seat, answer: Awaitable[T]) -> T:
         raise
 
 
-def over(desk: Desk, seat: Seat, well: bool, tokens: tuple[int, int]) -> None:
+def over(desk: Desk, seat: Seat, outcome: Outcome, tokens: tuple[int, int]) -> None:
     """Give a seat back, and charge what was used."""
     prompt, output = tokens
-    seat.finish("completed" if well else "failed", prompt_tokens=prompt, output_tokens=output)
+    seat.finish(outcome, prompt_tokens=prompt, output_tokens=output)
     desk.limits.used(seat.request.organization, prompt + output)
 
 
@@ -118,10 +124,13 @@ async def talk(desk: Desk, ask: Ask, engine: Engine) -> Given:
     payload = openai_payload(ask, engine)
     async with called(desk, engine, ask.path, payload, ask.request.id) as answer:
         body = await answer.read()
+    check_loaded(engine, answer.status, body)
     if answer.status == NOT_FOUND:
         raise engine_error(answer.status, body)
-    tokens = usage_of(json_of(body)) if answer.status == 200 else (0, 0)
-    return Given(answer.status, body, answer.content_type, tokens)
+    if answer.status != 200:
+        return Given(answer.status, body, answer.content_type)
+    told = object_of(engine, body)
+    return failure_in(told) or Given(200, body, answer.content_type, usage_of(told))
 
 
 def only_openai(engine: Engine) -> None:
@@ -139,9 +148,13 @@ async def text_model(desk: Desk, ask: Ask, engine: Engine) -> Given:
     payload = kserve_payload(ask)
     async with called(desk, engine, infer_path(engine), payload, ask.request.id) as answer:
         raw = await answer.read()
-    if answer.status >= 500:
-        return Given(answer.status, raw)
-    if answer.status != 200:
-        raise engine_error(answer.status, raw)
-    told = openai_answer(ask, json_of(raw))
+    check_loaded(engine, answer.status, raw)
+    given = Given(answer.status, raw)
+    if answer.status == 200:
+        given = failure_in(found := object_of(engine, raw)) or given
+    if given.status >= 500:
+        return given
+    if given.status != 200:
+        raise engine_error(given.status, given.body)
+    told = openai_answer(ask, found)
     return Given(200, orjson.dumps(told), tokens=usage_of(told))

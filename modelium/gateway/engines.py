@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ UNABLE = 422
 BUSY = 503
 BAD_GATEWAY = 502
 LONGEST_ERROR = 2000
+CUT_OFF = ("abort", "error")
+"""Reasons for an answer's end which say that its engine gave it up."""
+_BLAMES_REQUEST = re.compile("bad_?request|invalid_?request|not_?found|validation", re.IGNORECASE)
+_UNLOADED = re.compile(rb"Request for unknown model: |Ping http://[^ ]*/-/routes ")
+"""Triton and Ray Serve about a model that they do not, or no longer, have."""
 
 
 class BrokenError(ModeliumError):
@@ -108,6 +114,14 @@ def json_of(body: bytes) -> Any:
         return None
 
 
+def object_of(engine: Engine, body: bytes) -> dict[str, Any]:
+    """A whole answer as the JSON object that it has to be. Raises BrokenError."""
+    told = json_of(body)
+    if not isinstance(told, dict):
+        raise BrokenError(f"{engine.instance} answered with what is no JSON object")
+    return told
+
+
 def usage_of(body: Any) -> tuple[int, int]:
     """Prompt and output tokens that an answer says it took."""
     usage = body.get("usage") if isinstance(body, dict) else None
@@ -120,6 +134,42 @@ def usage_of(body: Any) -> tuple[int, int]:
     )
 
 
+def failure_in(said: Any) -> Given | None:
+    """The failure that an answer of status 200 tells, with the status that it should have had.
+
+    An engine that fails when its status has gone out says so in the answer: vLLM, Ray's models and
+    Triton by an object "error", vLLM also by an answer's reason to end. 4xx if the request is to
+    blame, else 500.
+    """
+    if not isinstance(said, dict):
+        return None
+    error = said if said.get("object") == "error" else said.get("error")
+    if error:
+        return Given(_status_of(error), dumped(said))
+    choices = said.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") in CUT_OFF:
+            return Given(500, dumped({"error": "its engine gave the request up"}))
+    return None
+
+
+def _status_of(error: Any) -> int:
+    about = error if isinstance(error, dict) else {}
+    for name in ("code", "status", "status_code"):
+        code = about.get(name)
+        code = int(code) if isinstance(code, str) and re.fullmatch("[0-9]{3}", code) else code
+        if isinstance(code, int) and 400 <= code < 600:
+            return code
+    named = f"{about.get('type')} {about.get('code')}"
+    return 400 if _BLAMES_REQUEST.search(named) else 500
+
+
+def check_loaded(engine: Engine, status: int, body: bytes) -> None:
+    """Raises BrokenError where a server of several models says that it has not this one."""
+    if status in (400, NOT_FOUND, BUSY) and _UNLOADED.search(body):
+        raise BrokenError(f"{engine.instance}: {body[:200].decode(errors='replace')}")
+
+
 def engine_error(status: int, body: bytes) -> ApiError:
     """An engine's refusal or failure, in its own words; its failures are 502 here.
 
@@ -127,6 +177,8 @@ def engine_error(status: int, body: bytes) -> ApiError:
     """
     told = json_of(body)
     inner = told.get("error", told.get("detail")) if isinstance(told, dict) else None
+    if isinstance(told, dict) and told.get("object") == "error":
+        inner = told
     about = inner if isinstance(inner, dict) else {}
     message = about.get("message") or (inner if isinstance(inner, str) else "")
     message = message or body.decode(errors="replace").strip() or f"the engine answered {status}"

@@ -16,10 +16,13 @@ from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.engines import (
     Given,
     called,
+    check_loaded,
     engine_error,
+    failure_in,
     infer_path,
     json_of,
     model_path,
+    object_of,
 )
 from modelium.gateway.errors import ApiError, dumped, json_response
 from modelium.gateway.roster import model_row
@@ -69,11 +72,14 @@ async def infer_at(
     async with called(desk, engine, infer_path(engine), payload, request.id, headers) as answer:
         given = Given(answer.status, await answer.read(), answer.content_type)
         binary = answer.headers.get(BINARY)
+    check_loaded(engine, given.status, given.body)
+    told = object_of(engine, given.body) if given.status == 200 and binary is None else None
+    given = failure_in(told) or given
     if 400 <= given.status < 500:
         raise engine_error(given.status, given.body)
     if binary is not None:
         given.headers[BINARY] = binary
-    elif engine.name != engine.model and isinstance(told := json_of(given.body), dict):
+    elif engine.name != engine.model and told is not None and given.status == 200:
         given.body = dumped({**told, "model_name": engine.model})
     return given
 

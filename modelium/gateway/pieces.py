@@ -2,8 +2,8 @@
 
 Only whole events are passed on, so that a stream which breaks off can end with a clear error. They
 are read as little as possible: up to the first with content (the answer begins there, and until
-then the request can still be sent to another engine), and those without choices, which tell the
-usage.
+then the request can still be sent to another engine), those without choices, which tell the
+usage, and those that may tell of a failure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from modelium.gateway.engines import BrokenError, json_of, usage_of
+from modelium.gateway.engines import BrokenError, Given, failure_in, json_of, usage_of
 
 MOST_EVENT_BYTES = 16 << 20
 """An event that grows beyond this has no end."""
@@ -20,6 +20,8 @@ MOST_HELD_BYTES = 64 << 10
 _EVENT = re.compile(rb".*?\n\r?\n", re.DOTALL)
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\s*\]')
 _LAST = b"[DONE]"
+_ERROR, _ABORT = b'"error"', b'"abort"'
+"""In JSON only a key or a whole value looks like this: text has its quotes escaped."""
 
 
 class Pieces:
@@ -29,6 +31,8 @@ class Pieces:
         """`hide_usage`: the usage was asked for by us, not by the client."""
         self.begun = False
         """The answer has begun: some content has come."""
+        self.failure: Given | None = None
+        """What the engine says went wrong; nothing that comes after it is passed on."""
         self._hide_usage = hide_usage
         self._usage = (0, 0)
         self._count = 0
@@ -43,7 +47,8 @@ class Pieces:
     @property
     def complete(self) -> bool:
         """The stream has ended as OpenAI's streams do."""
-        return self.begun and not self._rest.strip() and _LAST in self._tail
+        ended = not self._rest.strip() and _LAST in self._tail
+        return self.begun and ended and self.failure is None
 
     def feed(self, data: bytes) -> bytes:
         """What can be passed on now. Raises BrokenError for what is no stream of events."""
@@ -57,6 +62,8 @@ class Pieces:
             if not data:
                 return b""
         self._tail = data[-32:]
+        if _ERROR in data or _ABORT in data:
+            data = self._up_to_failure(data)
         if _NO_CHOICES.search(data):
             data = self._read_usage(data)
         if self.begun:
@@ -68,6 +75,16 @@ class Pieces:
         self.begun, self._count = True, 1
         whole, self._held = self._held, b""
         return whole
+
+    def _up_to_failure(self, data: bytes) -> bytes:
+        """The events before the first that tells of a failure."""
+        kept = []
+        for event in _EVENT.findall(data):
+            if failure := failure_in(_data(event)):
+                self.failure = failure
+                break
+            kept.append(event)
+        return b"".join(kept)
 
     def _read_usage(self, data: bytes) -> bytes:
         """The events without the one that tells the usage, if that is to be hidden."""
@@ -90,12 +107,13 @@ def _end(data: bytes) -> int:
 
 
 def _data(event: bytes) -> Any:
-    """What the data of an event says, if that is JSON."""
-    return json_of(event[5:]) if event.startswith(b"data:") else None
+    """What the data of an event says, if that is JSON; other fields may stand before it."""
+    _, found, data = (b"\n" + event).partition(b"\ndata:")
+    return json_of(data) if found else None
 
 
 def _has_content(event: bytes) -> bool:
-    """Part of the answer, its end, or an error; not a comment or a message's role alone."""
+    """Part of the answer, or its end; not a comment or a message's role alone."""
     if event.startswith(b":") or not event.strip():
         return False
     said = _data(event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import NoReturn
 
 import aiohttp
 import orjson
@@ -26,7 +27,9 @@ from modelium.gateway.desk import Desk
 from modelium.gateway.engines import (
     BAD_GATEWAY,
     BrokenError,
+    Given,
     called,
+    check_loaded,
     engine_error,
     openai_payload,
 )  # fmt: skip
@@ -34,7 +37,7 @@ from modelium.gateway.errors import ApiError, refused
 from modelium.gateway.outlet import ClientGoneError, Outlet
 from modelium.gateway.pieces import Pieces
 from modelium.gateway.translating import as_stream
-from modelium.live.seats import Outcome, RefusedError, Seat, Waiting
+from modelium.live.seats import RefusedError, Seat, Waiting
 
 PATIENCE_S = 0.25
 """A wait this short is not worth a comment."""
@@ -110,21 +113,19 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
     except BrokenError as error:
         if not pieces.begun:
             raise
-        desk.limits.used(ask.request.organization, sum(pieces.tokens))
-        seat.lost(str(error))
+        prompt, output = pieces.tokens
+        desk.limits.used(ask.request.organization, prompt + output)
+        seat.lost(str(error), prompt_tokens=prompt, output_tokens=output)
         why = f"the engine broke in the middle of the answer: {error}"
         return await out.fail(ApiError(503, why, code="engine_lost"))
     except (asyncio.CancelledError, ClientGoneError):
-        prompt, output = pieces.tokens
-        desk.limits.used(ask.request.organization, prompt + output)
         # A client that has read the last piece may hang up before we know that it was the last.
-        outcome: Outcome = "completed" if pieces.complete else "cancelled"
-        seat.finish(outcome, prompt_tokens=prompt, output_tokens=output)
+        over(desk, seat, "completed" if pieces.complete else "cancelled", pieces.tokens)
         raise
     except BaseException:
-        seat.finish("failed")
+        over(desk, seat, "failed", pieces.tokens)
         raise
-    over(desk, seat, True, tokens)
+    over(desk, seat, "completed", tokens)
     return out.response
 
 
@@ -140,7 +141,7 @@ async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces
     payload = openai_payload(ask, seat.engine)
     async with called(desk, seat.engine, ask.path, payload, ask.request.id) as answer:
         if answer.status != 200:
-            await _refuse(ask, answer)
+            await _refuse(ask, seat, answer)
         if answer.content_type != "text/event-stream":
             why = f"{seat.engine.instance} answered with {answer.content_type}, not with a stream"
             raise ApiError(BAD_GATEWAY, why)
@@ -153,13 +154,27 @@ async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces
                 seat.progress()
             if ready:
                 await out.write(ready)
+            if pieces.failure is not None:
+                _tell(ask, seat, pieces.failure, pieces.begun)
     if not pieces.complete:
         raise BrokenError(f"{seat.engine.instance}: its stream ended before its end")
 
 
-async def _refuse(ask: Ask, answer: aiohttp.ClientResponse) -> None:
+def _tell(ask: Ask, seat: Seat, failure: Given, begun: bool) -> NoReturn:
+    """The engine told a failure within its stream: raises ApiError or BrokenError.
+
+    What the request is to blame for is told in the engine's own words, and the engine is well.
+    """
+    if failure.status >= 500 and not begun:
+        failed(ask.request, failure.status, failure.body)
+    error = engine_error(failure.status, failure.body)
+    raise error if failure.status < 500 else BrokenError(f"{seat.engine.instance}: {error}")
+
+
+async def _refuse(ask: Ask, seat: Seat, answer: aiohttp.ClientResponse) -> None:
     """The engine refuses: its own words, as an ApiError."""
     raw = await answer.read()
+    check_loaded(seat.engine, answer.status, raw)
     if answer.status >= 500:
         failed(ask.request, answer.status, raw)
     raise engine_error(answer.status, raw)

@@ -19,6 +19,7 @@ class Bookkeeper:
         self._cluster = cluster
         cluster.watchers.over.append(self.over)
         cluster.watchers.refused.append(self.refused)
+        cluster.watchers.cancelled.append(self.cancelled)
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request is over; one that lost its engine before the answer began is not yet."""
@@ -40,11 +41,21 @@ class Bookkeeper:
 
     def refused(self, request: Request, error: RefusedError) -> None:
         """A request got no engine."""
+        self._never_seated(request, "refused", str(error), None)
+
+    def cancelled(self, request: Request) -> None:
+        """A request's client went away while it waited for an engine."""
+        why = "its client left while it waited"
+        self._never_seated(request, "cancelled", why, self._cluster.now_s())
+
+    def _never_seated(
+        self, request: Request, outcome: str, why: str, finish_s: float | None
+    ) -> None:
         self._cluster.journal.request(
             (
                 request.id, request.arrival_s, request.model, request.organization,
-                request.slo_class, request.prompt_tokens, 0, "refused", str(error), None, None,
-                None, "", request.retries, 0, 0.0,
+                request.slo_class, request.prompt_tokens, 0, outcome, why, None, None, finish_s,
+                "", request.retries, 0, 0.0,
             )
         )  # fmt: skip
 

@@ -255,6 +255,10 @@ class LiveCluster:
         """A request got no seat."""
         self.watchers.refused.tell(request, error)
 
+    def cancelled(self, request: Request) -> None:
+        """The client of a request went away before it had a seat."""
+        self.watchers.cancelled.tell(request)
+
     def whole_bytes(self) -> Mapping[str, int]:
         """What each GPU offers when nobody else uses it."""
         return self.memory.whole_bytes

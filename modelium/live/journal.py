@@ -206,12 +206,16 @@ class Journal:
             )
 
     def usage(self) -> list[dict[str, Any]]:
-        """What each organization has used, in all runs, largest first."""
+        """What each organization has used, in all runs, largest first.
+
+        Prompts of clients that left before they had an engine were read by none.
+        """
         self.write_requests()
         with self._told():
             rows = self._db.execute(
-                "SELECT organization, count(*), sum(prompt_tokens), sum(output_tokens),"
-                " sum(gpu_seconds) FROM requests WHERE outcome != 'refused'"
+                "SELECT organization, count(*),"
+                " sum(CASE WHEN instance IS NULL THEN 0 ELSE prompt_tokens END),"
+                " sum(output_tokens), sum(gpu_seconds) FROM requests WHERE outcome != 'refused'"
                 " GROUP BY organization ORDER BY sum(gpu_seconds) DESC, organization"
             ).fetchall()
         names = ("organization", "requests", "prompt_tokens", "output_tokens", "gpu_seconds")

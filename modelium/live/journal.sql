@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS requests (
   slo_class TEXT NOT NULL,
   prompt_tokens INTEGER NOT NULL,
   output_tokens INTEGER NOT NULL,
-  outcome TEXT NOT NULL,
+  outcome TEXT NOT NULL,        -- completed, failed, cancelled (its client left), refused
   why TEXT NOT NULL,
   instance TEXT,
   first_token_s REAL,

@@ -45,6 +45,8 @@ class Watchers:
     done: Listeners[Callable[[Event], None]] = field(default_factory=Listeners)
     over: Listeners[Callable[[LiveSeat, str, str], None]] = field(default_factory=Listeners)
     refused: Listeners[Callable[[Request, RefusedError], None]] = field(default_factory=Listeners)
+    cancelled: Listeners[Callable[[Request], None]] = field(default_factory=Listeners)
+    """Before they had a seat; clients that leave later are told of in `over`."""
 
 
 def line_of(state: State, action: Action, why: str) -> Decision:

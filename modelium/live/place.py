@@ -50,10 +50,16 @@ class LiveSeat:
         self.request.output_tokens = output_tokens
         self._leave(outcome, "")
 
-    def lost(self, why: str) -> None:
-        """The engine broke; the cluster looks after it."""
+    def lost(self, why: str, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
+        """The engine broke; the cluster looks after it.
+
+        A request whose answer had begun is over: token counts are what it had.
+        """
         if self._open:
             self._reception.control.suspect(self.copy, why)
+            if self.first_s is not None:
+                self.request.prompt_tokens = prompt_tokens or self.request.prompt_tokens
+                self.request.output_tokens = output_tokens
         self._leave("lost", why)
 
     def when_cut(self, hear: Callable[[], object]) -> None:

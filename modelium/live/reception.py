@@ -60,6 +60,9 @@ class Control(Protocol):
     def refused(self, request: Request, error: RefusedError) -> None:
         """A request got no seat."""
 
+    def cancelled(self, request: Request) -> None:
+        """The client of a request went away before it had a seat."""
+
     def whole_bytes(self) -> Mapping[str, int]:
         """What each GPU offers when nobody else uses it."""
 
@@ -187,6 +190,10 @@ class Reception:
         """A request whose seats were lost gets no other one."""
         self.control.refused(request, error)
 
+    def cancelled(self, request: Request) -> None:
+        """The client of a request that lost its seat went away before it took another one."""
+        self.control.cancelled(request)
+
     def release(self, model: str, cold: str = "") -> None:
         """Seat what waits for `model`, as far as there is room at its ready engines."""
         if not self.n_ready(model):
@@ -271,11 +278,13 @@ class Reception:
                 told(self._standing(entry))
                 await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
             return entry.future.result()
-        except BaseException:  # cancelled, or whoever listens broke
+        except BaseException as error:  # cancelled, or whoever listens broke
             self.room.leave(entry)
             future = entry.future
             if future.done() and not future.cancelled() and not future.exception():
                 future.result().finish("cancelled")
+            elif not isinstance(error, RefusedError):
+                self.control.cancelled(request)
             raise
 
     def _closed_to(self, model: str) -> str:

@@ -24,7 +24,7 @@ _REQUESTS = (
     "arrival_s", "model", "prompt_tokens", "output_tokens", "outcome", "instance",
     "first_token_s", "finish_s", "cold", "retries", "slo_met", "slo_class", "organization",
 )  # fmt: skip
-_ENDED_AS = {"completed": "completed", "refused": "rejected"}
+_ENDED_AS = {"completed": "completed", "refused": "rejected", "cancelled": "cancelled"}
 """The journal's outcomes in the words of a run; all others failed."""
 
 

@@ -17,7 +17,7 @@ from modelium.errors import ModeliumError
 from modelium.managers.engine import Engine
 
 Outcome = Literal["completed", "failed", "cancelled"]
-"""How a seated request ended; "cancelled": its client went away."""
+"""How a request ended; "cancelled": its client went away."""
 
 
 @dataclass(slots=True)
@@ -93,8 +93,11 @@ class Seat(Protocol):
     def finish(self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
         """It is over. Token counts as the engine told them; 0 if it did not."""
 
-    def lost(self, why: str) -> None:
-        """The engine broke; the cluster looks after it. To try again, take another seat."""
+    def lost(self, why: str, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
+        """The engine broke; the cluster looks after it. To try again, take another seat.
+
+        Token counts are of an answer that had begun.
+        """
 
 
 class Seats(Protocol):
@@ -104,8 +107,12 @@ class Seats(Protocol):
         """Wait for a place at a ready engine of `request.model`.
 
         `told` hears at once, and about once a second, where a request stands that has to wait.
-        Cancelling the task takes the request out of the queue. Raises RefusedError.
+        Cancelling the task takes the request out of the queue: its client went away.
+        Raises RefusedError.
         """
 
     def give_up(self, request: Request, error: RefusedError) -> None:
         """A request whose seats were lost gets no other one."""
+
+    def cancelled(self, request: Request) -> None:
+        """The client of a request that lost its seat went away before it took another one."""

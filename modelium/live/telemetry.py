@@ -29,6 +29,7 @@ class Telemetry:
         cluster.watchers.news.append(self._hear)
         cluster.watchers.over.append(self._over)
         cluster.watchers.refused.append(self._refused)
+        cluster.watchers.cancelled.append(self._cancelled)
 
     def _over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         request, now_s = seat.request, self._cluster.now_s()
@@ -53,6 +54,13 @@ class Telemetry:
     def _refused(self, request: Request, error: RefusedError) -> None:
         known = request.model in self._cluster.state.models
         self._metrics.record_rejection(request.model if known else None, error.status)
+
+    def _cancelled(self, request: Request) -> None:
+        waited_s, model = self._cluster.now_s() - request.arrival_s, request.model
+        if model in self._cluster.state.models:  # else it was removed, and its series have ended
+            self._metrics.record_request(
+                model, self._runtime(model), 1000 * waited_s, "cancelled", wait_s=waited_s
+            )
 
     def _hear(self, what: str, about: Mapping[str, Any]) -> None:
         match what:

@@ -100,10 +100,11 @@ class ModeliumMetrics:
         output_tokens: int = 0,
         cold: str = "",
     ) -> None:
-        """A request that had an engine is over.
+        """A request that was not refused is over.
 
         `status` is success, error, cancelled (its client left) or lost (its engine broke).
-        `latency_ms` is from arrival to the end, `wait_s` from arrival to its place at an engine;
+        `latency_ms` is from arrival to the end, `wait_s` from arrival to its place at an engine, or
+        to the end of one that was cancelled while it waited;
         `cold` is the tier that its model was loaded or woken from, if it waited for that.
         """
         model, runtime = self._name("model", model), self._word("runtime", runtime)

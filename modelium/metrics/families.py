@@ -40,7 +40,7 @@ class Families:
         def time(name: str, labels: str, says: str, buckets: tuple[float, ...]) -> Histogram:
             return add(Histogram, f"{name}_seconds", labels, says, buckets=buckets)
 
-        says = "Requests that had an engine and are over, by how they ended"
+        says = "Requests that are over, by how they ended; refused ones are counted as rejected"
         self.requests = count("requests", "model runtime status", says)
         says = "Requests that got no engine, by HTTP status"
         self.rejected = count("requests_rejected", "model status", says)
@@ -52,7 +52,8 @@ class Families:
         self.tpot = time("time_per_output_token", "model", says, SHORT_S)
         self.prompt_tokens = count("prompt_tokens", "model", "Prompt tokens read")
         self.output_tokens = count("output_tokens", "model", "Tokens made")
-        self.queue_wait = time("queue_wait", "model", "Arrival to a place at an engine", ANSWER_S)
+        says = "Arrival to a place at an engine, or until the client left"
+        self.queue_wait = time("queue_wait", "model", says, ANSWER_S)
         self.queue_length = gauge("queue_length", "model", "Requests that wait for an engine")
         says = "Requests that waited for a load or wake, by where the weights came from"
         self.cold_starts = count("cold_starts", "model tier", says)

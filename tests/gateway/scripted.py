@@ -58,7 +58,7 @@ class Chair:
     def finish(self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
         self.left.append((outcome, prompt_tokens, output_tokens))
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
         self.left.append(("lost", self.first))
 
 
@@ -81,6 +81,9 @@ class Stage:
 
     def give_up(self, request: Request, error: RefusedError) -> None:
         self.left.append(("given up", str(error)))
+
+    def cancelled(self, request: Request) -> None:
+        self.left.append(("cancelled", request.retries))
 
     async def play(self, http: web.Request) -> web.StreamResponse:
         """The engine's side."""

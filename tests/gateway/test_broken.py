@@ -17,6 +17,10 @@ import pytest
 from aiohttp import web
 
 from modelium.gateway.desk import Settings
+from modelium.live.recording import read_run
+from modelium.live.telemetry import Telemetry
+from modelium.metrics import ModeliumMetrics
+from modelium.table import DETAILS, cells
 from tests.gateway.scripted import BREAK, WAIT, Script, Stage, perform
 from tests.gateway.site import ENDLESS, HALTED, TOKENS, Site, events, visit
 
@@ -79,6 +83,160 @@ def test_a_stream_that_ends_without_its_end_has_not_been_completed(parts: list[b
         assert here.left == [("lost", True)]
 
     perform(act, Script([*parts]))
+
+
+DIED = b'{"error":{"message":"EngineCore died","type":"InternalServerError","code":500}}'
+LONG = b'{"error":{"message":"too long","type":"BadRequestError","param":"prompt","code":400}}'
+
+
+def told(error: bytes) -> bytes:
+    return b"data: " + error + b"\n\n"
+
+
+@pytest.mark.parametrize("error", [DIED, b'{"error":"died"}', b'{"object":"error","code":500}'])
+@pytest.mark.parametrize("head", [[], [ROLE]])
+def test_a_failure_told_before_the_first_content_is_asked_for_again(
+    error: bytes, head: list[bytes]
+) -> None:
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(stream=True)
+        assert (status, raw) == (200, word("one") + word("two") + DONE)
+        assert here.left == [("lost", False), ("completed", 4, 2)]
+
+    perform(act, Script([*head, told(error) + DONE]), Script(WHOLE))
+
+
+def test_a_failure_told_twice_before_the_first_content_is_502() -> None:
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(stream=True)
+        assert (status, json.loads(raw)["error"]["message"]) == (502, "EngineCore died")
+        assert here.left == [("lost", False), ("failed", 0, 0)]
+
+    perform(act, *[Script([told(DIED), DONE])] * 2)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [word("one"), told(DIED) + DONE],
+        [word("one") + told(DIED) + DONE],
+        [word("one"), b"event: error\n" + told(b'{"error":"EngineCore died"}'), DONE],
+    ],
+)
+def test_a_failure_told_within_an_answer_is_one(parts: list[bytes]) -> None:
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(stream=True)
+        assert status == 200
+        first, error, end = events(raw)
+        assert first["choices"][0]["text"] == "one"
+        assert error["error"]["code"] == "engine_lost"
+        assert "EngineCore died" in error["error"]["message"]
+        assert end == "data: [DONE]"
+        assert here.left == [("lost", True)]
+
+    perform(act, Script(parts))
+
+
+def test_an_answer_that_its_engine_gives_up_is_not_completed() -> None:
+    given_up = b'{"choices":[{"index":0,"text":"","finish_reason":"abort"}]}'
+
+    async def act(here: Stage) -> None:
+        _, raw = await here.ask(stream=True)
+        assert "gave the request up" in events(raw)[-2]["error"]["message"]
+        assert await here.ask() == (200, FINE)
+        assert here.left == [("lost", True), ("lost", False), ("completed", 1, 1)]
+
+    perform(
+        act,
+        Script([word("one"), told(given_up), DONE]),
+        Script([given_up], kind=JSON),
+        Script([FINE], kind=JSON),
+    )
+
+
+def test_what_a_request_is_to_blame_for_is_no_engines_failure() -> None:
+    async def act(here: Stage) -> None:
+        for stream in (True, False):
+            status, raw = await here.ask(stream=stream)
+            assert (status, json.loads(raw)["error"]["message"]) == (400, "too long")
+        status, raw = await here.ask(stream=True)
+        assert events(raw)[1]["error"]["message"] == "too long"
+        assert events(raw)[-1] == "data: [DONE]"
+        assert here.left == [("failed", 0, 0), ("failed", 0, 0), ("failed", 0, 1)]
+
+    perform(
+        act,
+        Script([told(LONG) + DONE]),
+        Script([LONG], kind=JSON),
+        Script([word("one"), told(LONG) + DONE]),
+    )
+
+
+@pytest.mark.parametrize("bad", [DIED, b'{"error":"died"}', b"", b"null", FINE[:30], b"<html>"])
+def test_an_answer_that_is_none_is_asked_for_again(bad: bytes) -> None:
+    async def act(here: Stage) -> None:
+        assert await here.ask() == (200, FINE)
+        assert here.left == [("lost", False), ("completed", 1, 1)]
+
+    perform(act, Script([bad], kind=JSON), Script([FINE], kind=JSON))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b'{"error":"Request for unknown model: \'a~1\' is not found"}'),
+        (503, b'{"error":"Request for unknown model: \'a~1\' has no available versions"}'),
+        (500, b'{"error":"Stub process \'a_0\' is not healthy."}'),
+        (200, b'{"error":"Stub process \'a_0\' is not healthy."}'),
+        (200, b'{"outputs":[{"name":"text_out'),
+    ],
+)
+def test_a_model_that_triton_lost_is_asked_for_again(status: int, body: bytes) -> None:
+    fine = b'{"outputs":[{"name":"text_output","datatype":"BYTES","shape":[1],"data":["hi"]}]}'
+    broken = [Script([body], status, JSON), Script([fine], kind=JSON)]
+
+    async def act(here: Stage) -> None:
+        for stream in (False, True):
+            got, raw = await here.ask(stream=stream)
+            assert (got, b"hi" in raw, b"error" in raw) == (200, True, False)
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+        got, raw = await here.ask("/v2/models/a/infer", inputs=[tensor])
+        assert (got, b"hi" in raw) == (200, True)
+        assert [left[0] for left in here.left] == ["lost", "completed"] * 3
+
+    perform(act, *broken * 3, api="kserve", name="a~1")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_application_that_ray_lost_is_asked_for_again(stream: bool) -> None:
+    gone = b"Path '/a' not found. Ping http://.../-/routes for available routes."
+
+    async def act(here: Stage) -> None:
+        status, raw = await here.ask(stream=stream)
+        assert (status, b"error" in raw) == (200, False)
+        assert [left[0] for left in here.left] == ["lost", "completed"]
+
+    whole = Script(WHOLE) if stream else Script([FINE], kind=JSON)
+    perform(act, Script([gone], 404, "text/plain"), whole)
+
+
+def test_a_client_that_leaves_between_two_engines_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("modelium.gateway.answering.PAUSE_S", 1000.0)
+
+    async def act(here: Stage) -> None:
+        for stream in (True, False):
+            here.left.clear()
+            asking = asyncio.create_task(here.ask(stream=stream))
+            while not here.left:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            while len(here.left) < 2:
+                await asyncio.sleep(0.01)
+            assert here.left == [("lost", False), ("cancelled", 1)]
+
+    perform(act, *[Script([BREAK])] * 2)
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
@@ -289,6 +447,63 @@ def test_a_stream_that_has_begun_ends_clearly_when_its_engine_is_ended(tmp_path:
                 )
 
     visit(tmp_path, act)
+
+
+def test_a_failure_within_an_answer_is_one_in_every_book(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        metrics = ModeliumMetrics()
+        Telemetry(here.house.cluster, metrics)
+        async with deaf(word("one") + USAGE + told(DIED) + DONE) as url:
+            await before_a_deaf_front(here, url)
+            body = {**HELLO, "stream": True, "max_tokens": 1000}
+            async with here.http.post(here.url + CHAT, json=body) as answer:
+                assert events(await answer.read())[-2]["error"]["code"] == "engine_lost"
+        assert (await here.journal())[-1] == ("", "failed", 4, 2)
+        journal = here.house.cluster.journal
+        rows = journal._db.execute("SELECT slo_met, why, instance FROM requests").fetchall()
+        assert (rows[0][0], rows[1][0]) == (1, 0)
+        assert "EngineCore died" in rows[1][1]
+        counted = metrics.exposition()[0].decode()
+        assert 'requests_total{model="a",runtime="emulated",status="lost"} 1.0' in counted
+        [used] = (await here.get("/usage"))[1]["organizations"]
+        assert used["output_tokens"] == 4  # not the thousand that it asked for
+        run = read_run(journal.path)
+        assert run.summary["requests"]["failed"] == 1
+        assert run.summary["slo_attainment"] == 0.5
+
+    visit(tmp_path, act)
+
+
+def test_clients_that_give_up_are_in_every_book(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        metrics = ModeliumMetrics()
+        Telemetry(here.house.cluster, metrics)
+        asking = [
+            asyncio.create_task(here.http.post(here.url + CHAT, json={**HELLO, "stream": stream}))
+            for stream in (True, False)
+        ]
+        await here.until(lambda: here.waiting() == 2)
+        for task in asking:
+            task.cancel()
+        await here.until(lambda: here.waiting() == 0)
+        here.house.go.set()
+        assert (await here.post(CHAT, HELLO))[0] == 200
+        rows = [row[1:] for row in await here.journal()]
+        assert sorted(row[::2] for row in rows) == [("cancelled", 0)] * 2 + [("completed", 2)]
+        counted = metrics.exposition()[0].decode()
+        assert 'requests_total{model="a",runtime="emulated",status="cancelled"} 2.0' in counted
+        assert 'modelium_queue_wait_seconds_count{model="a"} 3.0' in counted
+        [used] = (await here.get("/usage"))[1]["organizations"]
+        assert (used["requests"], used["prompt_tokens"]) == (3, 1)
+        run = read_run(here.house.cluster.journal.path)
+        assert run.summary["requests"] == {
+            "arrived": 3, "completed": 1, "rejected": 0, "failed": 0, "unfinished": 0,
+            "cancelled": 2,
+        }  # fmt: skip
+        shown = {c.head: c.texts for c in cells([run.summary], DETAILS)}
+        assert shown["cancelled"] == ("2",)
+
+    visit(tmp_path, act, held=True)
 
 
 CHAT = "/v1/chat/completions"

@@ -56,7 +56,8 @@ def test_clients_that_give_up_waiting_leave_nothing_behind(tmp_path: Path) -> No
             "/v1/completions", {"model": "a", "prompt": "x", "max_tokens": 1}
         )
         assert status == 200
-        assert [row[1] for row in await here.journal()] == ["completed"]
+        outcomes = [row[1] for row in await here.journal()]
+        assert sorted(outcomes) == ["cancelled"] * 100 + ["completed"]
 
     visit(tmp_path, act, held=True)
 

@@ -68,7 +68,6 @@ def test_what_precedes_the_first_content_is_held_until_then() -> None:
         word("", finish_reason="length"),
         {"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]},
         {"choices": [{"delta": {"reasoning_content": "hm"}}]},
-        {"error": {"message": "no"}},
         {"something": "else"},
     ],
 )
@@ -76,6 +75,52 @@ def test_an_answer_begins_with_anything_that_says_more_than_a_role(said: object)
     pieces = Pieces(hide_usage=True)
     assert pieces.feed(event(said)) == event(said)
     assert pieces.begun
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({"error": {"message": "died", "type": "InternalServerError", "code": 500}}, 500),
+        ({"error": {"message": "died", "type": "server_error"}}, 500),
+        ({"error": "died"}, 500),
+        ({"object": "error", "message": "died", "code": 500}, 500),
+        ({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}, 400),
+        ({"error": {"message": "no", "type": "BadRequestError", "code": 400}}, 400),
+        ({"error": {"message": "no", "type": "invalid_request_error", "code": "too_long"}}, 400),
+        ({"error": {"message": "no", "code": "422"}}, 422),
+        (word("", finish_reason="abort"), 500),
+        (word("", finish_reason="error"), 500),
+    ],
+)
+@pytest.mark.parametrize("head", [b"", b"event: error\n", b": a comment\n\n"])
+def test_a_failure_within_a_stream_is_no_content(told: object, status: int, head: bytes) -> None:
+    pieces = Pieces(hide_usage=True)
+    raw = event(word("one")) + head + event(told) + event(word("two")) + DONE
+    assert pieces.feed(raw).startswith(event(word("one")))
+    assert pieces.failure is not None
+    assert pieces.failure.status == status
+    assert not pieces.complete
+    unbegun = Pieces(hide_usage=True)
+    assert unbegun.feed(event(ROLE) + head + event(told) + DONE) == b""
+    assert not unbegun.begun
+    assert unbegun.failure is not None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        word('{"error": "none"}'),
+        word("error"),
+        word("abort"),
+        {**word("x"), "error": None},
+        {"choices": [{"delta": {"content": '"error" "abort"'}, "finish_reason": "stop"}]},
+    ],
+)
+def test_what_speaks_of_errors_is_none(said: object) -> None:
+    pieces = Pieces(hide_usage=True)
+    assert pieces.feed(event(said) + DONE) == event(said) + DONE
+    assert pieces.failure is None
+    assert pieces.complete
 
 
 def test_a_stream_without_its_end_is_not_complete() -> None:

@@ -163,7 +163,7 @@ def test_a_run_is_recorded_as_a_simulation_would_be(tmp_path: Path) -> None:
     journal.close("stopped")
     run = read_run(tmp_path / "j.db")
     assert run.summary["requests"] == {
-        "arrived": 3, "completed": 1, "rejected": 1, "failed": 1, "unfinished": 0
+        "arrived": 3, "completed": 1, "rejected": 1, "failed": 0, "unfinished": 0, "cancelled": 1,
     }  # fmt: skip
     assert run.summary["loads"] == 1
     assert run.summary["ttft_s"]["p50"] == pytest.approx(0.35)  # of 0.5 and 0.2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.core import Decision, Gpu, Slo
-from modelium.record import SUMMARY_KEYS, decisions_table, requests_table, timeline_table
+from modelium.record import OUTCOMES, SUMMARY_KEYS, decisions_table, requests_table, timeline_table
 from modelium.summary import DEFINITIONS, latencies, summarize
 
 META = {"policy": "lru", "trace": "t.csv", "seed": 7}
@@ -67,14 +67,14 @@ def test_nothing_happened_is_null_and_not_a_crash():
     assert summary["fairness"] == {"jain": None, "worst_model": None}
 
 
-def test_rejected_failed_and_unfinished_requests_count_as_misses():
+def test_requests_that_were_not_completed_count_as_misses():
     rows = [request(first=1.0, finish=2.0, met=True)]
-    rows += [request(outcome=outcome) for outcome in ("rejected", "failed", "unfinished")]
+    rows += [request(outcome=outcome) for outcome in OUTCOMES if outcome != "completed"]
     summary = figures(rows)
-    assert summary["slo_attainment"] == 0.25
+    assert summary["slo_attainment"] == 0.2
     assert summary["goodput_per_s"] == 0.1
     assert summary["requests"] == {
-        "arrived": 4, "completed": 1, "rejected": 1, "failed": 1, "unfinished": 1,
+        "arrived": 5, "completed": 1, "rejected": 1, "failed": 1, "unfinished": 1, "cancelled": 1,
     }  # fmt: skip
 
 
