@@ -9,6 +9,9 @@ import click
 
 from modelium.cli.options import as_json, client, server
 
+LOG_LINES = 10
+"""Of what an engine wrote before its load failed; `modelium logs` has more."""
+
 
 @click.command()
 @click.argument("model", default="")
@@ -34,6 +37,8 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
         click.echo(f"{one['name']} is {one['status']}{where}; {one['waiting']} wait for it")
         if one["error"]:
             click.echo(f"its last load failed: {one['error']}")
+            for line in one["log"].strip().splitlines()[-LOG_LINES:]:
+                click.echo(f"  | {line}")
     for line in lines:
         click.echo(_sentence(line))
     if not lines:

@@ -55,6 +55,8 @@ T = TypeVar("T")
 THREADS = 64
 """Managers that block at the same time: one per transition, and the probes."""
 KEPT_DECISIONS = 10_000
+MOST_LOG = 300
+"""Letters of an engine's log in the answer to an operator."""
 
 
 class LiveCluster:
@@ -185,14 +187,14 @@ class LiveCluster:
             self._refuse(copy.model, why)
         elif loads:
             oom = getattr(failure, "out_of_memory", False)
-            log = getattr(failure, "log", "")
-            trouble = self.failures.note(copy.model, copy.gpus, why, log=log, oom=oom)
+            log, final = getattr(failure, "log", ""), getattr(failure, "final", False)
+            trouble = self.failures.note(copy.model, copy.gpus, why, log=log, oom=oom, final=final)
             if oom:
                 self.roster.needs_more(copy)
             if trouble.failed:
-                tail = f"; it wrote: {trouble.log.strip()[-300:]}" if trouble.log.strip() else ""
-                words = f"{copy.model} cannot be loaded: {why}{tail}"
-                self._refuse(copy.model, words, self.failures.left_s(copy.model))
+                words = f"{copy.model} cannot be loaded: {why}"
+                left_s = self.failures.left_s(copy.model)
+                self._refuse(copy.model, words, left_s, trouble.log.strip()[-MOST_LOG:])
             wait_s = self.failures.left_s(copy.model)
             self.loop.call_later(wait_s + 0.01, self._offer)
         if copy.id in self.state.instances:
@@ -205,10 +207,10 @@ class LiveCluster:
         before, self.changed = self.changed, asyncio.Event()
         before.set()
 
-    def _refuse(self, model: str, why: str, retry_s: float | None = None) -> None:
+    def _refuse(self, model: str, why: str, retry_s: float | None = None, log: str = "") -> None:
         """Send home who waits for a model, unless another instance serves it."""
         if not self.reception.n_ready(model):
-            self.reception.refuse_all(model, 503, why, retry_s)
+            self.reception.refuse_all(model, 503, why, retry_s, log)
 
     # What is told to whom
 

@@ -3,8 +3,9 @@
 After a failure a model rests: `first_s`, then twice as long each time up to `most_s`. The next try
 goes to another GPU where one has room. After `tries` failures in a row the model is *failed*: its
 requests are refused with the cause, until `forgive_s` later or until an operator asks for a load.
-A load that ran out of memory once is tried again at once: by then the model's need is known better,
-and the policy makes more room.
+A failure that another try cannot change (a flag that the engine refuses, a missing file) is not
+tried again. A load that ran out of memory once is tried again at once: by then the model's need is
+known better, and the policy makes more room.
 """
 
 from __future__ import annotations
@@ -46,9 +47,19 @@ class Failures:
         self._troubles: dict[str, Trouble] = {}
 
     def note(
-        self, model: str, gpus: tuple[str, ...], why: str, *, log: str = "", oom: bool = False
+        self,
+        model: str,
+        gpus: tuple[str, ...],
+        why: str,
+        *,
+        log: str = "",
+        oom: bool = False,
+        final: bool = False,
     ) -> Trouble:
-        """A load has failed; the answer says until when the model rests."""
+        """A load has failed; the answer says until when the model rests.
+
+        `final`: another try would end in the same way.
+        """
         trouble = self._troubles.setdefault(model, Trouble(why))
         trouble.why, trouble.log = why, log or trouble.log
         trouble.gpus.update(gpus)
@@ -57,7 +68,7 @@ class Failures:
             return trouble
         trouble.failures += 1
         rest_s = min(self.patience.first_s * 2 ** (trouble.failures - 1), self.patience.most_s)
-        if trouble.failures >= self.patience.tries:
+        if final or trouble.failures >= self.patience.tries:
             trouble.failed, rest_s = True, self.patience.forgive_s
         trouble.until_s = self._clock() + rest_s
         return trouble

@@ -233,11 +233,17 @@ class Reception:
         for seat in [seat for seat in self.seats if seat.copy is copy]:
             seat.end_call(f"{copy.id}: {why}")
 
-    def refuse_all(self, model: str, status: int, why: str, retry_s: float | None = None) -> None:
-        """Nobody who waits for `model` will be served."""
+    def refuse_all(
+        self, model: str, status: int, why: str, retry_s: float | None = None, log: str = ""
+    ) -> None:
+        """Nobody who waits for `model` will be served.
+
+        `log`, the end of an engine's log, is only for operators: it may tell of other people.
+        """
         self.wanted.pop(model, None)
         if (granted := self._granted.pop(model, None)) and not granted.done():
-            granted.set_exception(RefusedError(status, why, retry_s))
+            told = f"{why}; it wrote: {log}" if log else why
+            granted.set_exception(RefusedError(status, told, retry_s))
         while (entry := self.room.next(model)) is not None:
             if not entry.future.done():
                 entry.future.set_exception(RefusedError(status, why, retry_s))

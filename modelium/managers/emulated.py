@@ -171,7 +171,8 @@ class EmulatedManager:
         try:
             return parse(given)
         except ConfigError as error:
-            raise StartError(f"{order.model}: settings of the emulation: {error}") from error
+            why = f"{order.model}: settings of the emulation: {error}"
+            raise StartError(why, final=True) from error
 
     def _spawn(self, instance: str, spec: Spec, notes: Notes) -> Process:
         """Start the process; it reads what it is from a file beside its log."""

@@ -26,12 +26,16 @@ the stage that is done, 0 to 1; called from the manager's thread."""
 class StartError(ModeliumError):
     """An engine did not come up. The message is the cause in one line, fit for a client."""
 
-    def __init__(self, why: str, *, log: str = "", out_of_memory: bool = False) -> None:
+    def __init__(
+        self, why: str, *, log: str = "", out_of_memory: bool = False, final: bool = False
+    ) -> None:
         super().__init__(why)
         self.log = log
         """The last lines that the engine wrote."""
         self.out_of_memory = out_of_memory
         """More room may help: somebody else's memory has to go first."""
+        self.final = final
+        """Another try would end in the same way: a setting or a file has to be changed first."""
 
 
 class EngineError(ModeliumError):

@@ -37,7 +37,7 @@ from modelium.managers.ray_head import Ray
 from modelium.managers.stalls import Stalls
 from modelium.managers.starting import LOOK_S, Start
 from modelium.managers.vllm_http import NoAnswerError, ask, canary
-from modelium.managers.vllm_log import cause, no_memory
+from modelium.managers.vllm_log import cause, final, no_memory
 
 CALL_S = 60.0
 """Ray answers a call within this time, also on a busy machine."""
@@ -100,7 +100,7 @@ class RayManager(ByName):
 
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
         if order.path is None or not order.path.is_dir():
-            raise StartError(f"{order.model}: its files are not at {order.path}")
+            raise StartError(f"{order.model}: its files are not at {order.path}", final=True)
         start = Start(replace(order, path=order.path.absolute()), progress)
         wanted, app = ray_order.read(start.order), self._app(order.instance)
         with self._lock:
@@ -315,6 +315,12 @@ def _failed(order: Order, said: str) -> StartError:
     """
     said = "\n".join(line.strip() for line in _COLOURS.sub("", said).splitlines())
     inner = said.partition(_WRAPPED)[2] or said
-    why = cause(inner) or said.rpartition("\n")[2][-300:] or "Ray did not say why"
-    why = why.replace(str(order.path), order.model)
-    return StartError(f"{order.model}: {why}", log=said[-5000:], out_of_memory=no_memory(inner))
+    raised = cause(inner)
+    why = raised or said.rpartition("\n")[2][-300:] or "Ray did not say why"
+    why, short = why.replace(str(order.path), order.model), no_memory(inner)
+    return StartError(
+        f"{order.model}: {why}",
+        log=said[-5000:],
+        out_of_memory=short,
+        final=final(raised) and not short,
+    )

@@ -34,7 +34,7 @@ def read(order: Order) -> Wanted:
     """Say in Ray's words what is to be served. Raises StartError for a wrong setting."""
     given = dict(order.settings)
     if found := settings.problem("ray", given):
-        raise StartError(f"{order.model}: {found[1]}")
+        raise StartError(f"{order.model}: {found[1]}", final=True)
     own = given.get("class")
     if own is None and order.path is not None and (order.path / "model.py").is_file():
         own = ""

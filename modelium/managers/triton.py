@@ -13,6 +13,7 @@ Triton is not imported: it has an environment of its own (`make engines`).
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ from modelium.managers.triton_client import (
 from modelium.managers.triton_entry import entry_name, write
 from modelium.managers.triton_server import Remote, Server, cpu_s, silent
 from modelium.managers.triton_unload import remove
+from modelium.managers.vllm_log import final
 
 TRIES = 3
 """Loads of one model while its server dies under it."""
@@ -46,6 +48,10 @@ ADOPT_S = 10.0
 SPARE_S = 5.0
 """The start notices its deadline itself; calls end later, in threads that nobody waits for."""
 _TEXT = "transformers/"
+_FINAL = re.compile(
+    "unable to find backend|must specify|unexpected platform type|unable to find '|is not supported"
+)
+"""What Triton says of a configuration, or of a model's files, that it will never load."""
 
 
 class TritonManager(ByName):
@@ -112,7 +118,8 @@ class TritonManager(ByName):
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
         if len(order.devices) != 1:
             told = ", ".join(map(str, order.devices))
-            raise StartError(f"{order.model}: Triton puts a model on one GPU, not on {told}")
+            why = f"{order.model}: Triton puts a model on one GPU, not on {told}"
+            raise StartError(why, final=True)
         entry, start = entry_name(order.instance), Start(order, progress)
         server = self._server(order.devices[0])
         if entry in server.loaded:
@@ -325,10 +332,17 @@ def _no_memory(told: str) -> bool:
     return "out of memory" in told.lower() or "failed to allocate memory" in told.lower()
 
 
+def _is_final(told: str) -> bool:
+    """Whether it stays until a file or a setting is changed: as vLLM's, and Triton's own words."""
+    return final(told) or bool(_FINAL.search(told))
+
+
 def _explained(order: Order, error: EngineError, server: Remote) -> StartError:
     """Why a load failed: what the model said, without Triton's wrapping."""
     told = str(error).removeprefix(f"{entry_name(order.instance)}: ")
     for mark in ("Internal: ", "UNAVAILABLE state: ", "Invalid argument: "):
         told = told.rpartition(mark)[2] or told
-    why = f"{order.model}: {told.partition(' At: ')[0].strip()}"
-    return StartError(why, log=server.told(), out_of_memory=_no_memory(told))
+    why, short = f"{order.model}: {told.partition(' At: ')[0].strip()}", _no_memory(told)
+    return StartError(
+        why, log=server.told(), out_of_memory=short, final=_is_final(told) and not short
+    )

@@ -57,13 +57,13 @@ def write(
     """
     folder, place = order.path, repository / entry
     if folder is None or not folder.is_dir():
-        raise StartError(f"{order.model}: its files are not at {folder}")
+        raise StartError(f"{order.model}: its files are not at {folder}", final=True)
     _check_settings(order)
     if place.exists() and place.resolve() == folder.resolve():
         return "triton"  # it lies where the server looks for it
     erase(repository, entry)
     if place.exists():
-        raise StartError(f"{order.model}: {place} is somebody else's; move it away")
+        raise StartError(f"{order.model}: {place} is somebody else's; move it away", final=True)
     version = place / "1"
     version.mkdir(parents=True)
     (place / OURS_MARK).touch()
@@ -100,7 +100,8 @@ def _kind(folder: Path, order: Order) -> tuple[str, Maker]:
         return f"transformers/{_task(folder, order)}", _transformers
     raise StartError(
         f"{order.model}: {folder} holds nothing that Triton serves; expected {CONFIG}, model.py,"
-        " *.onnx, *.pt or config.json"
+        " *.onnx, *.pt or config.json",
+        final=True,
     )
 
 
@@ -118,7 +119,7 @@ def _own(version: Path, folder: Path, order: Order, layout: Layout | None) -> Co
     try:
         parsed = text_format.Parse((folder / CONFIG).read_text(encoding="utf-8"), ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise StartError(f"{order.model}: {folder / CONFIG}: {error}") from error
+        raise StartError(f"{order.model}: {folder / CONFIG}: {error}", final=True) from error
     config: Config = json_format.MessageToDict(parsed, preserving_proto_field_name=True)
     if not config.get("backend") and not config.get("platform"):
         config["backend"] = "python"
@@ -131,7 +132,8 @@ def _python(version: Path, folder: Path, order: Order, layout: Layout | None) ->
     if not order.settings.get("input") or not order.settings.get("output"):
         raise StartError(
             f"{order.model}: nothing says which tensors its model.py takes and gives; put a"
-            f" {CONFIG} beside it, or give `input` and `output` as lists of name, data_type, dims"
+            f" {CONFIG} beside it, or give `input` and `output` as lists of name, data_type, dims",
+            final=True,
         )
     return {"backend": "python"}
 
@@ -186,13 +188,14 @@ def _task(folder: Path, order: Order) -> str:
     if given := order.settings.get("task"):
         if given not in TASKS:
             hint = did_you_mean(str(given), TASKS)
-            raise StartError(f"{order.model}: task {given!r}, expected one of {TASKS}.{hint}")
+            why = f"{order.model}: task {given!r}, expected one of {TASKS}.{hint}"
+            raise StartError(why, final=True)
         return str(given)
     try:
         named = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         why = f"{order.model}: {folder / 'config.json'} names no architecture; set `task`"
-        raise StartError(why) from error
+        raise StartError(why, final=True) from error
     if "ForSequenceClassification" in named:
         return "classify"
     return "generate" if named.endswith(("ForCausalLM", "LMHeadModel")) else "embed"
@@ -245,16 +248,16 @@ def _one(folder: Path, pattern: str, usual: str, order: Order) -> Path:
     if len(found) > 1 and folder / usual not in found:
         names = ", ".join(path.name for path in found[:4])
         why = f"{order.model}: {folder} holds {names}; call the one to serve {usual}"
-        raise StartError(why)
+        raise StartError(why, final=True)
     return folder / usual if len(found) > 1 else found[0]
 
 
 def _check_settings(order: Order) -> None:
     if found := settings.problem("triton", order.settings):
-        raise StartError(f"{order.model}: {found[1]}")
+        raise StartError(f"{order.model}: {found[1]}", final=True)
     if order.settings.get("env"):
         why = "models share the environment of their server; give `env` to Triton as a whole"
-        raise StartError(f"{order.model}: {why}")
+        raise StartError(f"{order.model}: {why}", final=True)
 
 
 def _complete(config: Config, entry: str, order: Order, gpu: int | None) -> None:
@@ -289,7 +292,7 @@ def _batch(config: Config, order: Order) -> None:
             return  # said as Triton wants them
         if not tensor["dims"] or tensor["dims"][0] != -1:
             why = f"{tensor['name']} has the shape {tensor['dims']}: its first size is fixed"
-            raise StartError(f"{order.model}: no batches: {why}")
+            raise StartError(f"{order.model}: no batches: {why}", final=True)
         tensor["dims"] = tensor["dims"][1:] or [1]
 
 
@@ -300,5 +303,6 @@ def _as_text(config: Config, order: Order) -> str:
     try:
         text: str = text_format.MessageToString(json_format.ParseDict(config, ModelConfig()))
     except json_format.ParseError as error:
-        raise StartError(f"{order.model}: its configuration for Triton: {error}") from error
+        why = f"{order.model}: its configuration for Triton: {error}"
+        raise StartError(why, final=True) from error
     return text

@@ -75,9 +75,9 @@ class VLLMManager(ByName):
 
     def start(self, order: Order, progress: Progress | None = None) -> Engine:
         if order.path is None or not order.path.exists():
-            raise StartError(f"{order.model}: its files are not at {order.path}")
+            raise StartError(f"{order.model}: its files are not at {order.path}", final=True)
         if found := settings.problem(self.runtime, order.settings):
-            raise StartError(f"{order.model}: {found[1]}")
+            raise StartError(f"{order.model}: {found[1]}", final=True)
         start = Start(replace(order, path=order.path.absolute()), progress)
         self._processes.claim(order.instance)
         try:
@@ -216,10 +216,11 @@ class VLLMManager(ByName):
         """Why a start failed, from its log if that says it."""
         log = self._processes.log(order.instance)
         text = tail(log, 10_000, 1 << 20)
-        why = vllm_log.cause(text) or str(error)
-        why = f"{order.model}: {why.replace(str(order.path), order.model)}"
+        cause = vllm_log.cause(text)
+        why = f"{order.model}: {(cause or str(error)).replace(str(order.path), order.model)}"
         kind = _PortTakenError if vllm_log.address_taken(text) else StartError
-        return kind(why, log=tail(log), out_of_memory=vllm_log.no_memory(why))
+        short, final = vllm_log.no_memory(why), vllm_log.final(cause)
+        return kind(why, log=tail(log), out_of_memory=short, final=final and not short)
 
 
 class _PortTakenError(StartError):

@@ -47,6 +47,19 @@ _NO_MEMORY = re.compile(
     r"|Cannot allocate memory|can't allocate memory|bad_alloc|MemoryError"
     r"|Available memory on node .* less than|killed by signal 9",
 )
+_FINAL = re.compile(
+    r"^unrecognized arguments|^(argument|Argument) -|^the following arguments are required"  # usage
+    r"|^ambiguous option|^(the )?Conflicting |^not allowed with argument"
+    r"|architectures \[.*\] are not supported|does not recognize this architecture"
+    r"|trust_remote_code=True"  # code that nobody has allowed
+    r"|greater than the derived max_model_len|[Uu]nknown quantization (method|scheme|strategy)"
+    r"|Cannot find any model weights with|does not appear to have a file named|No such file"
+    r"|is not a valid JSON file|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer"  # files
+    r"|No module named|ImportError:|ModuleNotFoundError:|SyntaxError:"  # a model's own code
+)
+"""Causes that another try cannot change: what argparse refuses, models and quantizations that the
+engine does not know, files that are missing or no model's, code that cannot be imported. What may
+depend on the GPU or on what else runs there is not among them."""
 MOST_CAUSE = 300
 """Letters of a cause."""
 
@@ -109,6 +122,11 @@ def tasks(text: str) -> list[str]:
 def no_memory(why: str) -> bool:
     """Whether a cause says that memory was short because others hold it."""
     return bool(_NO_MEMORY.search(why))
+
+
+def final(why: str) -> bool:
+    """Whether a cause stays until a setting or a file is changed."""
+    return bool(_FINAL.search(why))
 
 
 def address_taken(text: str) -> bool:

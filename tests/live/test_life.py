@@ -21,6 +21,7 @@ from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, NEVER_S
 from tests.live.house import UNPROBED, House, engines_of, frozen, house
+from tests.live.idle import operations
 
 SLOW = {**INSTANT, "stages": {"process": 0.2, "weights": 0.3}, "speed": 1.0}
 TWO = [model("a", 60), model("b", 60)]
@@ -161,15 +162,33 @@ def test_a_model_that_cannot_be_loaded_is_given_up_with_its_cause(tmp_path: Path
                 await here.ask("a")
             assert refused.value.status == 503
             assert refused.value.retry_after_s == pytest.approx(patience.forgive_s, rel=0.1)
+            # What an engine writes is for operators.
+            assert "it wrote" not in str(refused.value)
+            [row] = operations(here).models()
+            assert row["log"]
             tried = [line.gpus for _, line in here.cluster.decisions]
             assert sorted(tried) == [("n0g0",), ("n0g1",)]  # the second try is elsewhere
             with pytest.raises(RefusedError, match="a cannot be loaded"):
                 await here.ask("a")  # at once, without another try
             assert len(here.cluster.decisions) == 2
             assert not here.cluster.state.instances
+            with pytest.raises(RefusedError) as told:
+                await operations(here).load("a")
+            assert row["log"].strip()[-50:] in str(told.value)
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
+
+
+def test_what_another_try_cannot_change_is_tried_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        odd = {**INSTANT, "no_such_setting": 1}
+        async with house(tmp_path, [model("a", 60)], 2, settings=odd) as here:
+            with pytest.raises(RefusedError, match=r"a cannot be loaded: .*no_such_setting"):
+                await here.ask("a")
+            assert len(here.cluster.decisions) == 1
+
+    asyncio.run(run())
 
 
 def test_a_load_that_ran_out_of_memory_makes_more_room_and_is_tried_once_more(

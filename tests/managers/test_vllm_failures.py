@@ -83,6 +83,11 @@ def test_a_flag_that_vllm_does_not_know(failures: dict[str, StartError]) -> None
     assert str(failures["odd flag"]) == "odd flag: unrecognized arguments: --no-such-flag"
 
 
+def test_only_what_another_try_may_change_is_tried_again(failures: dict[str, StartError]) -> None:
+    final = {model for model, error in failures.items() if error.final}
+    assert final == {"no weights", "odd flag"}
+
+
 def test_what_needs_no_process_to_be_found_out(tmp_path: Path) -> None:
     made = manager(tmp_path / "logs")
     with pytest.raises(StartError, match=f"m: its files are not at {tmp_path / 'none'}"):

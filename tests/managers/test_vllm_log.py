@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from modelium.managers.engine import Order
 from modelium.managers.starting import Start
-from modelium.managers.vllm_log import MOST_CAUSE, Follower, address_taken, cause, no_memory, tasks
+from modelium.managers.vllm_log import (
+    MOST_CAUSE,
+    Follower,
+    address_taken,
+    cause,
+    final,
+    no_memory,
+    tasks,
+)
 
 WORKER = "(Worker pid=15053) ERROR 11-25 09:15:07 [multiproc_executor.py:953] "
 CORE = "(EngineCore pid=15045) ERROR 11-25 09:15:08 [core.py:1510] "
@@ -78,6 +86,28 @@ def test_any_log_has_a_cause_or_none(text: str) -> None:
 )
 def test_short_of_memory_that_others_hold(why: str, expected: bool) -> None:
     assert no_memory(why) is expected
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("vllm: error: unrecognized arguments: --no-such-flag 3", True),
+        ("vllm serve: error: argument --dtype: invalid choice: 'x' (choose from auto, half)", True),
+        ("vllm: error: argument --max-num-seqs: expected one argument", True),
+        ("ValueError: Model architectures ['X'] are not supported for now. Supported are: ", True),
+        (WORKER + "RuntimeError: Cannot find any model weights with `/m`\n" + ECHO, True),
+        ("OSError: /m does not appear to have a file named config.json.", True),
+        ("ValueError: /m contains custom code. Set the option `trust_remote_code=True`.", True),
+        (WORKER + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n", False),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", False),
+        ("RuntimeError: NCCL error: unhandled system error", False),
+        ("OSError: [Errno 98] Address already in use", False),
+        ("ValueError: Free memory on device cuda:0 (1.1/79.1 GiB) is less than desired", False),
+        ("", False),
+    ],
+)
+def test_what_another_try_cannot_change(log: str, expected: bool) -> None:
+    assert final(cause(log)) is expected
 
 
 def test_a_taken_port_and_the_tasks_are_seen() -> None:
