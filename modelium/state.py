@@ -59,6 +59,9 @@ class Copy:
     """Of its KV pool on each GPU, what is above (or below 0: under) its model's usual one."""
     stuck: bool = False
     """It should be gone, but its processes do not end: nobody may count on what it holds."""
+    gives_bytes: int = 0
+    """Of each GPU, what the books count as given back soon: noted when it was counted, because its
+    model's figures may be corrected before it is done."""
 
     @property
     def running(self) -> int:
@@ -321,9 +324,10 @@ class State:
             (self._taken.discard if may_more else self._taken.add)(gpu)
 
     def _charge(self, copy: Copy, sign: int) -> None:
-        takes, gives = sign * copy.bytes_per_gpu, 0
-        if copy.phase in GOING:
-            gives = sign * self._gives_back(copy)
+        takes = sign * copy.bytes_per_gpu
+        if sign > 0:
+            copy.gives_bytes = self._gives_back(copy) if copy.phase in GOING else 0
+        gives = sign * copy.gives_bytes
         for gpu in copy.gpus:
             self._free[gpu] -= takes
             self._freeing[gpu] += gives

@@ -82,7 +82,7 @@ class View:
             return Leaver(copy, unload_loss)
         # Weights come back by the way they went.
         sleep_loss = self.late(copy.model, costs.sleep_s(copy.id, 1))
-        return Leaver(copy, unload_loss, sleep_loss, copy.bytes_per_gpu - spec.asleep_bytes)
+        return Leaver(copy, unload_loss, sleep_loss, max(0, copy.bytes_per_gpu - spec.asleep_bytes))
 
     def kv_bytes(self, model: str) -> int:
         """KV pool that a new copy should have, over all its GPUs."""

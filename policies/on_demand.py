@@ -272,7 +272,7 @@ class OnDemand:
         spec = state.models[copy.model]
         if not level or (level == 1 and spec.weights_bytes > host_free_bytes(state, copy)):
             return copy.bytes_per_gpu
-        return copy.bytes_per_gpu - spec.asleep_bytes
+        return max(0, copy.bytes_per_gpu - spec.asleep_bytes)
 
     def _evictions(self, state: ClusterState, model: str, option: Option) -> Iterator[Action]:
         if option.victims:

@@ -57,10 +57,17 @@ def _fits(cluster: LiveCluster, record: Record) -> bool:
 
 
 def _holds(cluster: LiveCluster, record: Record) -> int:
-    """Bytes on each GPU: a sleeper keeps a little, and what it left may be another's by now."""
+    """Bytes on each GPU: a sleeper keeps a little, and what it left may be another's by now.
+
+    What the driver sees of a sleeper goes before what was seen when it fell asleep, and that before
+    what is predicted.
+    """
     if not record.sleep_level:
         return record.bytes_per_gpu
-    return min(cluster.state.models[record.model].asleep_bytes, record.bytes_per_gpu)
+    assert record.engine is not None, "only engines that ran are adopted"
+    seen = cluster.memory.seen(record.engine) or record.asleep_bytes
+    kept = seen or cluster.state.models[record.model].asleep_bytes
+    return min(kept, record.bytes_per_gpu)
 
 
 def _enter(cluster: LiveCluster, record: Record) -> None:
@@ -84,6 +91,8 @@ def _enter(cluster: LiveCluster, record: Record) -> None:
     cluster.memory.took(copy, engine)
     if asleep:
         cluster.timeline.mark(copy, "asleep")
+        if copy.bytes_per_gpu != model.asleep_bytes:
+            cluster.memory.learn_asleep(copy, copy.bytes_per_gpu)
     else:
         cluster.make_ready(copy, "")
     cluster.tell_news("adopted", instance=copy.id, model=copy.model, gpus=copy.gpus)

@@ -27,6 +27,8 @@ REQUEST_COLUMNS = (
     "outcome", "why", "instance", "first_token_s", "finish_s", "cold", "retries", "slo_met",
     "gpu_seconds",
 )  # fmt: skip
+LATER_COLUMNS = (("engines", "asleep_bytes", "INTEGER"),)
+"""Columns that journals of earlier versions lack; an older version reads past them."""
 KEPT_ROWS = 100_000
 """Rows of requests that are kept in memory while the disk refuses them; then the oldest go."""
 
@@ -48,6 +50,8 @@ class Record:
     sleep_level: int
     engine: Engine | None
     """None: it was being started when the executor ended."""
+    asleep_bytes: int | None = None
+    """What it was seen to keep of each GPU, if it sleeps."""
 
 
 class Journal:
@@ -69,6 +73,7 @@ class Journal:
             self._db = _connect(path)
             schema = resources.files(__package__).joinpath("journal.sql").read_text("utf-8")
             self._db.executescript(schema)
+            self._add_columns()
             text = json.dumps(dict(about or {}))
             begun = self._db.execute(
                 "INSERT INTO runs (began, about) VALUES (?, ?)", (self.began, text)
@@ -94,13 +99,16 @@ class Journal:
                 json.dumps(record.gpus), record.bytes_per_gpu, time.time(),
             )  # fmt: skip
 
-    def running(self, engine: Engine, sleep_level: int = 0) -> None:
-        """An engine is ready, or asleep."""
+    def running(
+        self, engine: Engine, sleep_level: int = 0, asleep_bytes: int | None = None
+    ) -> None:
+        """An engine is ready, or asleep and keeps `asleep_bytes` of each GPU."""
         phase, text = "asleep" if sleep_level else "ready", json.dumps(engine.as_dict())
         with self._told():
             self._do(
-                "UPDATE engines SET phase = ?, sleep_level = ?, engine = ? WHERE instance = ?",
-                phase, sleep_level, text, engine.instance,
+                "UPDATE engines SET phase = ?, sleep_level = ?, engine = ?, asleep_bytes = ?"
+                " WHERE instance = ?",
+                phase, sleep_level, text, asleep_bytes, engine.instance,
             )  # fmt: skip
 
     def ended(self, instance: str, why: str) -> None:
@@ -115,15 +123,15 @@ class Journal:
         """The engines that have not ended, as far as the journal knows."""
         with self._told():
             rows = self._db.execute(
-                "SELECT instance, model, runtime, gpus, bytes_per_gpu, phase, sleep_level, engine"
-                " FROM engines WHERE phase != 'ended' ORDER BY rowid"
+                "SELECT instance, model, runtime, gpus, bytes_per_gpu, phase, sleep_level, engine,"
+                " asleep_bytes FROM engines WHERE phase != 'ended' ORDER BY rowid"
             ).fetchall()
         return [
             Record(
                 instance, model, runtime, tuple(json.loads(gpus)), size, phase, level,
-                Engine.from_dict(json.loads(engine)) if engine else None,
+                Engine.from_dict(json.loads(engine)) if engine else None, asleep_bytes,
             )
-            for instance, model, runtime, gpus, size, phase, level, engine in rows
+            for instance, model, runtime, gpus, size, phase, level, engine, asleep_bytes in rows
         ]  # fmt: skip
 
     def last_number(self) -> int:
@@ -150,9 +158,9 @@ class Journal:
         """How a decision ended."""
         with self._told():
             self._do(
-                "UPDATE decisions SET instance = ?, gpus = ?, end_s = ?, error = ?, tier = ?,"
-                " stages = ? WHERE id = ?",
-                line.instance, " ".join(line.gpus), line.end_s, line.error, line.tier,
+                "UPDATE decisions SET instance = ?, gpus = ?, reason = ?, end_s = ?, error = ?,"
+                " tier = ?, stages = ? WHERE id = ?",
+                line.instance, " ".join(line.gpus), line.reason, line.end_s, line.error, line.tier,
                 json.dumps(line.stages), row,
             )  # fmt: skip
 
@@ -236,6 +244,19 @@ class Journal:
             rows = self._db.execute("SELECT model, gpu_kind, bytes_per_gpu FROM needs").fetchall()
         return {(model, kind): size for model, kind, size in rows}
 
+    def learnt_asleep(self, model: str, gpu_kind: str, bytes_per_gpu: int) -> None:
+        """What a sleeping copy was seen to keep."""
+        with self._told():
+            self._do(
+                "INSERT OR REPLACE INTO asleep VALUES (?, ?, ?)", model, gpu_kind, bytes_per_gpu
+            )
+
+    def asleep(self) -> dict[tuple[str, str], int]:
+        """Bytes per GPU that sleeping copies keep, by model and kind of GPU, as measured."""
+        with self._told():
+            rows = self._db.execute("SELECT model, gpu_kind, bytes_per_gpu FROM asleep").fetchall()
+        return {(model, kind): size for model, kind, size in rows}
+
     def learnt_duration(self, model: str, what: str, seconds: float) -> None:
         """The running mean of a load or wake."""
         with self._told():
@@ -250,6 +271,7 @@ class Journal:
     def forget_learnt(self, model: str) -> None:
         """Needs and durations of a model that is served no more."""
         with self._told():
+            self._do("DELETE FROM asleep WHERE model = ?", model)
             self._do("DELETE FROM needs WHERE model = ?", model)
             self._do("DELETE FROM durations WHERE model = ?", model)
 
@@ -263,6 +285,12 @@ class Journal:
         with self._told():
             row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else default
+
+    def _add_columns(self) -> None:
+        for table, column, kind in LATER_COLUMNS:
+            known = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            if column not in known:
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
     def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._db.execute(statement, values)

@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS engines (
   engine TEXT,                  -- JSON of managers.engine.Engine, once it runs
   began REAL NOT NULL,
   ended REAL,
-  why TEXT NOT NULL DEFAULT ''
+  why TEXT NOT NULL DEFAULT '',
+  asleep_bytes INTEGER          -- asleep: what it was seen to keep of each GPU
 );
 CREATE INDEX IF NOT EXISTS engines_alive ON engines (phase) WHERE phase != 'ended';
 CREATE TABLE IF NOT EXISTS decisions (
@@ -68,6 +69,12 @@ CREATE TABLE IF NOT EXISTS needs (
   model TEXT NOT NULL,
   gpu_kind TEXT NOT NULL,
   bytes_per_gpu INTEGER NOT NULL,
+  PRIMARY KEY (model, gpu_kind)
+);
+CREATE TABLE IF NOT EXISTS asleep (
+  model TEXT NOT NULL,
+  gpu_kind TEXT NOT NULL,
+  bytes_per_gpu INTEGER NOT NULL, -- what a sleeping copy was seen to keep of each GPU
   PRIMARY KEY (model, gpu_kind)
 );
 CREATE TABLE IF NOT EXISTS durations (

@@ -23,11 +23,12 @@ class Learnt:
     journal: Journal
     needs: dict[tuple[str, str], int]
     durations: dict[tuple[str, str], float]
+    asleep: dict[tuple[str, str], int]
 
     @classmethod
     def read(cls, journal: Journal) -> Learnt:
         """What earlier runs have learnt."""
-        return cls(journal, journal.needs(), journal.durations())
+        return cls(journal, journal.needs(), journal.durations(), journal.asleep())
 
     def took(self, model: str, what: str, seconds: float) -> None:
         """A load from `what` (host, disk) or a wake (sleep-1, sleep-2) took this long."""
@@ -43,23 +44,37 @@ class Learnt:
         with contextlib.suppress(JournalError):
             self.journal.learnt_need(model, gpu_kind, bytes_per_gpu)
 
+    def asleep_bytes(self, model: str, gpu_kind: str, bytes_per_gpu: int) -> None:
+        """A sleeping copy was seen to keep this much of each of its GPUs."""
+        self.asleep[model, gpu_kind] = bytes_per_gpu
+        with contextlib.suppress(JournalError):
+            self.journal.learnt_asleep(model, gpu_kind, bytes_per_gpu)
+
     def forget(self, model: str) -> None:
         """What was learnt is of no use: the next model of this name may be another one."""
         self.needs = {key: need for key, need in self.needs.items() if key[0] != model}
+        self.asleep = {key: kept for key, kept in self.asleep.items() if key[0] != model}
         self.durations = {key: mean for key, mean in self.durations.items() if key[0] != model}
         with contextlib.suppress(JournalError):
             self.journal.forget_learnt(model)
 
     def corrected(self, model: Model, gpu_kinds: set[str]) -> Model:
-        """The model with the overhead that makes it as large as it was seen to be.
+        """The model with the overhead that makes it as large as it was seen to be, and with what
+        it was seen to keep asleep.
 
         With several kinds of GPU the largest figure counts: a model has one size for a policy.
         """
-        seen = [self.needs[model.name, k] for k in gpu_kinds if (model.name, k) in self.needs]
-        if not seen:
-            return model
-        rest = model.bytes_per_gpu() - model.overhead_bytes
-        return replace(model, overhead_bytes=max(0, max(seen) - rest))
+        if kept := self._largest(self.asleep, model.name, gpu_kinds):
+            model = replace(model, asleep_bytes=kept)
+        if seen := self._largest(self.needs, model.name, gpu_kinds):
+            rest = model.bytes_per_gpu() - model.overhead_bytes
+            model = replace(model, overhead_bytes=max(0, seen - rest))
+        return model
+
+    @staticmethod
+    def _largest(seen: dict[tuple[str, str], int], model: str, gpu_kinds: set[str]) -> int:
+        """0 where nothing was measured on these kinds."""
+        return max((seen.get((model, kind), 0) for kind in gpu_kinds), default=0)
 
 
 class LearntCosts:

@@ -1,7 +1,7 @@
 """GPU memory as it is, not as it was planned: what the driver says decides.
 
-Learns what copies take, sees that it comes back when they go, and counts what other people's
-processes hold against what Modelium may use.
+Learns what copies take and what they keep asleep, sees that memory comes back when they go, and
+counts what other people's processes hold against what Modelium may use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
 
 LOOK_EVERY_S = 0.2
+SETTLED_S = 1.0
+"""What a sleeping engine still holds when nothing came back for this long, it keeps."""
 SLACK_BYTES = 256 * MIB
 """What a driver may keep or round: contexts of other processes come and go by less."""
 
@@ -54,30 +56,73 @@ class Memory:
         if not self.inventory.pretend:
             self._cluster.spawn(self._learn(copy, engine))
 
-    async def back(self, copy: Copy, engine: Engine, keeps: int) -> str:
-        """Wait until a copy that left or sleeps has given its memory back; say what is missing."""
+    async def back(self, copy: Copy, engine: Engine) -> None:
+        """Wait until a copy that left has given its memory back; tell of what does not come."""
         if engine.process is not None:
             process = engine.process
             for device in engine.devices:
-                self.inventory.hold(process.pid, process.started_s, device, keeps)
+                self.inventory.hold(process.pid, process.started_s, device, 0)
         until_s = self._cluster.state.now_s + self._cluster.deadlines.memory_back_s
         while True:
             readings = await self.look()
             missing = [
-                (device, held - keeps)
+                (device, held)
                 for device in engine.devices
-                if device in readings
-                and (held := _held(readings[device], engine)) > keeps + SLACK_BYTES
+                if device in readings and (held := _held(readings[device], engine)) > SLACK_BYTES
             ]
             if not missing:
-                return ""
+                return
             if self._cluster.state.now_s > until_s:
                 break
             await asyncio.sleep(LOOK_EVERY_S)
         device, size = missing[0]
         why = f"{format_bytes(size)} on GPU {device} did not come back"
         self._cluster.tell_news("memory", instance=copy.id, why=why)
-        return why
+
+    async def kept_asleep(self, copy: Copy, engine: Engine, expected: int) -> int:
+        """Wait until a copy that fell asleep gives nothing more back; bytes that it keeps per GPU.
+
+        Where the driver does not tell, it is what was expected. What was seen is remembered.
+        """
+        if engine.process is not None:
+            process = engine.process
+            pretended = int(engine.extra.get("asleep_bytes", expected))
+            for device in engine.devices:
+                self.inventory.hold(process.pid, process.started_s, device, pretended)
+        now_s = self._cluster.now_s
+        until_s = now_s() + self._cluster.deadlines.memory_back_s
+        least, since_s = None, now_s()
+        while True:
+            seen = await self.held(engine)
+            if least is None or seen < least - SLACK_BYTES:
+                least, since_s = seen, now_s()
+            if seen <= expected + SLACK_BYTES or now_s() > min(until_s, since_s + SETTLED_S):
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        kept = min(seen or expected, copy.bytes_per_gpu)
+        if kept != expected:
+            self.learn_asleep(copy, kept)
+        if kept > expected + SLACK_BYTES:
+            more = format_bytes(kept - expected)
+            why = f"it keeps {format_bytes(kept)} of each GPU asleep, {more} more than predicted"
+            self._cluster.tell_news("memory", instance=copy.id, why=why)
+        return kept
+
+    def learn_asleep(self, copy: Copy, kept: int) -> None:
+        """A sleeping copy was seen to keep this much of each GPU: that is predicted from now on."""
+        gpu = self._cluster.state.all_gpus[copy.gpus[0]]
+        self._cluster.learnt.asleep_bytes(copy.model, gpu.kind, kept)
+        self._cluster.roster.correct(copy.model)
+
+    async def held(self, engine: Engine) -> int:
+        """The most that an engine holds of one of its GPUs; 0 where the driver does not tell."""
+        await self.look()
+        return self.seen(engine)
+
+    def seen(self, engine: Engine) -> int:
+        """The same, by the last look."""
+        readings = self.readings
+        return max((_held(readings[d], engine) for d in engine.devices if d in readings), default=0)
 
     def charge_others(self) -> None:
         """What others hold is not ours: GPUs are as large as what is left of them."""
@@ -99,10 +144,9 @@ class Memory:
         return any(c.phase is Phase.LOADING for c in self._cluster.state.instances_on(gpu))
 
     async def _learn(self, copy: Copy, engine: Engine) -> None:
-        readings = await self.look()
-        held = (_held(readings[d], engine) for d in engine.devices if d in readings)
+        seen = await self.held(engine)
         # Only one that is awake, still, holds what a copy takes.
-        if (seen := max(held, default=0)) and copy.phase is Phase.READY:
+        if seen and copy.phase is Phase.READY:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
             usual = seen - copy.extra_bytes  # with a KV pool as large as its model's own
             self._cluster.learnt.needs_bytes(copy.model, gpu.kind, usual)

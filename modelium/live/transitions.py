@@ -15,7 +15,9 @@ from modelium.core import Decision, Phase, Unload
 from modelium.live.coming import order
 from modelium.live.journal import JournalError, Record
 from modelium.managers.engine import EngineError, StartError
+from modelium.rules import refusal
 from modelium.state import Copy
+from modelium.units import format_bytes
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -78,15 +80,41 @@ async def sleep(cluster: LiveCluster, copy: Copy, line: Decision, level: int) ->
     sleep_s = cluster.deadlines.sleep_s
     await cluster.call(cluster.managers[engine.runtime].sleep, engine, level, sleep_s)
     line.stages["sleep"] = cluster.state.now_s - begun_s
-    kept = min(cluster.state.models[copy.model].asleep_bytes, copy.bytes_per_gpu)
-    missing = await cluster.memory.back(copy, engine, keeps=kept)
+    expected = min(cluster.state.models[copy.model].asleep_bytes, copy.bytes_per_gpu)
+    kept = await cluster.memory.kept_asleep(copy, engine, expected)
     cluster.check(copy)
-    if missing:
-        raise EngineError(f"{copy.id} says that it sleeps, but {missing}")
-    cluster.journal.running(engine, level)
+    cluster.journal.running(engine, level, kept)
     cluster.state.change(copy, Phase.ASLEEP, bytes_per_gpu=kept)
     cluster.timeline.mark(copy, "asleep")
     cluster.hold(copy, kept)
+    if kept > expected:  # once this sleep is over
+        cluster.loop.call_soon(_keep_promises, cluster, copy, kept - expected)
+
+
+def _keep_promises(cluster: LiveCluster, copy: Copy, more_bytes: int) -> None:
+    """Unload a sleeper that kept memory which was promised to a load or wake, where that waits for
+    it and nothing that leaves gives enough."""
+    state = cluster.state
+    short = [
+        gpu
+        for gpu in copy.gpus
+        if gpu in state.gpus and state.free_bytes(gpu) + state.freeing_bytes(gpu) < 0
+    ]
+    waiting = [name for name in cluster.waits_for_room if _on_one_of(state.copy(name), short)]
+    if copy.phase is not Phase.ASLEEP or not waiting:
+        return
+    keeps = f"it keeps {format_bytes(more_bytes)} more asleep than predicted"
+    action = Unload(copy.id, f"{keeps}, and {', '.join(waiting)} waits for it")
+    if why := refusal(state, action, state.limits):
+        for name in waiting:
+            lacks = f"{copy.id} keeps {format_bytes(more_bytes)} more asleep than predicted"
+            cluster.kill(state.copy(name), f"no room: {lacks}, and {why}")
+        return
+    cluster.start(action)
+
+
+def _on_one_of(copy: Copy, gpus: list[str]) -> bool:
+    return not set(gpus).isdisjoint(copy.gpus)
 
 
 async def unload(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
@@ -122,7 +150,7 @@ async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
                     raise
                 await asyncio.sleep(STOP_AGAIN_S)
         cluster.reception.cut(copy, why)
-        await cluster.memory.back(copy, engine, keeps=0)
+        await cluster.memory.back(copy, engine)
     with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
         cluster.journal.ended(copy.id, why)
     cluster.forget(copy)

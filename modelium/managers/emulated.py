@@ -96,6 +96,7 @@ class EmulatedManager:
                     process=process,
                     log=str(log),
                     stages=notes.seconds,
+                    extra={"asleep_bytes": spec.asleep_bytes} if spec.asleep_bytes else {},
                 )
             _canary(engine, until_s - time.monotonic())
         except BaseException as error:

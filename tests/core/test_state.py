@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -171,3 +172,46 @@ def test_after_any_changes_the_books_are_what_a_recount_gives(
         pinned = sum(copy.host_bytes for copy in copies if copy.node == node)
         assert b.state.host_free_bytes(node) == 100 * GIB - pinned
     assert set(b.state.instances) == {copy.id for copy in copies}
+
+
+GOES = (Phase.SUSPENDING, Phase.LEAVING)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "change", "correct", "stick", "remove"]),
+            st.sampled_from(PHASES),
+            st.integers(0, 40),
+        ),
+        max_size=40,
+    )
+)
+def test_what_is_booked_is_the_sum_of_what_copies_hold_though_models_are_corrected(
+    books: Any, steps: list[tuple[str, Phase, int]]
+) -> None:
+    """A model is found to keep more or less asleep while copies of it are on their way there."""
+    b = books(a=30)
+    copies: list[Any] = []
+    for verb, phase, size in steps:
+        copy = copies[size % len(copies)] if copies else None
+        if verb == "correct":
+            model = replace(b.state.models["a"], asleep_bytes=size * GIB)
+            b.state.put_model(model, b.state.demand["a"])
+        elif verb == "add" or copy is None:
+            copies.append(b.add("a", "n0g0", phase))
+        elif verb == "change":
+            b.state.change(copy, phase, bytes_per_gpu=size * GIB)
+        elif verb == "stick":
+            b.state.stick(copy)
+        else:
+            b.state.remove(copy)
+            copies.remove(copy)
+        going = [copy for copy in copies if copy.phase in GOES and not copy.stuck]
+        assert b.state.free_bytes("n0g0") == 80 * GIB - sum(c.bytes_per_gpu for c in copies)
+        assert 0 <= b.state.freeing_bytes("n0g0") <= sum(c.bytes_per_gpu for c in going)
+        assert b.state.freeing_bytes("n0g0") == sum(copy.gives_bytes for copy in copies)
+    for copy in copies:
+        b.state.remove(copy)
+    assert (free(b), freeing(b)) == ([80] * 4, [0] * 4)

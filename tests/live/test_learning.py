@@ -57,3 +57,15 @@ def test_costs_are_as_measured_where_they_were(tmp_path: Path) -> None:
     learnt.took("a", "disk", staged + 100.0)
     assert costs.load_s("a", ("n0g0",)) == staged + 100.0
     assert costs.for_state(state).load_s("a", ("n0g0",)) == staged + 100.0
+
+
+def test_what_sleepers_keep_is_as_measured_and_the_largest_kind_counts(tmp_path: Path) -> None:
+    learnt = Learnt.read(Journal(tmp_path / "j.db"))
+    learnt.asleep_bytes("a", "h100", 7 * GIB)
+    learnt.asleep_bytes("a", "l40", 5 * GIB)
+    for now in (learnt, Learnt.read(Journal(tmp_path / "j.db"))):
+        assert now.corrected(A, {"h100", "l40"}).asleep_bytes == 7 * GIB
+        assert now.corrected(A, {"l40"}).asleep_bytes == 5 * GIB
+        assert now.corrected(A, {"a100"}) == A
+    learnt.forget("a")
+    assert Learnt.read(Journal(tmp_path / "j.db")).asleep == {}

@@ -107,6 +107,8 @@ class Spec:
     """Prompt and output; lowered to what the KV pool holds."""
     default_output_tokens: int = 64
     """Length of a chat answer whose client sets no limit."""
+    asleep_bytes: int = 0
+    """What it pretends to keep of each pretended GPU while asleep; 0: what is predicted."""
     embedding_size: int = 32
     seed: int = 0
     speed: float = 1.0
