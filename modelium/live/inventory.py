@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Protocol
 
-import psutil
-
 from modelium import catalog
 from modelium.catalog.lookup import simplify
 from modelium.core import Gpu
 from modelium.errors import ConfigError, ProfileError
+from modelium.managers.identity import Process, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Inventory(Protocol):
     def read(self) -> dict[int, Reading]:
         """All GPUs by device, lost ones too. May block for some milliseconds; never raises."""
 
-    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+    def hold(self, process: Process, device: int, size_bytes: int) -> None:
         """Say what a process holds on a GPU from now on; real GPUs know better and ignore it."""
 
 
@@ -74,18 +73,17 @@ class PretendInventory:
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         """`gpus` by device number, from 0."""
         self._gpus = list(gpus)
-        self._held: dict[tuple[int, int], tuple[psutil.Process, int]] = {}
-        """By process id and device."""
+        self._held: dict[tuple[Process, int], int] = {}
+        """Bytes by process and device."""
         self._lock = threading.Lock()
 
     def read(self) -> dict[int, Reading]:
         with self._lock:
-            gone = [key for key, (process, _) in self._held.items() if not _lives(process)]
-            for key in gone:
+            for key in [key for key in self._held if not runs(key[0])]:
                 del self._held[key]
             held: list[dict[int, int]] = [{} for _ in self._gpus]
-            for (pid, device), (_, size_bytes) in self._held.items():
-                held[device][pid] = size_bytes
+            for (process, device), size_bytes in self._held.items():
+                held[device][process.pid] = size_bytes
         return {
             device: Reading(
                 device=device,
@@ -99,22 +97,13 @@ class PretendInventory:
             for device, gpu in enumerate(self._gpus)
         }
 
-    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+    def hold(self, process: Process, device: int, size_bytes: int) -> None:
         if not 0 <= device < len(self._gpus):
             raise ConfigError(f"no GPU {device}: the configuration pretends {len(self._gpus)}")
         with self._lock:
-            self._held.pop((pid, device), None)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                if size_bytes and abs(process.create_time() - started_s) < 1.0:
-                    self._held[pid, device] = process, size_bytes
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+            self._held.pop((process, device), None)
+            if size_bytes:
+                self._held[process, device] = size_bytes
 
 
 class NvmlInventory:
@@ -162,7 +151,7 @@ class NvmlInventory:
                 why = f"driver: {error}"
                 return {gpu.device: _without(gpu, why) for gpu in self._known.values()}
 
-    def hold(self, pid: int, started_s: float, device: int, size_bytes: int) -> None:
+    def hold(self, process: Process, device: int, size_bytes: int) -> None:
         """Nothing to do: the driver knows."""
 
     def _read(self) -> dict[int, Reading]:

@@ -50,18 +50,16 @@ class Memory:
     def took(self, copy: Copy, engine: Engine) -> None:
         """An engine has come up: learn what it really took; pretend GPUs believe the books."""
         if engine.process is not None:
-            process = engine.process
             for device in engine.devices:
-                self.inventory.hold(process.pid, process.started_s, device, copy.bytes_per_gpu)
+                self.inventory.hold(engine.process, device, copy.bytes_per_gpu)
         if not self.inventory.pretend:
             self._cluster.spawn(self._learn(copy, engine))
 
     async def back(self, copy: Copy, engine: Engine) -> None:
         """Wait until a copy that left has given its memory back; tell of what does not come."""
         if engine.process is not None:
-            process = engine.process
             for device in engine.devices:
-                self.inventory.hold(process.pid, process.started_s, device, 0)
+                self.inventory.hold(engine.process, device, 0)
         until_s = self._cluster.state.now_s + self._cluster.deadlines.memory_back_s
         while True:
             readings = await self.look()
@@ -88,7 +86,7 @@ class Memory:
             process = engine.process
             pretended = int(engine.extra.get("asleep_bytes", expected))
             for device in engine.devices:
-                self.inventory.hold(process.pid, process.started_s, device, pretended)
+                self.inventory.hold(process, device, pretended)
         now_s = self._cluster.now_s
         until_s = now_s() + self._cluster.deadlines.memory_back_s
         least, since_s = None, now_s()

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from modelium.core import Fault, Phase
-from modelium.managers.engine import Process
+from modelium.managers.identity import runs
 from modelium.state import Copy
 
 if TYPE_CHECKING:
@@ -51,16 +49,6 @@ async def engines(cluster: LiveCluster) -> None:
                 probed_s[copy_id] = cluster.now_s()
                 cluster.spawn(cluster.probe(copy))
         probed_s = {name: at for name, at in probed_s.items() if name in cluster.engines}
-
-
-def runs(process: Process) -> bool:
-    """Whether it is still the same process, and not a zombie."""
-    try:
-        found = psutil.Process(process.pid)
-        same = abs(found.create_time() - process.started_s) < 1.0
-        return same and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _pause_s(cluster: LiveCluster, copy: Copy) -> float:

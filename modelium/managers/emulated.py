@@ -25,7 +25,8 @@ from modelium.errors import ConfigError
 from modelium.managers.emulated_notes import EndedError, Notes
 from modelium.managers.emulation.spec import Generate, Spec, parse
 from modelium.managers.engine import Engine, EngineError, Order, Process, Progress, StartError
-from modelium.managers.process import Processes, runs, tail
+from modelium.managers.identity import runs
+from modelium.managers.process import Processes, tail
 from modelium.managers.vllm_http import ask, is_sleeping
 
 _SERVER = "modelium.managers.emulated_server"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from modelium.errors import ModeliumError
+from modelium.managers.identity import Process as Process
 
 Api = Literal["openai", "kserve"]
 """What the engine speaks: OpenAI's HTTP API, or KServe's v2 inference protocol over HTTP."""
@@ -69,15 +70,6 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """A process, told from a later one with the same number by its start time."""
-
-    pid: int
-    started_s: float
-    """As psutil's `create_time`."""
-
-
-@dataclass(frozen=True, slots=True)
 class Engine:
     """One running instance."""
 
@@ -111,7 +103,7 @@ class Engine:
             **{
                 **given,
                 "devices": tuple(given["devices"]),
-                "process": Process(**process) if process else None,
+                "process": Process.from_dict(process) if process else None,
             }
         )
 

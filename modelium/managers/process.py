@@ -30,7 +30,8 @@ from urllib.parse import quote
 import psutil
 
 from modelium.errors import ConfigError
-from modelium.managers.engine import EngineError, Process
+from modelium.managers.engine import EngineError
+from modelium.managers.identity import Process, holds_its_number, identify, runs
 
 MARK = "MODELIUM_SCRATCH"
 """In the environment of every process of an engine: its instance's scratch directory."""
@@ -40,20 +41,6 @@ TRACKER_S = 2.0
 """Python's resource trackers have this long to remove the shared memory of killed processes."""
 LOOK_S = 0.05
 _TRACKER = "multiprocessing.resource_tracker"
-
-
-def identify(pid: int) -> Process:
-    """The process that has this number now. Raises psutil.NoSuchProcess."""
-    return Process(pid, psutil.Process(pid).create_time())
-
-
-def runs(process: Process) -> bool:
-    """Whether it is still there, is not another one with its number, and has not ended."""
-    try:
-        found = psutil.Process(process.pid)
-        return _is(found, process) and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def tail(log: Path, lines: int = 20, most_bytes: int = 65536) -> str:
@@ -204,10 +191,7 @@ class Processes:
             child = self._children.get(instance)
         if child is not None:
             return child.pid
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process is not None and _is(psutil.Process(process.pid), process):
-                return process.pid
-        return None
+        return process.pid if process is not None and holds_its_number(process) else None
 
     def _place(self, one: psutil.Process) -> Path | None:
         """The scratch directory of the instance that a process belongs to."""
@@ -236,10 +220,6 @@ class Processes:
                     if passed_s > TRACKER_S or _TRACKER not in " ".join(one.cmdline()):
                         one.kill()
             time.sleep(LOOK_S)
-
-
-def _is(found: psutil.Process, process: Process) -> bool:
-    return abs(found.create_time() - process.started_s) < 1.0
 
 
 def _short(instance: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from modelium.managers.engine import EngineError
-from modelium.managers.process import Processes, runs, tail
+from modelium.managers.identity import runs
+from modelium.managers.process import Processes, tail
 
 PROGRAM = Path(__file__).parent / "ray_models" / "driver.py"
 NAME = "driver"

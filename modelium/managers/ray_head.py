@@ -14,8 +14,9 @@ import psutil
 
 from modelium.managers import environment as environments
 from modelium.managers.engine import EngineError, Process
+from modelium.managers.identity import runs
 from modelium.managers.ports import Ports
-from modelium.managers.process import Processes, runs, tail
+from modelium.managers.process import Processes, tail
 from modelium.managers.ray_driver import Driver, LostError
 
 HEAD = "head"
@@ -120,7 +121,7 @@ class Ray:
             if self.is_ours and not self.runs():
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     told = json.loads(self._note.read_text(encoding="utf-8"))
-                    process = Process(int(told["pid"]), float(told["started_s"]))
+                    process = Process.from_dict(told)
                     if runs(process):
                         self.process, self._numbers = process, tuple(map(int, told["ports"]))
                         self._processes.claim(HEAD)
@@ -218,7 +219,7 @@ class Ray:
             self.process = self._processes.spawn(HEAD, self._command(), self._variables())
         except OSError as error:
             raise EngineError(f"{self._program}: {error.strerror}") from error
-        told = {"pid": self.process.pid, "started_s": self.process.started_s}
+        told = self.process.as_dict()
         self._note.write_text(json.dumps({**told, "ports": self._numbers}), encoding="utf-8")
         until_s = time.monotonic() + STARTED_S
         while time.monotonic() < until_s:

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 
 from modelium.managers.engine import Engine, EngineError, Process
+from modelium.managers.identity import runs
 from modelium.managers.ports import Ports
-from modelium.managers.process import Processes, runs, tail
+from modelium.managers.process import Processes, tail
 from modelium.managers.triton_client import Client, GoneError, Tensor
 from modelium.managers.triton_entry import erase
 from modelium.managers.triton_layout import Layout
@@ -140,7 +141,7 @@ class Server(Remote):
             if self.process is None:
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     told = json.loads(self._note.read_text(encoding="utf-8"))
-                    process = Process(int(told["pid"]), float(told["started_s"]))
+                    process = Process.from_dict(told)
                     if runs(process):
                         self.process, self._numbers = process, tuple(map(int, told["ports"]))
                         for port in self._numbers:
@@ -233,7 +234,7 @@ class Server(Remote):
         self.process = self._processes.spawn(
             self.name, self._command(), self._layout.variables(self._variables())
         )
-        told = {"pid": self.process.pid, "started_s": self.process.started_s}
+        told = self.process.as_dict()
         self._note.write_text(json.dumps({**told, "ports": ports}), encoding="utf-8")
         trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
         try:

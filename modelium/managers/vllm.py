@@ -23,8 +23,9 @@ from modelium.managers import environment as environments
 from modelium.managers import settings, vllm_command, vllm_http, vllm_log
 from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
+from modelium.managers.identity import runs
 from modelium.managers.ports import Ports
-from modelium.managers.process import Processes, runs, tail
+from modelium.managers.process import Processes, tail
 from modelium.managers.starting import LOOK_S, Start
 
 PORT_TRIES = 3

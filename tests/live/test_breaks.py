@@ -7,7 +7,6 @@ import gc
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from modelium.core import Load, Unload, Wake
@@ -17,6 +16,7 @@ from modelium.live.given import Deadlines
 from modelium.live.seats import RefusedError, Request, Waiting
 from modelium.managers.emulated import EmulatedManager
 from modelium.managers.engine import Engine, EngineError, Order, Progress
+from modelium.managers.identity import identify
 from modelium.rules import refusal
 from modelium.testing.scenarios import nodes_of
 from tests.live.harness import NEVER_S, QUIET_S
@@ -71,7 +71,7 @@ def test_memory_of_an_engine_that_starts_is_not_taken_for_that_of_others(tmp_pat
             await here.until(lambda: engines_of(tmp_path))
             [pid] = engines_of(tmp_path)
             before = here.cluster.state.free_bytes("n0g0")
-            inventory.hold(pid, psutil.Process(pid).create_time(), 0, 40 << 30)
+            inventory.hold(identify(pid), 0, 40 << 30)
             await here.cluster.memory.look()
             here.cluster.memory.charge_others()
             assert here.cluster.state.free_bytes("n0g0") == before

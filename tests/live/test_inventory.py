@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from modelium.core import Gpu
 from modelium.errors import ConfigError
 from modelium.live.inventory import PretendInventory
+from modelium.managers.identity import identify
 from tests.live.nvml import GIB, LOST, FakeDriver
 
 ASK = """
@@ -282,13 +283,13 @@ def test_pretended_gpus_are_as_configured(pretend: PretendInventory) -> None:
 def test_what_a_process_holds_counts_while_it_lives(
     pretend: PretendInventory, child: psutil.Process
 ) -> None:
-    pretend.hold(child.pid, child.create_time(), 0, 4 * GIB)
-    pretend.hold(child.pid, child.create_time(), 1, 5 * GIB)
+    pretend.hold(identify(child.pid), 0, 4 * GIB)
+    pretend.hold(identify(child.pid), 1, 5 * GIB)
     first, second = pretend.read().values()
     assert (first.used_bytes, first.processes) == (4 * GIB, {child.pid: 4 * GIB})
     assert second.free_bytes == 15 * GIB
-    pretend.hold(child.pid, child.create_time(), 0, GIB)
-    pretend.hold(child.pid, child.create_time(), 1, 0)
+    pretend.hold(identify(child.pid), 0, GIB)
+    pretend.hold(identify(child.pid), 1, 0)
     first, second = pretend.read().values()
     assert first.used_bytes == GIB
     assert second.processes == {}
@@ -299,8 +300,7 @@ def test_what_a_process_holds_counts_while_it_lives(
 
 def test_a_dead_child_that_nobody_waited_for_holds_nothing(pretend: PretendInventory) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        started_s = psutil.Process(process.pid).create_time()
-        pretend.hold(process.pid, started_s, 0, GIB)
+        pretend.hold(identify(process.pid), 0, GIB)
         assert pretend.read()[0].used_bytes == GIB
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -310,7 +310,7 @@ def test_a_dead_child_that_nobody_waited_for_holds_nothing(pretend: PretendInven
 def test_another_process_with_the_same_number_is_not_it(
     pretend: PretendInventory, child: psutil.Process
 ) -> None:
-    pretend.hold(child.pid, child.create_time() - 100.0, 0, GIB)
+    pretend.hold(replace(identify(child.pid), start_ticks=1), 0, GIB)
     assert pretend.read()[0].used_bytes == 0
 
 
@@ -318,4 +318,4 @@ def test_a_gpu_that_is_not_configured_is_an_error(
     pretend: PretendInventory, child: psutil.Process
 ) -> None:
     with pytest.raises(ConfigError, match=r"no GPU 2: the configuration pretends 2"):
-        pretend.hold(child.pid, child.create_time(), 2, GIB)
+        pretend.hold(identify(child.pid), 2, GIB)

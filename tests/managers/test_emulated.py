@@ -371,7 +371,7 @@ def test_a_hung_or_exchanged_engine_is_not_adopted(house: House) -> None:
     engine = house.start(AT_ONCE)
     assert engine.process is not None
     data = engine.as_dict()
-    data["process"]["started_s"] -= 100
+    data["process"]["start_ticks"] -= 100
     assert not house.another().adopt(Engine.from_dict(data))
 
 

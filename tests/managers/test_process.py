@@ -10,15 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from modelium.errors import ConfigError
-from modelium.managers.engine import Process, StartError
+from modelium.managers.engine import StartError
+from modelium.managers.identity import Process, holds_its_number, identify, runs
 from modelium.managers.ports import Ports
-from modelium.managers.process import Processes, identify, runs, tail
+from modelium.managers.process import Processes, tail
 
 TELL = """
 import os, signal, subprocess, sys, time
@@ -168,19 +170,22 @@ def test_shared_memory_does_not_outlive_a_kill(
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     mine = identify(os.getpid())
     assert runs(mine)
-    assert not runs(Process(mine.pid, mine.started_s - 100.0))
+    assert not runs(replace(mine, start_ticks=mine.start_ticks - 1))
+    assert not runs(replace(mine, boot_id="another"))
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         ended = identify(child.pid)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
         assert not runs(ended), "a zombie has ended"
+        assert holds_its_number(ended)
+    assert not holds_its_number(ended)
 
 
 def test_an_old_number_of_somebody_elses_is_left_alone(processes: Processes) -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
         try:
             found = identify(bystander.pid)
-            processes.end("m#1", Process(found.pid, found.started_s - 100.0), 1.0)
+            processes.end("m#1", replace(found, start_ticks=found.start_ticks - 1), 1.0)
             assert runs(found)
         finally:
             bystander.kill()

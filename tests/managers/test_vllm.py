@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.managers.engine import Engine, EngineError, Process
+from modelium.managers.engine import Engine, EngineError
 from modelium.managers.vllm import VLLMManager
 from tests.live import tiny
 from tests.managers.vllm_house import (
@@ -185,7 +185,7 @@ def test_another_process_adopts_what_runs(pair: Pair) -> None:
 
 def test_what_is_not_the_same_is_not_adopted(pair: Pair) -> None:
     assert pair.a.process is not None
-    other = Process(pair.a.process.pid, pair.a.process.started_s - 60)
+    other = replace(pair.a.process, start_ticks=pair.a.process.start_ticks - 6000)
     assert not pair.manager.adopt(replace(pair.a, process=other))
     assert not pair.manager.adopt(replace(pair.a, name="another model"))
     assert not pair.manager.adopt(replace(pair.a, url=f"http://127.0.0.1:{free_port()}"))
