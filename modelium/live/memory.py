@@ -83,10 +83,9 @@ class Memory:
         Where the driver does not tell, it is what was expected. What was seen is remembered.
         """
         if engine.process is not None:
-            process = engine.process
             pretended = int(engine.extra.get("asleep_bytes", expected))
             for device in engine.devices:
-                self.inventory.hold(process, device, pretended)
+                self.inventory.hold(engine.process, device, pretended)
         now_s = self._cluster.now_s
         until_s = now_s() + self._cluster.deadlines.memory_back_s
         least, since_s = None, now_s()
