@@ -308,6 +308,10 @@ class Tick:
     """`every_s` went by, or a `Remind` is due. The first comes at the start of the run."""
 
 
+CANCELLED = "cancelled: "
+"""How the error of an action begins that was stopped on purpose: nothing failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """An action ended; `error` says why it failed or was refused, empty if it succeeded."""
@@ -316,6 +320,11 @@ class Done:
     error: str = ""
     instance: str = ""
     """The instance that the action made or changed."""
+
+    @property
+    def cancelled(self) -> bool:
+        """A load or wake that was stopped because an operator, or nobody any more, wanted it so."""
+        return self.error.startswith(CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ DECISION_COLUMNS = {
     "gpus": "string: names joined by a blank",
     "reason": "string",
     "end_s": "float64, NaN if it had not ended",
-    "error": "string; empty if it succeeded",
+    "error": "string; empty if it succeeded, 'cancelled: ...' if it was stopped on purpose",
     "tier": "dictionary of COLD",
     "stages": "string: JSON object, seconds by stage",
 }

@@ -165,6 +165,13 @@ def _unload(state: ClusterState, action: Unload, limits: Limits) -> str:
     return _goes(state, copy, action.drain, limits) or _needed(state, copy)
 
 
+def must_stay(state: ClusterState, copy: Instance) -> str:
+    """Say why `copy` has to be there whoever asks for its model, or return an empty string."""
+    if state.models[copy.model].pinned:
+        return f"{copy.model} is pinned"
+    return _needed(state, copy)
+
+
 def _needed(state: ClusterState, copy: Instance) -> str:
     least = state.models[copy.model].min_replicas
     if not least or copy.phase is Phase.ASLEEP:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.columns import blocks, counts, grouped, percentiles
-from modelium.core import Gpu, Slo
+from modelium.core import CANCELLED, Gpu, Slo
 from modelium.occupancy import gpu_shares
 from modelium.record import COLD, OUTCOMES, Codes, Floats, floats, labels
 
@@ -225,9 +225,9 @@ def _actions(decisions: pa.Table) -> dict[str, int]:
     kinds, known = labels(decisions, "kind")
     fine = _went_well(decisions)
     counts = _counts(kinds[fine], known, ("load", "unload", "sleep", "wake", "move"))
-    return {f"{kind}s": n for kind, n in counts.items()} | {
-        "failed_actions": int(np.count_nonzero(~fine))
-    }
+    errors = decisions["error"].to_pylist()
+    failed = sum(bool(error) and not error.startswith(CANCELLED) for error in errors)
+    return {f"{kind}s": n for kind, n in counts.items()} | {"failed_actions": failed}
 
 
 def _went_well(decisions: pa.Table) -> Bools:

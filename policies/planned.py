@@ -74,6 +74,8 @@ class Planned:
             case Done(action, error, instance) if error and not instance:
                 self._give_up(action)  # refused: asking again at once would not help
                 return ()
+            case Done(action, cancelled=True):
+                self._give_up(action)  # until the next plan wants it
             case Miss():
                 return self._react(state, event)
         return self._go_on(state, event)

@@ -46,11 +46,14 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
 
 
 def _sentence(line: dict[str, Any]) -> str:
+    from modelium.core import CANCELLED
     from modelium.units import format_seconds
 
     what = f"{format_seconds(line['at_s']):>9}  {line['kind']:<6} {line['model']}"
     where = f" on {' '.join(line['gpus'])}" if line["gpus"] else ""
-    if line["error"]:
+    if line["error"].startswith(CANCELLED):
+        end = f"; {line['error']}"
+    elif line["error"]:
         end = f"; failed: {line['error']}"
     elif line["end_s"] is None:
         end = "; under way"

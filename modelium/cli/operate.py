@@ -27,7 +27,9 @@ def _verb(name: str, says: str) -> click.Command:
 
 
 load = _verb("load", "Have MODEL loaded (or woken) where the policy puts it; wait until it is.")
-unload = _verb("unload", "Let MODEL finish its requests, then free its memory.")
+unload = _verb(
+    "unload", "Let MODEL finish its requests, then free its memory; a load under way is cancelled."
+)
 sleep = _verb("sleep", "Let MODEL finish its requests, then sleep with its weights in host RAM.")
 wake = _verb("wake", "Wake MODEL's sleeping copies.")
 pin = _verb("pin", "Keep MODEL loaded, whatever the policy thinks; outlives a restart.")

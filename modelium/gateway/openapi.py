@@ -72,7 +72,7 @@ def _kserve() -> Schema:
 def _operators() -> Schema:
     verbs = {
         "load": "Have it loaded where the policy puts it; answers when it is ready",
-        "unload": "Let it finish and go",
+        "unload": "Let it finish and go; a load or wake under way is cancelled",
         "sleep": "Let it finish and sleep",
         "wake": "Wake it",
         "pin": "Keep it loaded whatever the policy thinks",

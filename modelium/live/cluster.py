@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from modelium.conversation import Conversation
 from modelium.core import (
+    CANCELLED,
     Action,
     Decision,
     Done,
@@ -45,6 +46,7 @@ from modelium.live.place import LiveSeat
 from modelium.live.reception import Reception
 from modelium.live.roster import Roster
 from modelium.live.seats import RefusedError, Request
+from modelium.live.unwanted import Unwanted
 from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
 from modelium.rules import may_begin, refusal
@@ -110,6 +112,7 @@ class LiveCluster:
         self.reception = Reception(self.state, self.engines, self.failures, given.house, self)
         self.memory = Memory(self, inventory)
         self.arrivals = Arrivals(self)
+        self.unwanted = Unwanted(self)
         self.roster = Roster(self)
         self.talk = Conversation(
             self.reception,
@@ -150,7 +153,10 @@ class LiveCluster:
             self.tell_news("decision", **as_news(line))
             self.talk.answer(Done(action, why))
             return
+        for_requests = isinstance(action, Load) and self.reception.is_hungry(action.model)
         copy, steps = begin(self, action, line)
+        if for_requests:
+            self.unwanted.begins(copy)
         self.tell_news("decision", **as_news(line))
         self._under_way[copy.id] = self.spawn(self._watch(action, row, line, copy, steps))
 
@@ -173,6 +179,7 @@ class LiveCluster:
             await self._failed(action, copy, failure, error)
         self._under_way.pop(copy.id, None)
         self.arrivals.over(copy)
+        self.unwanted.over(copy)
         self.pulse()
         line.end_s, line.error = self.now_s(), error
         with contextlib.suppress(JournalError):  # counted there; done is done
@@ -248,6 +255,10 @@ class LiveCluster:
             self.reception.suspects.discard(copy.id)
             if copy.phase is Phase.READY:
                 self.reception.release(copy.model)
+
+    def left(self, model: str) -> None:
+        """A request that waited for a seat waits no more."""
+        self.unwanted.look(model)
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
@@ -331,6 +342,13 @@ class LiveCluster:
             self.close(copy, Phase.LEAVING)
             self.spawn(transitions.see_off(self, copy, why))
         self.tell_news(news, instance=copy.id, model=copy.model, why=why)
+
+    def cancel(self, copy: Copy, why: str) -> None:
+        """Stop a load or wake under way. It is no failure: the model may be loaded again at once.
+
+        A wake that is stopped ends the copy: nobody knows what it holds where.
+        """
+        self.kill(copy, f"{CANCELLED}{why}", "cancelled")
 
     async def probe(self, copy: Copy, why: str = "") -> None:
         """Look at an engine; if it cannot serve, it is lost."""

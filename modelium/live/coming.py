@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from modelium.managers.engine import Order, Progress
 from modelium.state import Copy
@@ -12,6 +13,7 @@ from modelium.state import Copy
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
 
+T = TypeVar("T")
 LEAST_LEFT_S = 1.0
 """What is late by its estimate takes a while longer."""
 
@@ -26,6 +28,8 @@ class Coming:
     """For the manager, from its thread."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     stage: str = "queued"
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    """As `cancelled`, for the event loop."""
 
     def left_s(self, now_s: float) -> float:
         """Seconds to go, by the estimate."""
@@ -34,6 +38,18 @@ class Coming:
     def share(self, now_s: float) -> float:
         """The share that is done, by the estimate; never all of it."""
         return min(0.99, (now_s - self.begun_s) / max(self.expected_s, 1e-9))
+
+    def cancel(self) -> None:
+        """Whoever brings it up should stop."""
+        self.cancelled.set()
+        self.stopped.set()
+
+    async def unless_cancelled(self, work: asyncio.Task[T]) -> None:
+        """Wait for `work`, which cannot be stopped, but no longer than until this is cancelled."""
+        stopped = asyncio.ensure_future(self.stopped.wait())
+        await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        work.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 class Arrivals:
@@ -60,7 +76,7 @@ class Arrivals:
     def cancel(self, copy: Copy) -> None:
         """Tell its manager to give up."""
         if coming := self._coming.get(copy.id):
-            coming.cancelled.set()
+            coming.cancel()
 
     def of(self, copy_id: str) -> Coming | None:
         """What is known of one instance's load or wake."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import did_you_mean
 from modelium.live.lines import News, as_news
 from modelium.live.seats import RefusedError
-from modelium.state import Copy
+from modelium.rules import must_stay
+from modelium.state import COMING, Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -105,11 +106,30 @@ class Operations:
         return self._model(cluster.state.models[model])
 
     async def unload(self, model: str) -> dict[str, Any]:
-        """Let all copies finish their requests and go. Raises RefusedError: 404, 409."""
-        return await self._each(model, lambda copy: Unload(copy.id, REASON, drain=True))
+        """Let all copies finish their requests and go; a load or wake under way is cancelled.
+
+        Requests that wait for such a load are refused, else it would be begun again at once; a
+        later one has the model loaded again. Raises RefusedError: 404, 409.
+        """
+        self._known(model)
+        state = self._cluster.state
+        here = {copy.id for copy in state.instances_of(model)}
+        self._cancel_loads(model)
+        while True:
+            changed = self._cluster.changed
+            await self._each(model, lambda copy: Unload(copy.id, REASON, drain=True), among=here)
+            left = [state.copy(name) for name in here if name in state.instances]
+            if stuck := [copy.id for copy in left if copy.stuck]:
+                raise RefusedError(CONFLICT, f"{stuck[0]} does not end; it is tried again")
+            if not left:
+                return self._model(state.models[model])
+            await changed.wait()
 
     async def sleep(self, model: str, level: int = 1) -> dict[str, Any]:
         """Let all awake copies finish their requests and sleep. Raises RefusedError: 404, 409."""
+        self._known(model)
+        if not self._ready(model) and (coming := self._coming(model)):
+            raise RefusedError(CONFLICT, f"{coming[0].id} is {coming[0].phase}: not awake yet")
         return await self._each(
             model,
             lambda copy: Sleep(copy.id, level, REASON, drain=True),
@@ -158,20 +178,42 @@ class Operations:
         while copies := list(cluster.state.instances_of(model)):
             changed = cluster.changed
             for copy in copies:
-                if copy.phase in (Phase.LOADING, Phase.WAKING):
-                    cluster.kill(cluster.state.copy(copy.id), reason, "ended")
+                if copy.phase in COMING:
+                    cluster.cancel(cluster.state.copy(copy.id), reason)
             await self._each(model, lambda copy: Unload(copy.id, reason, drain=True))
             await changed.wait()
+
+    def _cancel_loads(self, model: str) -> None:
+        """Stop what loads or wakes. Raises RefusedError (409) if it has to be there."""
+        cluster, coming = self._cluster, self._coming(model)
+        for copy in coming:
+            if why := must_stay(cluster.state, copy):
+                raise RefusedError(CONFLICT, why)
+        if coming and not self._ready(model):
+            why = f"{model} was unloaded by an operator before it was ready"
+            cluster.reception.refuse_all(model, LOAD_FAILED, why, cluster.left_s(model))
+        for copy in coming:
+            cluster.cancel(copy, "an operator unloaded it")
+
+    def _coming(self, model: str) -> list[Copy]:
+        state = self._cluster.state
+        return [state.copy(c.id) for c in state.instances_of(model) if c.phase in COMING]
 
     async def _each(
         self,
         model: str,
         action: Any,
         phases: tuple[Phase, ...] = (Phase.READY, Phase.ASLEEP),
+        among: Collection[str] | None = None,
     ) -> dict[str, Any]:
+        """Do something with the copies in these phases, if given only those `among` them."""
         self._known(model)
         state = self._cluster.state
-        copies = [state.copy(c.id) for c in state.instances_of(model) if c.phase in phases]
+        copies = [
+            state.copy(one.id)
+            for one in state.instances_of(model)
+            if one.phase in phases and (among is None or one.id in among)
+        ]
         ends = await asyncio.gather(*(self.act(action(copy)) for copy in copies))
         if error := next(filter(None, ends), ""):
             raise RefusedError(CONFLICT, error)

@@ -48,6 +48,9 @@ class Control(Protocol):
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
 
+    def left(self, model: str) -> None:
+        """A request that waited for `model` has gone without a seat."""
+
     def fell_idle(self, copy: Copy) -> None:
         """An instance has answered its last request."""
 
@@ -169,6 +172,7 @@ class Reception:
             await asyncio.wait_for(asyncio.shield(granted), self.house.max_wait_s)
         except TimeoutError:
             self.wanted.pop(model, None)
+            self.control.left(model)
             late = f"{model} was not ready within {self.house.max_wait_s:g} s"
             raise RefusedError(503, late, self.control.left_s(model)) from None
 
@@ -291,6 +295,7 @@ class Reception:
                 future.result().finish("cancelled")
             elif not isinstance(error, RefusedError):
                 self.control.cancelled(request)
+            self.control.left(request.model)
             raise
 
     def _closed_to(self, model: str) -> str:

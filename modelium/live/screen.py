@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from modelium.core import CANCELLED
 from modelium.units import counted, format_bytes, format_seconds
 
 BAR = 20
@@ -135,6 +136,8 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
     match what:
         case "decision" if not about["error"]:
             return _decision(about, about["reason"])
+        case "done" if about["error"].startswith(CANCELLED):
+            return _decision(about, about["error"], "yellow")
         case "decision" | "done" if about["error"]:
             return _decision(about, f"failed: {about['error']}", "red")
         case "done" if about["kind"] in ("load", "wake", "move"):

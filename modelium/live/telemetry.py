@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelium.core import Phase
+from modelium.core import CANCELLED, Phase
 from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
@@ -79,7 +79,8 @@ class Telemetry:
 
     def _ended(self, about: Mapping[str, Any]) -> None:
         runtime, kind = self._runtime(about["model"]), about["kind"]
-        status = "failure" if about["error"] else "success"
+        cancelled = about["error"].startswith(CANCELLED)
+        status = "cancelled" if cancelled else "failure" if about["error"] else "success"
         if kind in ("load", "move"):
             self._metrics.record_model_load(runtime, status, about["stages"])
         elif kind == "unload":

@@ -61,8 +61,10 @@ async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     coming = cluster.arrivals.expect(copy, cluster.state.costs.wake_s(copy.id))
     coming.progress("wake", 0.0)
     wake_s = cluster.deadlines.wake_s
-    await cluster.call(cluster.managers[engine.runtime].wake, engine, wake_s)
+    waking = cluster.spawn(cluster.call(cluster.managers[engine.runtime].wake, engine, wake_s))
+    await coming.unless_cancelled(waking)
     cluster.check(copy)
+    await waking
     line.stages["wake"] = took_s = cluster.state.now_s - coming.begun_s
     cluster.journal.running(engine)
     cluster.learnt.took(copy.model, line.tier, took_s)
@@ -181,6 +183,7 @@ def _send_elsewhere(cluster: LiveCluster, copy: Copy) -> None:
 
 async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decision) -> None:
     """Wait until this much is free on each of the copy's GPUs, and take it."""
+    cluster.check(copy)
     begun_s = cluster.state.now_s
     granted = asyncio.get_running_loop().create_future()
     wanted = cluster.room.take(copy.gpus, more_bytes, partial(_grant, granted))

@@ -148,7 +148,10 @@ class ModeliumMetrics:
     def record_model_load(
         self, runtime: str, status: str = "success", stages: Mapping[str, float] | None = None
     ) -> None:
-        """A load ended; `stages` are its seconds by stage."""
+        """A load ended; `stages` are its seconds by stage.
+
+        `status` is success, failure or cancelled (it was stopped before its end, on purpose).
+        """
         self._count_change(self.families.loads, runtime, status)
         self._time_stages(self.families.load_s, runtime, stages)
 
@@ -173,8 +176,9 @@ class ModeliumMetrics:
         runtime = self._word("runtime", runtime)
         self._child(self.families.models_loaded, runtime).set(count)
         self._child(self.families.restarts, runtime)
-        for status in ("success", "failure"):
+        for status in ("success", "failure", "cancelled"):
             self._child(self.families.loads, runtime, status)
+        for status in ("success", "failure"):
             self._child(self.families.unloads, runtime, status)
 
     def update_model_memory(self, held: Mapping[tuple[str, str], int]) -> None:

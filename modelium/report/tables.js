@@ -78,7 +78,7 @@ function fillLog(box, found, end) {
 
 function logRow([at, took, kind, model, gpus, tier, error, reason], end) {
   const why = html("td", { class: "reason" }, reason);
-  if (error) why.append(html("span", { class: "failed" }, `${reason ? " · " : ""}failed: ${error}`));
+  if (error) why.append(html("span", { class: "failed" }, `${reason ? " · " : ""}${error.startsWith("cancelled: ") ? "" : "failed: "}${error}`));
   const button = html("button", { type: "button" }, clock(at, end));
   const line = html("tr", { class: "jump" }, html("td", { class: "text" }, button),
     ...[kind, model, gpus, tier].map((text) => html("td", { class: "text" }, text)),

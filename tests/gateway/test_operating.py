@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -33,6 +34,24 @@ def test_a_model_through_all_its_states(tmp_path: Path) -> None:
         assert [row["name"] for row in (await here.get("/models"))[1]["models"]] == ["b"]
 
     visit(tmp_path, act, TWO)
+
+
+def test_a_load_ends_with_the_connection_of_its_only_client(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        for name, stream in (("a", False), ("b", True)):
+            body = {"model": name, "prompt": "x", "max_tokens": 1, "stream": stream}
+            asking = asyncio.create_task(here.http.post(here.url + "/v1/completions", json=body))
+            await here.until(lambda name=name: here.house.phases(name) == ["loading"])
+            if stream:
+                (await asking).close()
+            asking.cancel()
+            await here.until(lambda name=name: not here.house.phases(name))
+            _, told = await here.get(f"/decisions?model={name}")
+            [line] = told["decisions"]
+            assert line["error"] == "cancelled: nobody waits for it any more"
+            assert (await here.get(f"/models/{name}"))[1]["error"] == ""
+
+    visit(tmp_path, act, TWO, held=True)
 
 
 def test_decisions_say_why(tmp_path: Path) -> None:
