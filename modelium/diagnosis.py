@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from modelium import catalog
 from modelium.config import Config, examine, find, make_plan, search
@@ -21,6 +22,9 @@ from modelium.errors import ConfigError, ModeliumError
 from modelium.managers import environment as environments
 from modelium.managers import triton_layout
 from modelium.units import GIB, counted, format_bytes
+
+if TYPE_CHECKING:
+    from modelium.live.inventory import Reading
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 ENGINES = ("vllm", "ray")
@@ -97,28 +101,42 @@ def _gpus() -> Iterator[Finding]:
     except ImportError:
         yield Finding(NOTE, "GPUs", "not looked for: nvidia-ml-py is not installed ([live])")
         return
+    if why := _driver_trouble(pynvml):
+        yield Finding(NOTE, "GPUs", f"none found ({why}); simulation needs none")
+        return
+    from modelium.live.inventory import NvmlInventory
+    from modelium.serving.hardware import seen
+
+    try:
+        readings, notes = seen(NvmlInventory())
+    except ConfigError as error:
+        yield Finding(NOTE, "GPUs", str(error))
+        return
+    yield from map(_gpu, readings)
+    for note in notes:
+        yield Finding(NOTE, "GPUs", note)
+
+
+def _driver_trouble(pynvml: ModuleType) -> str:
+    """Why the driver cannot be asked, in its own words."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        yield Finding(NOTE, "GPUs", f"none found ({error}); simulation needs none")
-        return
+        return str(error)
+    pynvml.nvmlShutdown()
+    return ""
+
+
+def _gpu(reading: Reading) -> Finding:
+    what = f"GPU {reading.number}"
+    if reading.lost:
+        return Finding(NOTE, what, f"{reading.name}: lost ({reading.lost})")
+    free = f"{format_bytes(reading.free_bytes)} of {format_bytes(reading.total_bytes)} free"
     try:
-        yield from map(_gpu, range(pynvml.nvmlDeviceGetCount()))
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(index: int) -> Finding:
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    name, memory = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
-    free = f"{format_bytes(memory.free)} of {format_bytes(memory.total)} free"
-    try:
-        kind = catalog.gpu(name).name
+        kind = catalog.gpu(reading.name).name
     except ModeliumError:
         kind = "not in the catalogue"
-    return Finding(OK, f"GPU {index}", f"{name} ({kind}), {free}")
+    return Finding(OK, what, f"{reading.name} ({kind}), {free}")
 
 
 def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:

@@ -283,9 +283,10 @@ class State:
         self.demand = {key: demand for key, demand in self.demand.items() if key != name}
         del self._of[name]
 
-    def resize(self, gpu: str, memory_bytes: int) -> None:
-        """Others took memory of a GPU, or gave some back."""
-        new = replace(self.all_gpus[gpu], memory_bytes=memory_bytes)
+    def resize(self, gpu: str, memory_bytes: int, kind: str | None = None) -> None:
+        """Others took memory of a GPU, or gave some back; or it is of another `kind` than said."""
+        old = self.all_gpus[gpu]
+        new = replace(old, memory_bytes=memory_bytes, kind=old.kind if kind is None else kind)
         self._free[gpu] += memory_bytes - self.all_gpus[gpu].memory_bytes
         self.all_gpus = {name: new if name == gpu else g for name, g in self.all_gpus.items()}
         if gpu in self._working:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from modelium.catalog import gpu as gpu_spec
 from modelium.catalog.fleet import HOST_TO_GPU_MEMORY
 from modelium.config import schema
+from modelium.config.devices import GpuName, find_all
 from modelium.config.values import build
 from modelium.core import Gpu, Node
 from modelium.costs import Links
@@ -28,6 +29,12 @@ class Hardware:
     """By node."""
     share: float
     """Of each GPU's memory that models may use."""
+    names: tuple[GpuName, ...]
+    """Of the GPUs, in their order."""
+    devices: Mapping[str, int]
+    """Where each GPU is in the inventory."""
+    left_out: tuple[GpuName, ...] = ()
+    """GPUs that are there but not to be used."""
 
     def most_per_node(self, kind: str) -> int:
         """GPUs of `kind` on the node that has most of them."""
@@ -50,25 +57,58 @@ def hardware(cluster: schema.Cluster, share: float) -> Hardware:
         raise ConfigError(f"cluster.nodes: {min(twice)!r} is there twice")
     nodes: list[Node] = []
     gpus: list[Gpu] = []
+    found: list[GpuName] = []
+    devices: dict[str, int] = {}
     links: dict[str, Links] = {}
     for name, entry in zip(names, entries, strict=True):
-        sizes = [(group.kind, _memory(group)) for group in entry.gpus for _ in range(group.count)]
-        first = len(gpus)
-        gpus += [
-            Gpu(f"gpu{first + i}", name, int(size * share), kind)
-            for i, (kind, size) in enumerate(sizes)
-        ]
+        sizes = []
+        for group in entry.gpus:
+            for _ in range(group.count):
+                gpu = _name(group, len(found))
+                found.append(gpu)
+                if isinstance(group, schema.FoundGpu):
+                    devices[gpu.id] = group.device
+                sizes.append((group.kind, size := _memory(group)))
+                gpus.append(Gpu(gpu.id, name, int(size * share), group.kind))
         ram = _first(entry.host_memory, cluster.host_memory)
         default_ram = round(HOST_TO_GPU_MEMORY * sum(size for _, size in sizes))
         nodes.append(Node(name, default_ram if ram is None else ram))
         links[name] = _links(cluster.links, entry.links, [kind for kind, _ in sizes])
-    return Hardware(tuple(nodes), tuple(gpus), links, share)
+    used = _used(cluster, found)
+    gpus = [gpu for gpu in gpus if gpu.id in used]
+    with_gpus = {gpu.node for gpu in gpus}
+    return Hardware(
+        nodes=tuple(node for node in nodes if node.id in with_gpus),
+        gpus=tuple(gpus),
+        links=links,
+        share=share,
+        names=tuple(gpu for gpu in found if gpu.id in used),
+        devices=devices or {gpu.id: place for place, gpu in enumerate(gpus)},
+        left_out=tuple(gpu for gpu in found if gpu.id not in used),
+    )
+
+
+def _name(group: schema.GpuGroup, place: int) -> GpuName:
+    if isinstance(group, schema.FoundGpu):
+        number, parent = group.number, group.parent
+    else:
+        number, parent = str(place), ""
+    return GpuName(f"gpu{number}", number, group.kind, group.uuid or "", parent)
+
+
+def _used(cluster: schema.Cluster, found: Sequence[GpuName]) -> set[str]:
+    if cluster.use is None or not found:
+        return {gpu.id for gpu in found}
+    try:
+        return {gpu.id for gpu in find_all(cluster.use, found)}
+    except ConfigError as error:
+        raise ConfigError(f"cluster.use: {error}") from None
 
 
 def on_fleet(config: schema.Config, fleet: str) -> schema.Config:
     """The configuration on other GPUs, such as 4xh100-80g. Raises CatalogError."""
     gpus = [schema.PlacedGroup(**group) for group in schema.placed(fleet)]
-    cluster = dataclasses.replace(config.cluster, gpus=gpus, nodes=[])
+    cluster = dataclasses.replace(config.cluster, gpus=gpus, nodes=[], use=None)
     return dataclasses.replace(config, cluster=cluster)
 
 

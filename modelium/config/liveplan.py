@@ -34,7 +34,7 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
     return LiveInput(
         nodes=list(plan.hardware.nodes),
         gpus=list(plan.hardware.gpus),
-        devices={gpu.id: device for device, gpu in enumerate(plan.hardware.gpus)},
+        devices=plan.hardware.devices,
         served=models,
         work=engines.work_s,
         facts=ConfiguredFacts(
@@ -65,6 +65,7 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
             stall_s=live.stall,
             shutdown_s=live.shutdown,
         ),
+        share=plan.hardware.share,
     )
 
 

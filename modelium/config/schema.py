@@ -66,6 +66,19 @@ class Links(Section):
     """What the engine's loader reaches per GPU at best."""
 
 
+def _gpu_words(given: Any) -> Any:
+    """Take numbers, UUIDs and other names of GPUs, one or a list, as words."""
+    items = given if isinstance(given, list) else [given]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            raise ConfigError(f"{item!r:.40} is neither a GPU's number nor its UUID, id or kind")
+    return [str(item).strip() for item in items]
+
+
+GpuWords = Annotated[list[str], Bounds(min_length=1), Read(_gpu_words, int | str | list[int | str])]
+"""GPUs by number, UUID or its beginning, id or kind."""
+
+
 class GpuGroup(Section):
     """Some GPUs of one kind."""
 
@@ -74,6 +87,22 @@ class GpuGroup(Section):
     count: Count = 1
     memory: Bytes | None = None
     """Of each, instead of the catalogue's figure."""
+    uuid: str | None = None
+    """The driver's name of a single GPU, so that it can be named by it in simulation, too."""
+
+    def __post_init__(self) -> None:
+        if self.uuid is not None and self.count != 1:
+            raise ValueError("uuid names one GPU, so count has to be 1")
+
+
+class FoundGpu(GpuGroup):
+    """A GPU that the driver has listed; no file says this."""
+
+    device: int
+    """Where it is in the inventory."""
+    number: str
+    parent: str = ""
+    """UUID of the GPU that a MIG instance is a part of."""
 
 
 class PlacedGroup(GpuGroup):
@@ -123,6 +152,9 @@ class Cluster(Section):
     host_memory: Bytes | None = None
     """RAM of each node for cached and sleeping weights."""
     links: Links = Links()
+    use: GpuWords | None = None
+    """Of these GPUs, the ones that may be used: numbers, UUIDs or their beginnings, ids (gpu0),
+    kinds; the others are left alone. [default: all]"""
 
     def __post_init__(self) -> None:
         if self.gpus and self.nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelium.core import Phase
@@ -21,7 +22,7 @@ async def adopt(cluster: LiveCluster) -> list[str]:
     An engine that was still starting is ended: nobody waits for it any more, and its start may
     hang for the same reason as before.
     """
-    records = cluster.journal.alive()
+    records = [_found_again(cluster, record) for record in cluster.journal.alive()]
     taken = await asyncio.gather(*(_adoptable(cluster, record) for record in records))
     adopted: list[str] = []
     for record, ours in zip(records, taken, strict=True):
@@ -35,6 +36,23 @@ async def adopt(cluster: LiveCluster) -> list[str]:
         for swept in await cluster.call(manager.sweep, known):
             cluster.tell_news("swept", why=swept)
     return adopted
+
+
+def _found_again(cluster: LiveCluster, record: Record) -> Record:
+    """The record with its GPUs as they are counted now: the driver may have lost or moved some.
+
+    A GPU that is not there any more is named by its UUID, which fits nowhere.
+    """
+    engine = record.engine
+    if engine is None or not engine.uuids:
+        return record
+    devices = {one.uuid: device for device, one in cluster.memory.readings.items() if one.uuid}
+    names = {device: name for name, device in cluster.devices.items()}
+    gpus = tuple(names.get(devices.get(uuid, -1), uuid) for uuid in engine.uuids)
+    if not all(uuid in devices for uuid in engine.uuids):
+        return replace(record, gpus=gpus)
+    now = replace(engine, devices=tuple(devices[uuid] for uuid in engine.uuids))
+    return replace(record, gpus=gpus, engine=now)
 
 
 async def _adoptable(cluster: LiveCluster, record: Record) -> bool:

@@ -77,6 +77,7 @@ class LiveCluster:
         self.journal = journal
         self.deadlines = given.deadlines
         self.devices = dict(given.devices)
+        self.share = given.share
         self.facts = given.facts
         self.engines: dict[str, Engine] = {}
         self.held: dict[str, int] = {}

@@ -123,4 +123,5 @@ def order(cluster: LiveCluster, copy: Copy, coming: Coming) -> Order:
         served.can_sleep,
         cluster.deadlines.load_s,
         coming.cancelled,
+        uuids=cluster.memory.uuids(devices),
     )

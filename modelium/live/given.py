@@ -51,7 +51,7 @@ class LiveInput:
     nodes: list[Node]
     gpus: list[Gpu]
     devices: Mapping[str, int]
-    """Index, for the driver, of each GPU."""
+    """Where each GPU is in the inventory."""
     served: list[Served]
     work: Work
     facts: ConfiguredFacts = field(default_factory=ConfiguredFacts)
@@ -59,3 +59,5 @@ class LiveInput:
     house: House = field(default_factory=House)
     patience: Patience = field(default_factory=Patience)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    share: float = 1.0
+    """Of each GPU's memory that models may use."""

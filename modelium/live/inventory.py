@@ -134,12 +134,7 @@ class NvmlInventory:
                 f"no NVIDIA GPU can be read: {error}. Install the driver, or name pretend GPUs"
                 " in the configuration"
             ) from None
-        if not found and self.without_instances:
-            raise ConfigError(
-                f"GPU {', '.join(self.without_instances)} is in MIG mode and has no instances;"
-                " make some (nvidia-smi mig -cgi ... -C) or leave MIG mode (nvidia-smi -mig 0)"
-            )
-        if not found:
+        if not found and not self.without_instances:
             raise ConfigError("NVIDIA's driver runs, but it has no GPU")
 
     def read(self) -> dict[int, Reading]:

@@ -31,6 +31,7 @@ async def alive(
     with `keep_engines` left for the next start to adopt.
     """
     await cluster.memory.look()
+    cluster.memory.leave_out_lost()
     await adopt(cluster)
     driver = Driver(cluster, policy)
     looks = {

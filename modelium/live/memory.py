@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelium.core import Phase
@@ -36,11 +37,19 @@ class Memory:
         """The last look, by device."""
         self.whole_bytes = {name: gpu.memory_bytes for name, gpu in cluster.state.all_gpus.items()}
         """What each GPU offers when nobody else uses it."""
+        self._guessed: set[str] = set()
+        """GPUs that nobody could read yet: their kind and size are guesses."""
 
     def total_bytes(self, device: int) -> int:
         """What a GPU has in all, as last seen; 0 before the first look."""
         reading = self.readings.get(device)
         return reading.total_bytes if reading else 0
+
+    def uuids(self, devices: Sequence[int]) -> tuple[str, ...]:
+        """The driver's own names of some GPUs; none for pretended ones."""
+        if self.inventory.pretend:
+            return ()
+        return tuple(self.readings[device].uuid for device in devices)
 
     async def look(self) -> dict[int, Reading]:
         """Read all GPUs now."""
@@ -120,6 +129,26 @@ class Memory:
         """The same, by the last look."""
         readings = self.readings
         return max((_held(readings[d], engine) for d in engine.devices if d in readings), default=0)
+
+    def leave_out_lost(self) -> None:
+        """GPUs that are lost before anything runs are listed, but nothing is put on them."""
+        for name, device in self._cluster.devices.items():
+            reading = self.readings.get(device)
+            if reading is not None and reading.lost:
+                self._cluster.state.lose(name)
+                if not reading.uuid:
+                    self._guessed.add(name)
+
+    def regain(self, gpu: str, reading: Reading) -> None:
+        """A GPU works again, perhaps for the first time: then it is what the driver says."""
+        cluster = self._cluster
+        if gpu in self._guessed:
+            self._guessed.discard(gpu)
+            whole = int(reading.total_bytes * cluster.share)
+            self.whole_bytes[gpu] = whole
+            cluster.state.resize(gpu, whole, reading.kind)
+            cluster.room.resize(gpu, whole)
+        cluster.state.regain(gpu)
 
     def charge_others(self) -> None:
         """What others hold is not ours: GPUs are as large as what is left of them."""

@@ -69,7 +69,7 @@ async def gpus(cluster: LiveCluster) -> None:
             if lost and working:
                 lose(cluster, name, lost)
             elif reading and not lost and not working:
-                cluster.state.regain(name)
+                cluster.memory.regain(name, reading)
                 cluster.tell(Fault(name, "back"))
         cluster.tell_news("gpus")
         await asyncio.sleep(GPUS_EVERY_S)

@@ -94,6 +94,7 @@ class EmulatedManager:
                     api="openai" if isinstance(spec.engine, Generate) else "kserve",
                     name=spec.model,
                     devices=order.devices,
+                    uuids=order.uuids,
                     process=process,
                     log=str(log),
                     stages=notes.seconds,

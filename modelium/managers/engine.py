@@ -54,7 +54,7 @@ class Order:
     path: Path | None = None
     """Folder of the model's files; None if the runtime needs none."""
     devices: tuple[int, ...] = (0,)
-    """GPUs by the driver's index."""
+    """GPUs by number."""
     bytes_per_gpu: int = 0
     """What it may take of each: weights, KV pool and overhead. 0: no limit is known."""
     memory_bytes: int = 0
@@ -67,6 +67,9 @@ class Order:
     deadline_s: float = 600.0
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set by the executor to give the start up; the manager looks at least once a second."""
+    uuids: tuple[str, ...] = ()
+    """The GPUs by the driver's own names, which stay when it counts anew; empty for GPUs that are
+    pretended or were named by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class Engine:
     name: str
     """What the engine calls the model."""
     devices: tuple[int, ...] = ()
+    uuids: tuple[str, ...] = ()
+    """As in the order: by these it is found on its GPUs after a restart."""
     process: Process | None = None
     """Leader of the engine's own process group; None where a server holds several engines."""
     log: str = ""
@@ -103,6 +108,7 @@ class Engine:
             **{
                 **given,
                 "devices": tuple(given["devices"]),
+                "uuids": tuple(given.get("uuids", ())),
                 "process": Process.from_dict(process) if process else None,
             }
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelium.errors import ConfigError
 
 NOT_THEIRS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 """Variables that speak of Modelium's own environment."""
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_HIDES_ALL = ("", "-1", "none", "void", "NoDevFiles")
 
 
 def find(runtime: str, program: str, given: Path | None = None) -> Path:
@@ -39,6 +42,17 @@ def variables(program: Path) -> dict[str, str]:
     """The environment in which an engine starts: ours, but with its own programs found first."""
     own = {name: value for name, value in os.environ.items() if name not in NOT_THEIRS}
     return {**own, "PATH": f"{program.parent}{os.pathsep}{own.get('PATH', os.defpath)}"}
+
+
+def gpus(uuids: Sequence[str], devices: Sequence[int]) -> dict[str, str]:
+    """Variables by which an engine sees its GPUs only: by UUID where the driver told it.
+
+    Numbers are the driver's. Where the operator hides all GPUs they stay hidden.
+    """
+    seen = ",".join(uuids or map(str, devices))
+    if not uuids and os.environ.get(_VISIBLE, "all").strip() in _HIDES_ALL:
+        seen = ""
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", _VISIBLE: seen}  # not "fastest first"
 
 
 def distribution(program: Path, name: str) -> str | None:

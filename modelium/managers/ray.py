@@ -102,7 +102,8 @@ class RayManager(ByName):
         if order.path is None or not order.path.is_dir():
             raise StartError(f"{order.model}: its files are not at {order.path}", final=True)
         start = Start(replace(order, path=order.path.absolute()), progress)
-        wanted, app = ray_order.read(start.order), self._app(order.instance)
+        wanted = ray_order.read(start.order, ours=self._ray.is_ours)
+        app = self._app(order.instance)
         with self._lock:
             if app in self._ray.members:
                 raise StartError(f"{order.instance} is loaded already")
@@ -193,6 +194,7 @@ class RayManager(ByName):
             api="openai",
             name=order.model,
             devices=order.devices,
+            uuids=order.uuids,
             log=str(self._ray.log or ""),
             extra={"app": app, "pids": [], **plain},
         )

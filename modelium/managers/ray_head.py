@@ -242,7 +242,8 @@ class Ray:
 
     def _variables(self) -> dict[str, str]:
         own = environments.variables(self._program)
-        own.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):  # each replica is told its own GPUs
+            own.pop(name, None)
         return {**own, **COMMON, **(LOCAL if self.is_ours else {}), **self._env}
 
     def _end(self, grace_s: float) -> None:

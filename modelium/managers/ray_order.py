@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.managers import settings
+from modelium.managers import environment, settings
 from modelium.managers.engine import Order, StartError
 
 DRAIN_S = 10.0
@@ -30,8 +30,12 @@ class Wanted:
     """A class of the user's, which takes any JSON."""
 
 
-def read(order: Order) -> Wanted:
-    """Say in Ray's words what is to be served. Raises StartError for a wrong setting."""
+def read(order: Order, *, ours: bool = True) -> Wanted:
+    """Say in Ray's words what is to be served. Raises StartError for a wrong setting.
+
+    A Ray of ours is on this machine, so that UUIDs name its GPUs. The nodes of a cluster that
+    somebody else runs (`ours` is False) may be others, and count their own GPUs: numbers.
+    """
     given = dict(order.settings)
     if found := settings.problem("ray", given):
         raise StartError(f"{order.model}: {found[1]}", final=True)
@@ -43,11 +47,11 @@ def read(order: Order) -> Wanted:
     model |= {"gpus": len(order.devices), "threads": given.get("threads", THREADS)}
     if order.bytes_per_gpu and order.memory_bytes:
         model["memory_share"] = min(1.0, order.bytes_per_gpu / order.memory_bytes)
+    mig = any(uuid.startswith("MIG-") for uuid in order.uuids)  # those have no number of their own
     variables = {
         **_QUIET,
         **{name: str(value) for name, value in given.get("env", {}).items()},
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the driver's numbers, not "fastest first"
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
+        **environment.gpus(order.uuids if ours or mig else (), order.devices),
     }
     deployment = {
         "num_replicas": 1,

@@ -37,7 +37,7 @@ from modelium.managers.triton_client import (
     bumped,
 )
 from modelium.managers.triton_entry import entry_name, write
-from modelium.managers.triton_server import Remote, Server, cpu_s, silent
+from modelium.managers.triton_server import Gpu, Remote, Server, cpu_s, silent
 from modelium.managers.triton_unload import remove
 from modelium.managers.vllm_log import final
 
@@ -92,7 +92,8 @@ class TritonManager(ByName):
         self._remote = None if url is None else _remote(url, grpc, self._repository)
         self._layout = None if url is not None else triton_layout.find(environment)
         self._lock = threading.Lock()
-        self._servers: dict[int, Server] = {}
+        self._servers: dict[str, Server] = {}
+        """By the names of their GPUs."""
         self._stalls = Stalls()
 
     # By name, one instance a model
@@ -120,8 +121,14 @@ class TritonManager(ByName):
             told = ", ".join(map(str, order.devices))
             why = f"{order.model}: Triton puts a model on one GPU, not on {told}"
             raise StartError(why, final=True)
+        if self._remote is not None and Gpu.of(order).uuid.startswith("MIG-"):
+            raise StartError(
+                f"{order.model}: a Triton that runs already cannot be told to use a MIG instance;"
+                " leave triton.url out, so that one is started there",
+                final=True,
+            )
         entry, start = entry_name(order.instance), Start(order, progress)
-        server = self._server(order.devices[0])
+        server = self._server(Gpu.of(order))
         if entry in server.loaded:
             raise StartError(f"{order.instance} is loaded already")
         try:
@@ -176,7 +183,7 @@ class TritonManager(ByName):
             if self._remote is not None:
                 server: Remote = self._remote
             else:
-                server = ours = self._own(engine.devices[0])
+                server = ours = self._own(Gpu.of(engine))
                 if not ours.adopt() or ours.url != engine.url:
                     return False
             inputs, _ = server.client.tensors(engine.name, ADOPT_S)
@@ -235,7 +242,8 @@ class TritonManager(ByName):
             api="kserve",
             name=entry,
             devices=order.devices,
-            log="" if self._remote else str(self._processes.log(f"triton-gpu{order.devices[0]}")),
+            uuids=order.uuids,
+            log="" if self._remote else str(self._processes.log(self._own(Gpu.of(order)).name)),
             stages=start.seconds,
             extra=extra,
         )
@@ -288,22 +296,22 @@ class TritonManager(ByName):
 
     # Servers
 
-    def _server(self, device: int) -> Remote:
-        return self._remote if self._remote is not None else self._own(device)
+    def _server(self, gpu: Gpu) -> Remote:
+        return self._remote if self._remote is not None else self._own(gpu)
 
-    def _own(self, device: int) -> Server:
+    def _own(self, gpu: Gpu) -> Server:
         assert self._layout is not None, "servers of ours are installed"
         with self._lock:
-            if device not in self._servers:
-                self._servers[device] = Server(
-                    self._processes, self._layout, self._ports, device, self._host, self._env
+            if gpu.name not in self._servers:
+                self._servers[gpu.name] = Server(
+                    self._processes, self._layout, self._ports, gpu, self._host, self._env
                 )
-            return self._servers[device]
+            return self._servers[gpu.name]
 
     def _of(self, engine: Engine) -> Remote | None:
         if self._remote is not None:
             return self._remote
-        return self._servers.get(engine.devices[0])
+        return self._servers.get(Gpu.of(engine).name)
 
 
 def _remote(url: str, grpc: str | None, repository: Path | None) -> Remote:

@@ -9,12 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from modelium.managers.engine import Engine, EngineError, Process
+from modelium.managers import environment
+from modelium.managers.engine import Engine, EngineError, Order, Process
 from modelium.managers.identity import runs
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
@@ -32,6 +34,24 @@ IDLE_S = 1.0
 RELOAD_S = 600.0
 LOOK_S = 0.02
 SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The GPU of a server of ours."""
+
+    device: int
+    uuid: str = ""
+
+    @classmethod
+    def of(cls, one: Order | Engine) -> Gpu:
+        """The first GPU of an order or engine."""
+        return cls(one.devices[0], one.uuids[0] if one.uuids else "")
+
+    @property
+    def name(self) -> str:
+        """The same after a restart: its number may have changed by then, but not its UUID."""
+        return self.uuid or f"gpu{self.device}"
 
 
 class Remote:
@@ -95,12 +115,12 @@ class Server(Remote):
         processes: Processes,
         layout: Layout,
         ports: Ports,
-        device: int,
+        gpu: Gpu,
         host: str,
         env: Mapping[str, str],
     ) -> None:
-        self.name, self.device = f"triton-gpu{device}", device
-        self.repository = processes.folder / "repository" / f"gpu{device}"
+        self.name, self.gpu = f"triton-{gpu.name}", gpu
+        self.repository = processes.folder / "repository" / gpu.name
         self.lock = threading.RLock()
         self.generation = 0
         self.loaded: dict[str, list[Tensor]] = {}
@@ -223,7 +243,7 @@ class Server(Remote):
         finally:  # whoever saw it down meanwhile need not do it again
             self.generation += 1
         last = (told.strip().splitlines() or ["it did not say why"])[-1]
-        raise EngineError(f"Triton for GPU {self.device} does not start: {last[-300:]}")
+        raise EngineError(f"Triton for GPU {self.gpu.device} does not start: {last[-300:]}")
 
     def _started(self, ports: tuple[int, ...]) -> bool:
         """Spawn it and wait until it listens."""
@@ -270,12 +290,13 @@ class Server(Remote):
         return command
 
     def _variables(self) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": str(self.device), **self._env}
+        uuids = [self.gpu.uuid] if self.gpu.uuid else []
+        return {**self._env, **environment.gpus(uuids, [self.gpu.device])}
 
     @property
     def _prefix(self) -> str:
         """Of its shared memory: its own, so that what a killed server left can be removed."""
-        return f"{self._processes.scratch(self.name).parent.name}-gpu{self.device}-"
+        return f"{self._processes.scratch(self.name).parent.name}-{self.gpu.name}-"
 
     def _at(self, which: int) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host

@@ -179,6 +179,7 @@ class VLLMManager(ByName):
                 api="openai",
                 name=order.model,
                 devices=order.devices,
+                uuids=order.uuids,
                 process=process,
                 log=str(log),
             )

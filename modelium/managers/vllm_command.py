@@ -57,10 +57,7 @@ def variables(
     own = environment.variables(program)
     own.pop("VLLM_CPU_KVCACHE_SPACE", None)  # wins over the flag, and is for one server only
     given = {name: str(value) for name, value in order.settings.get("env", {}).items()}
-    devices = {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the driver's numbers, not "fastest first"
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
-    }
+    devices = environment.gpus(order.uuids, order.devices)
     return {**own, **QUIET, **(ON_CPU if cpu else {}), **common, **given, **devices}
 
 

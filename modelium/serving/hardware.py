@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from modelium.config import Config, Plan, make_plan
-from modelium.config.schema import GpuGroup, NodeEntry
+from modelium.config.devices import GpuName
+from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.errors import ConfigError
-from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory
+from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory, Reading
 from modelium.serving.order import Order
+from modelium.serving.visible import visible
 from modelium.units import counted
+
+NO_INSTANCES = (
+    "is in MIG mode and has no instances: make some (nvidia-smi mig -cgi ... -C) or leave MIG mode"
+    " (nvidia-smi -mig 0)"
+)
 
 
 def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
@@ -18,29 +27,90 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
 
     The order comes back with the GPUs that are used. Raises ConfigError if there are none.
     """
-    config = order.config
+    config, why = order.config, "no NVIDIA GPU was found"
+    notes: tuple[str, ...] = ()
     if not order.emulate and not config.emulated.enabled:
-        with contextlib.suppress(ConfigError):
-            inventory = NvmlInventory()
-            order = replace(order, config=_on(config, inventory))
-            plan = make_plan(order.config)
-            found = f"{counted(len(plan.hardware.gpus), 'GPU')} found by NVML"
-            return inventory, order, plan, (found,)
+        inventory = _driver()
+        if inventory is not None:
+            readings, notes = seen(inventory)
+            if readings:
+                order = replace(order, config=_on(config, readings))
+                plan = make_plan(order.config)
+                return inventory, order, plan, (*_found(plan, inventory, readings), *notes)
+            why = "; ".join(notes) or why
     if not (config.cluster.gpus or config.cluster.nodes):
         raise ConfigError(
-            "no NVIDIA GPU was found; name GPUs to pretend in the configuration, such as"
+            f"{why}; name GPUs to pretend in the configuration, such as"
             " cluster: {gpus: 4xh100-80g}, or give --gpus"
         )
     plan = make_plan(config)
     gpus = plan.hardware.gpus
     kinds = ", ".join(f"{sum(g.kind == k for g in gpus)} x {k}" for k in plan.hardware.kinds())
-    return PretendInventory(gpus), order, plan, (f"no real GPUs are used: {kinds} are pretended",)
+    pretended = f"no real GPUs are used: {kinds} are pretended"
+    return PretendInventory(gpus), order, plan, (pretended, *_left_out(plan), *notes)
 
 
-def _on(config: Config, inventory: NvmlInventory) -> Config:
-    """The configuration with the GPUs that are there, all on one node."""
-    readings = [reading for reading in inventory.read().values() if not reading.lost]
-    groups = [GpuGroup(kind=reading.kind, memory=reading.total_bytes) for reading in readings]
-    node = NodeEntry(name="node0", gpus=groups)
+def seen(inventory: NvmlInventory) -> tuple[list[Reading], tuple[str, ...]]:
+    """The GPUs that the environment lets us use, lost ones too, and what it leaves out."""
+    readings = inventory.read().values()
+    names = {_name(reading): reading for reading in readings}
+    kept, notes = visible(list(names), os.environ)
+    empty = [f"GPU {n} {NO_INSTANCES}" for n in inventory.without_instances]
+    return [names[name] for name in kept], (*notes, *empty)
+
+
+def _driver() -> NvmlInventory | None:
+    try:
+        return NvmlInventory()
+    except ConfigError:
+        return None
+
+
+def _name(reading: Reading) -> GpuName:
+    number = reading.number
+    return GpuName(f"gpu{number}", number, reading.kind, reading.uuid, reading.parent)
+
+
+def _on(config: Config, readings: Sequence[Reading]) -> Config:
+    """The configuration with the GPUs that are there, all on one node.
+
+    One that is lost and was never seen is taken for one of the others' kind until it is back.
+    """
+    working = [reading for reading in readings if not reading.lost]
+    if not working:
+        told = ", ".join(f"GPU {reading.number}: {reading.lost}" for reading in readings)
+        raise ConfigError(f"no GPU works ({told})")
+    [(usual, _)] = Counter(reading.kind for reading in working).most_common(1)
+    example = next(reading for reading in working if reading.kind == usual)
+    gpus: list[FoundGpu] = []
+    for reading in readings:
+        facts = example if reading.lost else reading
+        gpus.append(
+            FoundGpu(
+                kind=facts.kind,
+                memory=facts.total_bytes,
+                uuid=reading.uuid or None,
+                device=reading.device,
+                number=reading.number,
+                parent=reading.parent,
+            )
+        )
+    node = NodeEntry(name="node0", gpus=[*gpus])
     cluster = replace(config.cluster, gpus=[], nodes=[node])
     return replace(config, cluster=cluster)
+
+
+def _found(plan: Plan, inventory: NvmlInventory, readings: Sequence[Reading]) -> tuple[str, ...]:
+    used = {plan.hardware.devices[gpu.id] for gpu in plan.hardware.gpus}
+    lost = tuple(
+        f"GPU {reading.number} is lost ({reading.lost}): it is used once it is back"
+        for reading in readings
+        if reading.lost and reading.device in used
+    )
+    working = f"{counted(len(used) - len(lost), 'GPU')} found by NVML"
+    return (working, *_left_out(plan), *lost)
+
+
+def _left_out(plan: Plan) -> tuple[str, ...]:
+    out = ", ".join(name.number for name in plan.hardware.left_out)
+    return (f"cluster.use leaves out GPU {out}",) if out else ()

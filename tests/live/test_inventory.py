@@ -208,13 +208,6 @@ def test_mig_instances_are_gpus_of_their_own_and_their_parent_is_none(driver: Fa
         assert (told["MIG-a"], told["MIG-c"]) == ((3, ""), (5, ""))
 
 
-def test_gpus_in_mig_mode_without_instances_are_none(driver: FakeDriver) -> None:
-    driver.names, driver.uuids = driver.names[:1], driver.uuids[:1]
-    driver.instances = {0: {}}
-    driver.write()
-    assert "GPU 0 is in MIG mode and has no instances; make some" in Asker(driver).end()
-
-
 def test_a_driver_that_is_restarted_is_found_again(driver: FakeDriver, asker: Asker) -> None:
     asker.read()
     driver.loaded = False

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +120,71 @@ def test_what_a_copy_was_seen_to_hold_is_its_size_from_then_on(folder: Path) -> 
         assert server.client.models()[0]["bytes_per_gpu"] == 30 * GIB
         server.end()
     assert still_there(folder) == []
+
+
+def engines(folder: Path) -> dict[str, list[str]]:
+    """By model: the GPUs by UUID that its engine was given, as the journal has it."""
+    with closing(sqlite3.connect(folder / "run" / ".modelium" / "journal.db")) as db:
+        rows = db.execute("SELECT model, engine FROM engines WHERE phase = 'ready'").fetchall()
+    return {model: json.loads(engine)["uuids"] for model, engine in rows}
+
+
+def test_gpus_are_chosen_lost_from_the_start_and_counted_anew(folder: Path) -> None:
+    """What the environment leaves, of that `cluster.use`, and of that what works; by UUID."""
+    driver = FakeDriver(folder, *["NVIDIA H100 80GB HBM3"] * 6)
+    driver.status[0] = LOST
+    driver.write()
+    config = {**CONFIG, "cluster": {"use": [0, "GPU-0001", 3, 4]}, "policy": "lru"}
+    seen = {**driver.environment, "CUDA_VISIBLE_DEVICES": "0,1,3,GPU-0004,9,5"}
+    with running(folder / "run", config, env=seen) as server:
+        notes = server.wait_for("serving")["notes"]
+        assert "3 GPUs found by NVML" in notes
+        assert any("leaves out 2 GPUs: 2, 5" in note for note in notes)
+        assert any("'9' names no GPU" in note for note in notes)
+        assert any(note.startswith("GPU 0 is lost (GPU is lost") for note in notes)
+        gpus = server.client.status()["gpus"]
+        assert [gpu["id"] for gpu in gpus] == ["gpu0", "gpu1", "gpu3", "gpu4"]
+        assert [bool(gpu["lost"]) for gpu in gpus] == [True, False, False, False]
+        for model in MODELS:
+            ask(server, model)
+        places = {model["name"]: model["gpus"] for model in server.client.models()}
+        assert places == {MODELS[0]: ["gpu1"], MODELS[1]: ["gpu3"]}
+        assert engines(folder) == {MODELS[0]: ["GPU-0001"], MODELS[1]: ["GPU-0003"]}
+        driver.status[0], driver.totals[0] = 0, 40 * GIB  # not what was taken for granted
+        driver.write()
+        until_gpus(server, lambda gpus: not gpus[0]["lost"])
+        [back, *_] = until_gpus(server, lambda gpus: gpus[0]["memory_bytes"] < 40 * GIB)
+        assert back["memory_bytes"] == int(40 * GIB * 0.9)
+        server.end(signal.SIGKILL)
+    # GPU 0 has gone altogether: the driver counts the others from 0.
+    driver.names, driver.uuids = driver.names[1:], driver.uuids[1:]
+    driver.status, driver.totals = driver.status[1:], {}
+    driver.write()
+    config["cluster"] = {"use": ["GPU-0001", "GPU-0003"]}
+    with running(folder / "run", config, env=driver.environment) as server:
+        assert "cluster.use leaves out GPU 1, 3, 4" in server.wait_for("serving")["notes"]
+        models = server.client.models()
+        assert {one["name"]: one["gpus"] for one in models} == {
+            MODELS[0]: ["gpu0"], MODELS[1]: ["gpu2"],
+        }  # fmt: skip
+        assert [one["status"] for one in models] == ["ready", "ready"], "they were adopted"
+        ask(server, MODELS[1])
+        assert server.end() == 0
+    assert still_there(folder) == []
+
+
+def test_check_lists_the_gpus_that_may_be_used(tmp_path: Path) -> None:
+    driver = FakeDriver(tmp_path, *["NVIDIA H100 80GB HBM3"] * 3, "NVIDIA L4")
+    driver.status[1] = LOST
+    driver.instances = {2: {}}
+    driver.write()
+    seen = {**driver.environment, "CUDA_VISIBLE_DEVICES": "0,1", "MODELIUM_CONFIG": ""}
+    command = [sys.executable, "-m", "modelium", "check", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=seen, capture_output=True, check=False)
+    findings = json.loads(done.stdout)
+    about = {f["what"]: f for f in findings if f["what"].startswith("GPU ")}
+    assert {what: one["verdict"] for what, one in about.items()} == {"GPU 0": "ok", "GPU 1": "note"}
+    assert "lost" in about["GPU 1"]["says"]
+    notes = [f["says"] for f in findings if f["what"] == "GPUs"]
+    assert any("leaves out 1 GPU: 3" in note for note in notes)
+    assert any("GPU 2 is in MIG mode and has no instances: make some" in note for note in notes)

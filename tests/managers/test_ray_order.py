@@ -33,6 +33,22 @@ def test_the_replica_sees_its_gpus_whatever_the_settings_say(tmp_path: Path) -> 
     assert (actor["num_gpus"], actor["slots"]) == (0, ["gpu_slot_2"])
 
 
+@pytest.mark.parametrize(
+    ("uuids", "ours", "seen"),
+    [
+        (("GPU-a", "GPU-b"), True, "GPU-a,GPU-b"),
+        (("GPU-a", "GPU-b"), False, "2,5"),  # its nodes count their own
+        (("MIG-a", "MIG-b"), False, "MIG-a,MIG-b"),  # no number names these
+    ],
+)
+def test_gpus_are_named_by_uuid_where_that_is_the_same_machine(
+    tmp_path: Path, uuids: tuple[str, ...], ours: bool, seen: str
+) -> None:
+    given = Order("m#1", "m", tmp_path, devices=(2, 5), uuids=uuids)
+    actor = ray_order.read(given, ours=ours).actor
+    assert actor["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == seen
+
+
 def test_its_share_of_the_memory_is_known_where_both_numbers_are(tmp_path: Path) -> None:
     assert wanted(tmp_path, bytes_per_gpu=20, memory_bytes=80).model["memory_share"] == 0.25
     assert wanted(tmp_path, bytes_per_gpu=90, memory_bytes=80).model["memory_share"] == 1.0
