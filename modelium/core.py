@@ -342,6 +342,8 @@ class Policy(Protocol):
     """Decides loads, unloads, sleeps and wakes. The only thing that people swap.
 
     `every_s`, if the policy has that attribute and it is not None, is the period of its ticks.
+    `sleeps`, if it has that attribute, says whether it may put instances to sleep: where it never
+    does, engines are started without what they need for it.
     """
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:

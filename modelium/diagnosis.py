@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modelium import catalog
 from modelium.config import Config, examine, find, make_plan, search
 from modelium.config.live import Ray, Triton
+from modelium.config.liveplan import sleep_clashes
 from modelium.config.schema import Vllm
 from modelium.errors import ConfigError, ModeliumError
 from modelium.managers import environment as environments
@@ -154,7 +155,9 @@ def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:
             plan = make_plan(config)
             says = f"{path}: {counted(len(plan.hardware.gpus), 'GPU')}, "
             says += counted(len(plan.models), "model")
-            return config, [Finding(OK, "config", says)]
+            clashes = [] if config.vllm.sleep_mode is False else sleep_clashes(config, os.environ)
+            notes = [Finding(NOTE, "sleep mode", clash) for clash in clashes]
+            return config, [Finding(OK, "config", says), *notes]
         except ModeliumError as error:
             problems = [f"{path}: {error}"]
     return config, [Finding(WRONG, "config", problem) for problem in problems]

@@ -58,6 +58,7 @@ class IdleTtl(Lru):
         self._idle_s, self._sleep_s, self._qps_min = idle_s, sleep_s, qps_min
         self._window_s = 4 * idle_s if window_s is None else window_s
         self._check_s = check_s
+        self.sleeps = self.sleeps or sleep_s < float("inf")
         self._tier = 2 if options.get("sleep_level") == 2 else 1
         self._due_s: dict[str, float] = {}
         self._counts: dict[str, deque[tuple[float, int]]] = {}

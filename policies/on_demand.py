@@ -101,6 +101,7 @@ class OnDemand:
         self._place = PLACES[place] if isinstance(place, str) else place
         self._evict = evict
         self._ranking = Ranking(evict) if evict is last_use else None
+        self.sleeps = sleep_level > 0
         self._sleep_level = sleep_level
         self._max_replicas = max_replicas
         self._scale_waiting = scale_waiting

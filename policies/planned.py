@@ -58,6 +58,7 @@ class Planned:
         tidy: bool = False,
     ) -> None:
         self.every_s = every_s
+        self.sleeps: bool = getattr(fallback, "sleeps", fallback is not None)
         self._plan = plan
         self._fallback = fallback
         self._tidy = tidy

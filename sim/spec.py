@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelium.catalog.serving import DEFAULT_BATCH
 from modelium.rules import Limits
 
 
@@ -49,8 +50,8 @@ class Generate:
     step: StepTime
     kv_tokens: int
     """Tokens that the KV pool holds."""
-    max_num_seqs: int = 256
-    max_batched_tokens: int = 8192
+    max_num_seqs: int = DEFAULT_BATCH.max_num_seqs
+    max_batched_tokens: int = DEFAULT_BATCH.max_num_batched_tokens
     block_tokens: int = 16
     prefix_caching: bool = True
     watermark_blocks: int = 0

@@ -7,6 +7,7 @@ from modelium.catalog.models import ModelSpec, model, models
 from modelium.catalog.serving import (
     DEFAULT_KV_TOKENS,
     DEFAULT_SLO,
+    BatchLimits,
     core_model,
     overhead_bytes,
     tensor_parallel_size,
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_KV_TOKENS",
     "DEFAULT_SLO",
     "Architecture",
+    "BatchLimits",
     "Fleet",
     "GpuSpec",
     "ModelSpec",

@@ -71,8 +71,9 @@ class Gateway(Section):
     """Requests that may wait, per model."""
     max_wait: Seconds = 600.0
     """How long a request may wait for an engine."""
-    places: Count = 256
-    """Requests at one engine at a time; the rest waits in fair order."""
+    places: Count | None = None
+    """Requests at one engine at a time, if that is less than its `max_num_seqs`; the rest waits in
+    fair order."""
     limits: Limit = Limit()
     """Of each organization."""
     organizations: dict[str, Limit] = field(default_factory=dict)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelium.catalog import BatchLimits
 from modelium.config import schema
 from modelium.config.plan import Plan
 from modelium.config.values import said
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
     from modelium.live.given import LiveInput, Served
 
 
-def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> LiveInput:
+def live_input(
+    config: schema.Config, plan: Plan, *, emulate: bool = False, sleeps: bool = True
+) -> LiveInput:
     """What `LiveCluster` takes; with `emulate` every model is served by an emulated engine.
+
+    `sleeps`: the policy may put engines to sleep.
 
     Raises ConfigError for a model that no runtime can serve.
     """
@@ -29,7 +35,9 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
     from modelium.live.reception import House
 
     engines, asked, live = Engines(plan.models), plan.simulation.settings(), config.live
-    models = [served(config, plan, engines, name, emulate=emulate) for name in plan.models]
+    models = [
+        served(config, plan, engines, name, emulate=emulate, sleeps=sleeps) for name in plan.models
+    ]
     hurried = {one.model.name for one in models if one.runtime == "emulated"}
     return LiveInput(
         nodes=list(plan.hardware.nodes),
@@ -70,7 +78,13 @@ def live_input(config: schema.Config, plan: Plan, *, emulate: bool = False) -> L
 
 
 def served(
-    config: schema.Config, plan: Plan, engines: Engines, name: str, *, emulate: bool = False
+    config: schema.Config,
+    plan: Plan,
+    engines: Engines,
+    name: str,
+    *,
+    emulate: bool = False,
+    sleeps: bool = True,
 ) -> Served:
     """One model with its runtime and that one's settings. Raises ConfigError."""
     from modelium.live.given import Served
@@ -84,13 +98,17 @@ def served(
     elif path is None:
         raise ConfigError(f"models.{name}: {runtime} needs the model's files; give `path`")
     elif runtime == "vllm":
-        settings = _vllm(config, plan, name)
+        settings = _vllm(config, plan, engines, name)
     else:
         settings = {**entry.settings, "env": dict(entry.env)}
     if runtime != "emulated" and (found := problem(runtime, entry.settings)):
         raise ConfigError(f"models.{name}.settings.{found[0]}: {found[1]}")
-    can_sleep = runtime in ("vllm", "emulated")
-    return Served(model, runtime, path and path.resolve(), settings, can_sleep)
+    can_sleep = runtime == "emulated"
+    if runtime == "vllm":
+        can_sleep = _sleep_mode(config, settings, sleeps)
+    batch = _batch(plan, engines, name) if runtime in ("vllm", "emulated") else None
+    most = batch.max_num_seqs if batch else None
+    return Served(model, runtime, path and path.resolve(), settings, can_sleep, most)
 
 
 def _runtime(config: schema.Config, name: str, path: Path | None) -> str:
@@ -106,15 +124,61 @@ def _runtime(config: schema.Config, name: str, path: Path | None) -> str:
     return analyze(path).runtime
 
 
-def _vllm(config: schema.Config, plan: Plan, name: str) -> dict[str, Any]:
-    """vLLM's own names; flags and environment of all models, then the model's own."""
-    entry = config.models[name]
+def _vllm(config: schema.Config, plan: Plan, engines: Engines, name: str) -> dict[str, Any]:
+    """vLLM's own names; flags and environment of all models, then the model's own.
+
+    The size of its steps is said though nobody asked for one: vLLM's defaults depend on the GPU and
+    the release, and then simulation, gateway and engine would each count with another. Models of
+    sentence-transformers are left to vLLM: some have to have their longest input in one step.
+    """
+    entry, batch = config.models[name], _batch(plan, engines, name)
+    sentences = entry.path and (config.repository / entry.path / "modules.json").exists()
     return {
+        **(asdict(batch) if batch and not sentences else {}),
         **said(plan.models[name].vllm),
         **entry.settings,
         "flags": [*config.vllm.flags, *entry.flags],
         "env": {**config.vllm.env, **entry.env},
     }
+
+
+def _batch(plan: Plan, engines: Engines, name: str) -> BatchLimits | None:
+    """What a simulation counts with; None for models that are not generated token by token."""
+    from modelium.sim.spec import Generate
+
+    engine = engines.engine(name, plan.hardware.kinds()[0])
+    if not isinstance(engine, Generate):
+        return None
+    return BatchLimits(engine.max_num_seqs, max(engine.max_num_seqs, engine.max_batched_tokens))
+
+
+def _sleep_mode(config: schema.Config, settings: dict[str, Any], sleeps: bool) -> bool:
+    """Whether an engine of vLLM has to be started so that it can sleep."""
+    if (said := settings.get("enable_sleep_mode")) is not None:
+        return bool(said)
+    if "--enable-sleep-mode" in settings["flags"]:
+        return True
+    return sleeps if config.vllm.sleep_mode is None else config.vllm.sleep_mode
+
+
+def sleep_clashes(config: schema.Config, environment: Mapping[str, str]) -> list[str]:
+    """Settings of PyTorch's allocator under which vLLM's sleep mode does not work everywhere.
+
+    `environment` is the server's own; engines inherit it.
+    """
+    places = {
+        "the environment of modelium": environment,
+        "vllm.env": config.vllm.env,
+        **{f"models.{name}.env": entry.env for name, entry in config.models.items()},
+    }
+    return [
+        f"{name}={given[name]} ({place}) clashes with vLLM's sleep mode: older releases do not"
+        " start with both, newer ones switch it off for the memory that sleeps. Leave it out, or"
+        " set vllm: {sleep_mode: false}"
+        for place, given in places.items()
+        for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+        if "expandable_segments:true" in given.get(name, "").replace(" ", "").lower()
+    ]
 
 
 def _emulated(config: schema.Config, plan: Plan, engines: Engines, name: str) -> dict[str, Any]:

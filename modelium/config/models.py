@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelium import catalog
-from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, ModelSpec, core_model
+from modelium.catalog import DEFAULT_KV_TOKENS, DEFAULT_SLO, BatchLimits, ModelSpec, core_model
 from modelium.config import schema
 from modelium.config.hardware import Hardware
 from modelium.config.profiles import of_model
@@ -29,6 +30,11 @@ DTYPE_BYTES: dict[str | None, float] = {
     "int8": 1,
     "int4": 0.5,
 }
+
+
+NUMBERS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
+"""Settings of vLLM that planning counts with, wherever they are said."""
+NO_LIMITS = ("dtype", "max_model_len", "block_size", "enable_prefix_caching")
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def served(
 ) -> Served:
     """One model of a configuration; `own` are its profiles. Raises ConfigError with the path."""
     try:
-        settings = config.vllm.default_settings.under(entry.vllm)
+        settings = config.vllm.default_settings.under(entry.vllm).under(_flags(config, entry))
         spec, size = _facts(name, entry, settings, config.repository)
         if spec is None:
             base = _unknown(name, entry, size, own)
@@ -155,10 +161,31 @@ def _known(
                 kv_tokens=pool,
                 share=hardware.share,
                 most=hardware.most_per_node(kind),
+                batch=build(BatchLimits(), settings, ignore=NO_LIMITS),
             )
         except ProfileError as error:
             failures.append(error)
     raise failures[0]
+
+
+def _flags(config: schema.Config, entry: schema.ModelEntry) -> schema.EngineSettings:
+    """What vLLM is told in other places than `vllm`: in `settings`, and in `flags`, which win.
+
+    What is no plain number there ("auto", "25.6k") is for vLLM alone to understand.
+    """
+    if entry.runtime not in (None, "vllm", "emulated"):
+        return schema.EngineSettings()
+    given = {key: str(value) for key, value in entry.settings.items()}
+    words = [word for flag in (*config.vllm.flags, *entry.flags) for word in flag.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        if flag.startswith("--"):
+            given[flag[2:].replace("-", "_")] = value
+    numbers: dict[str, Any] = {
+        key: int(given[key])
+        for key in NUMBERS
+        if given.get(key, "").isdecimal() and int(given[key])
+    }
+    return schema.EngineSettings(**numbers)
 
 
 def _given(**values: int | None) -> dict[str, Any]:

@@ -198,6 +198,8 @@ class Vllm(Section):
     enabled: bool = True
     base_port: Port = 8000
     """First port of the engines (live)."""
+    sleep_mode: bool | None = None
+    """Start engines so that they can be put to sleep; not given: if the policy may do it (live)."""
     default_settings: EngineSettings = EngineSettings()
     environment: str | None = None
     """Folder of the Python environment that holds vLLM; else one is looked for (live)."""

@@ -36,8 +36,8 @@ def begin(
             return copy, transitions.unload(cluster, copy, line)
         case Sleep(instance, level):
             copy = state.copy(instance)
-            if not cluster.roster.served[copy.model].can_sleep:
-                line.reason += "; its runtime cannot sleep: unloaded"
+            if why := cannot_sleep(cluster, copy):
+                line.reason += f"; unloaded: {why}"
                 cluster.close(copy, Phase.LEAVING)
                 return copy, transitions.unload(cluster, copy, line)
             size = state.models[copy.model].weights_bytes if level == 1 else 0
@@ -48,6 +48,20 @@ def begin(
             state.change(copy, Phase.WAKING, bytes_per_gpu=copy.awake_bytes_per_gpu)
             return copy, transitions.wake(cluster, copy, line)
     raise TypeError(f"{action!r} is not an action")
+
+
+def cannot_sleep(cluster: LiveCluster, copy: Copy) -> str:
+    """Say why a copy's engine cannot be put to sleep, or return an empty string if it can."""
+    engine = cluster.engines.get(copy.id)
+    runtime = engine.runtime if engine else cluster.roster.served[copy.model].runtime
+    if runtime not in ("vllm", "emulated"):
+        return f"{runtime} cannot put {copy.model} to sleep, only unload it"
+    if engine is not None and not engine.extra.get("sleep_mode", True):
+        return (
+            f"{copy.id} was started without vLLM's sleep mode, because the policy puts nothing to"
+            " sleep: set vllm: {sleep_mode: true} and load it anew"
+        )
+    return ""
 
 
 def _new_copy(

@@ -23,6 +23,9 @@ class Served:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The runtime's own settings, under its own names."""
     can_sleep: bool = False
+    """Its engines are started so that they can be put to sleep."""
+    max_num_seqs: int | None = None
+    """Requests that one of its engines works on at a time; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import did_you_mean
+from modelium.live.beginning import cannot_sleep
 from modelium.live.lines import News, as_news
 from modelium.live.seats import RefusedError
 from modelium.rules import must_stay
@@ -130,6 +131,10 @@ class Operations:
         self._known(model)
         if not self._ready(model) and (coming := self._coming(model)):
             raise RefusedError(CONFLICT, f"{coming[0].id} is {coming[0].phase}: not awake yet")
+        for one in self._cluster.state.instances_of(model):
+            copy = self._cluster.state.copy(one.id)
+            if copy.phase is Phase.READY and (why := cannot_sleep(self._cluster, copy)):
+                raise RefusedError(CONFLICT, why)
         return await self._each(
             model,
             lambda copy: Sleep(copy.id, level, REASON, drain=True),

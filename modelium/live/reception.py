@@ -27,6 +27,9 @@ from modelium.state import Copy, State
 HERE = (Phase.LOADING, Phase.WAKING, Phase.READY)
 TELL_EVERY_S = 1.0
 
+PLACES = 256
+"""Requests at one engine that does not say how many it works on at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class House:
@@ -37,8 +40,9 @@ class House:
     """Requests that may wait, per model."""
     max_wait_s: float = 600.0
     """How long one may wait for an engine, unless it says otherwise."""
-    places: int = 256
-    """Requests at one engine at a time; the rest waits in fair order."""
+    places: int | None = None
+    """Requests at one engine at a time, or its `max_num_seqs` if that is less; the rest waits in
+    fair order. None: its `max_num_seqs`, `PLACES` where it has none."""
     rate_window_s: float = 60.0
 
 
@@ -103,6 +107,8 @@ class Reception:
         """Models that are about to be removed, and why."""
         self.wanted: dict[str, str] = {}
         """Models that an operator wants loaded, and why; as good as a request that waits."""
+        self.most_running: dict[str, int | None] = {}
+        """Requests that one engine works on at a time, by model; None: it does not say."""
         self._granted: dict[str, asyncio.Future[None]] = {}
         self._state = state
         self._engines = engines
@@ -319,14 +325,17 @@ class Reception:
         return seat
 
     def _free_copy(self, request: Request) -> Copy | None:
+        places = self._places(request.model)
         free = [
             self._state.copy(copy.id)
             for copy in self._state.instances_of(request.model)
-            if copy.phase is Phase.READY
-            and copy.running < self.house.places
-            and copy.id not in self.suspects
+            if copy.phase is Phase.READY and copy.running < places and copy.id not in self.suspects
         ]
         return self._route(request, free) if free else None
+
+    def _places(self, model: str) -> int:
+        given = [n for n in (self.house.places, self.most_running.get(model)) if n is not None]
+        return min(given, default=PLACES)
 
     def n_ready(self, model: str) -> int:
         """How many instances of a model are ready; 0 if it is served no more."""

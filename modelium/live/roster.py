@@ -30,6 +30,7 @@ class Roster:
         """Serve a model from now on, or serve it otherwise from its next load on."""
         name = served.model.name
         self.served[name] = served
+        self._cluster.reception.most_running[name] = served.max_num_seqs
         self._cluster.failures.forget(name)
         self.correct(name)
 

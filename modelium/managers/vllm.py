@@ -182,6 +182,7 @@ class VLLMManager(ByName):
                 uuids=order.uuids,
                 process=process,
                 log=str(log),
+                extra={"sleep_mode": order.can_sleep},
             )
             return self._until_ready(start, engine)
         except BaseException as error:
@@ -209,7 +210,7 @@ class VLLMManager(ByName):
         start.begin("canary")
         tasks = vllm_log.tasks(tail(Path(engine.log), 10_000, 1 << 20))
         if "embed" in tasks and "generate" not in tasks:
-            engine = replace(engine, extra={"task": "embed"})
+            engine = replace(engine, extra={**engine.extra, "task": "embed"})
         start.watch(lambda: vllm_http.canary(engine, start.left_s))
         start.begin("")
         return replace(engine, stages=start.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelium.config import Plan
+from modelium.config import Config, Plan
+from modelium.config.liveplan import sleep_clashes
 from modelium.core import Policy
 from modelium.errors import ModeliumError
 from modelium.live.bookkeeping import Bookkeeper
@@ -35,6 +37,7 @@ from modelium.serving.stock import Stock
 
 if TYPE_CHECKING:
     from modelium.live.driving import Driver
+    from modelium.live.given import LiveInput
 
 
 @dataclass
@@ -70,8 +73,9 @@ async def serving(order: Order) -> AsyncIterator[Server]:
     config, folder = order.config, Path(order.config.live.folder)
     stock = Stock(order, plan)
     managers = Managers(config, folder)
-    given = stock.given(managers.need)
     policy, name, parameters = _policy(order, stock.plan)
+    stock.sleeps = getattr(policy, "sleeps", True)
+    given = stock.given(managers.need)
     slos = {one.model.name: one.model.slo for one in given.served}
     told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
     cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
@@ -88,7 +92,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         operations = Operations(cluster, driver, order.policy, stock.remove)
         stack.enter_context(_incoming(cluster, stock, managers))
         url = await stack.enter_async_context(gateway(config, cluster, operations))
-        all_notes = (*notes, *stock.notes, *without_keys(config))
+        all_notes = (*notes, *stock.notes, *_clashes(config, given), *without_keys(config))
         server = Server(cluster, driver, operations, metrics, url, all_notes, asyncio.Event())
         for number in (signal.SIGTERM, signal.SIGINT):
             cluster.loop.add_signal_handler(number, server.signalled)
@@ -98,6 +102,11 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             for do in server.ends:
                 do()
             await farewell(cluster)  # while the gateway can still pass the answers on
+
+
+def _clashes(config: Config, given: LiveInput) -> list[str]:
+    sleep = any(one.runtime == "vllm" and one.can_sleep for one in given.served)
+    return sleep_clashes(config, os.environ) if sleep else []
 
 
 def _policy(order: Order, plan: Plan) -> tuple[Policy, str, dict[str, str]]:

@@ -32,6 +32,8 @@ class Stock:
         self._config, self._plan, self._emulate = order.config, plan, order.emulate
         self.repository = _repository(order.config)
         self.notes: list[str] = []
+        self.sleeps = True
+        """The policy may put engines to sleep."""
         self._stored: set[str] = set()
         """Models that come from the repository."""
         for stored in self.repository.list_models() if self.repository else ():
@@ -49,7 +51,7 @@ class Stock:
         A runtime that is not there ends it for the configuration's own models; those of the
         repository, which came by themselves, are left out, and a note says so. Raises ConfigError.
         """
-        given = live_input(self._config, self._plan, emulate=self._emulate)
+        given = live_input(self._config, self._plan, emulate=self._emulate, sleeps=self.sleeps)
         there = []
         for one in given.served:
             try:
@@ -70,7 +72,10 @@ class Stock:
         """A model that has come into the repository. Raises ModeliumError."""
         self._enter(stored)
         self._engines = Engines(self._plan.models)
-        return served(self._config, self._plan, self._engines, stored.name, emulate=self._emulate)
+        return served(
+            self._config, self._plan, self._engines, stored.name,
+            emulate=self._emulate, sleeps=self.sleeps,
+        )  # fmt: skip
 
     def remove(self, name: str) -> None:
         """A model is served no more; its files go if the repository holds them."""

@@ -1,13 +1,17 @@
 """Defaults of a loaded copy: it fits where it is said to fit, on as few GPUs as will do."""
 
+from dataclasses import replace
+
 import pytest
 
 from modelium.catalog import (
+    BatchLimits,
     core_model,
     gpu,
     gpus,
     model,
     models,
+    overhead_bytes,
     tensor_parallel_size,
     tensor_parallel_sizes,
 )
@@ -93,3 +97,15 @@ def test_default_slo_is_two_seconds_and_a_tenth() -> None:
 def test_more_gpus_never_need_more_each() -> None:
     sizes = [core_model(model("llama-3.1-70b"), gpus=n).bytes_per_gpu() for n in (1, 2, 4, 8)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_logits_and_activations_grow_with_the_steps_that_are_allowed() -> None:
+    spec = model("qwen2.5-7b")
+    base = overhead_bytes(spec)
+    more = overhead_bytes(spec, 1, BatchLimits(max_num_seqs=1024))
+    assert more - base == 768 * spec.vocab * 14
+    assert more - base > 1 << 30  # a GiB and a half: nothing to leave out
+    tokens = overhead_bytes(spec, 1, BatchLimits(max_num_batched_tokens=2048))
+    assert base - tokens == 3 * 2048 * 2 * (4 * spec.hidden + 2 * spec.intermediate)
+    encoder = replace(spec, causal=False)
+    assert base - overhead_bytes(encoder) == 256 * spec.vocab * 14

@@ -12,6 +12,7 @@ import pytest
 
 from modelium.core import Load, Sleep, Wake
 from modelium.live.journal import Journal
+from modelium.live.seats import RefusedError
 from modelium.testing.scenarios import model
 from modelium.units import GIB
 from tests.live.harness import INSTANT
@@ -152,3 +153,23 @@ def test_a_journal_of_before_is_read_and_written(tmp_path: Path) -> None:
     assert journal.asleep() == {("a", "h100-80g"): 5}
     journal.forget_learnt("a")
     assert journal.asleep() == {}
+
+
+def test_an_engine_without_sleep_mode_is_not_put_to_sleep_and_the_way_out_is_told(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with house(tmp_path, [A], policy=Idle()) as here:
+            name = await loaded(here)
+            engine = here.cluster.engines[name]
+            here.cluster.engines[name] = replace(engine, extra={"sleep_mode": False})
+            with pytest.raises(RefusedError, match=r"vllm: \{sleep_mode: true\}") as refused:
+                await operations(here).sleep("a")
+            assert refused.value.status == 409
+            assert here.phases("a") == ["ready"]
+            here.cluster.start(Sleep(name, 1, "the policy"))  # it asked for room: it gets it
+            await here.until(lambda: not here.phases("a"))
+            assert "; unloaded: a#1 was started without" in here.cluster.decisions[-1][1].reason
+            here.cluster.engines.clear()
+
+    asyncio.run(run())
