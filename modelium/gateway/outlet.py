@@ -33,6 +33,8 @@ class Outlet:
         self._http = http
         self._patience_s = http.app[DESK].settings.write_timeout_s
         self.response = web.StreamResponse(headers=HEADERS)
+        self.sent = False
+        """Something was sent since somebody last set this to False."""
 
     @property
     def begun(self) -> bool:
@@ -41,6 +43,7 @@ class Outlet:
 
     async def write(self, data: bytes) -> None:
         """Send a piece. Raises ClientGoneError."""
+        self.sent = True
         transport = self._http.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError

@@ -1,7 +1,8 @@
 """A request that is answered piece by piece, as server-sent events.
 
-While its model is loaded a streaming client gets comments, which no client shows but which keep its
-connection alive; from then on errors can only be told within the stream.
+While its model is loaded, and whenever its engine is silent for long, a streaming client gets
+comments, which no client shows but which keep its connection alive; from the first on errors can
+only be told within the stream.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from modelium.live.seats import RefusedError, Seat, Waiting
 PATIENCE_S = 0.25
 """A wait this short is not worth a comment."""
 COMMENT_EVERY_S = 1.0
+SILENCE_S = 10.0
+"""An engine's silence, before its first token or between two, is not passed on for longer."""
 
 
 async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
@@ -105,9 +108,42 @@ class _Comments:
         return f": {self._model}: {where}\n\n".encode()
 
 
+class _Silence:
+    """Comments in place of an engine that says nothing; pieces that come cost nothing for it.
+
+    Looks twice in `SILENCE_S` whether anything was sent since the last look.
+    """
+
+    def __init__(self, model: str, out: Outlet) -> None:
+        self._model, self._out = model, out
+        self._loop = asyncio.get_running_loop()
+        self._writing: asyncio.Task[None] | None = None
+        out.sent = False
+        self._next = self._loop.call_later(SILENCE_S / 2, self._look)
+
+    def end(self) -> None:
+        """The answer is over."""
+        self._next.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _look(self) -> None:
+        if not self._out.sent and (self._writing is None or self._writing.done()):
+            self._writing = self._loop.create_task(self._comment())
+        self._out.sent = False
+        self._next = self._loop.call_later(SILENCE_S / 2, self._look)
+
+    async def _comment(self) -> None:
+        # A client that is gone has its handler cancelled, and the answer with it.
+        with contextlib.suppress(ClientGoneError):
+            await self._out.write(f": {self._model}: its engine is at work\n\n".encode())
+        self._out.sent = False
+
+
 async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:
     """Pass the answer on. Raises BrokenError if the engine breaks before it has begun."""
     pieces = Pieces(hide_usage=not ask.wants_usage)
+    silence = _Silence(ask.request.model, out)
     try:
         tokens = await unless_cut(seat, _parts(desk, ask, seat, out, pieces))
     except BrokenError as error:
@@ -125,6 +161,8 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
     except BaseException:
         over(desk, seat, "failed", pieces.tokens)
         raise
+    finally:
+        silence.end()
     over(desk, seat, "completed", tokens)
     return out.response
 

@@ -19,6 +19,7 @@ from aiohttp import web
 from modelium.gateway.desk import Settings
 from modelium.live.recording import read_run
 from modelium.live.telemetry import Telemetry
+from modelium.managers.engine import Api
 from modelium.metrics import ModeliumMetrics
 from modelium.table import DETAILS, cells
 from tests.gateway.scripted import BREAK, WAIT, Script, Stage, perform
@@ -135,6 +136,39 @@ def test_a_failure_told_within_an_answer_is_one(parts: list[bytes]) -> None:
         assert here.left == [("lost", True)]
 
     perform(act, Script(parts))
+
+
+@pytest.mark.parametrize(
+    ("parts", "api"),
+    [([WAIT], "openai"), ([ROLE, WAIT], "openai"), ([word("one"), WAIT], "openai"),
+     ([b"{", WAIT], "kserve")],
+)  # fmt: skip
+def test_an_engine_that_is_silent_for_long_does_not_end_the_connection(
+    parts: list[bytes | str], api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelium.gateway.streaming.SILENCE_S", 0.02)
+
+    async def act(here: Stage) -> None:
+        body = {"model": "a", "prompt": "x", "stream": True}
+        async with here.http.post(here.url + "/v1/completions", json=body) as answer:
+            said = [await answer.content.readuntil(b"\n\n") for _ in range(5)]
+            assert said[-3:] == [b": a: its engine is at work\n\n"] * 3
+            assert (word("one") in said) == (word("one") in parts)
+        await here.gone.wait()
+        while not here.left:
+            await asyncio.sleep(0.01)
+        assert here.left[0][0] == "cancelled"
+        assert len(asyncio.all_tasks()) < 20  # nobody goes on talking to it
+
+    perform(act, Script(parts), api=api)
+
+
+def test_a_steady_engine_is_not_spoken_for() -> None:
+    async def act(here: Stage) -> None:
+        _, raw = await here.ask(stream=True)
+        assert b"at work" not in raw
+
+    perform(act, Script([word("one")] * 100 + [DONE]))
 
 
 def test_an_answer_that_its_engine_gives_up_is_not_completed() -> None:
