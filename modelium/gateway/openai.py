@@ -12,11 +12,14 @@ from modelium.gateway.asking import read_ask, wrong
 from modelium.gateway.desk import DESK
 from modelium.gateway.embedding import EMBEDDINGS
 from modelium.gateway.errors import json_response
+from modelium.gateway.fields import check_fields
 from modelium.gateway.roster import model_row, model_rows
 from modelium.gateway.streaming import stream
 from modelium.gateway.translating import CHAT
 
 COMPLETIONS = "/v1/completions"
+TENSORS_ONLY = "triton"
+"""The runtime whose models all speak KServe's protocol."""
 NEEDED = {
     CHAT: (("messages",), "a list of messages"),
     COMPLETIONS: (("prompt", "prompt_embeds"), "text"),
@@ -42,6 +45,8 @@ async def embeddings(http: web.Request) -> web.StreamResponse:
 
 async def _ask(http: web.Request, path: str) -> web.StreamResponse:
     desk, ask = http.app[DESK], await read_ask(http, path, partial(check, path))
+    if desk.admin.runtime_of(ask.request.model) == TENSORS_ONLY:
+        check_fields(ask.request.model, ask.body)  # before it is loaded for a request that fails
     if ask.stream and path != EMBEDDINGS:
         return await stream(desk, http, ask)
     return await whole(desk, ask)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from modelium.gateway.asking import Ask
+from modelium.gateway.asking import Ask, whole, wrong
 from modelium.gateway.embedding import EMBEDDINGS, embedding_answer, embedding_tensors
 from modelium.gateway.errors import ApiError, dumped
+from modelium.gateway.fields import check_fields
 
 DONE = b"data: [DONE]\n\n"
 MAX_TOKENS = 16
@@ -21,6 +22,7 @@ CHAT = "/v1/chat/completions"
 
 def kserve_payload(ask: Ask) -> bytes:
     """A completion, a chat or embeddings as tensors. Raises ApiError (400, 422)."""
+    check_fields(ask.request.model, ask.body)
     tensors = embedding_tensors(ask) if ask.path == EMBEDDINGS else _text_tensors(ask)
     return dumped({"id": ask.request.id, "inputs": tensors})
 
@@ -116,8 +118,13 @@ def as_stream(ask: Ask, answer: dict[str, Any]) -> bytes:
 
 
 def _most(ask: Ask) -> int:
-    most = ask.body.get("max_completion_tokens") or ask.body.get("max_tokens")
-    return most if isinstance(most, int) else MAX_TOKENS
+    """Tokens at most. Raises ApiError (400)."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if (most := whole(ask.body, name)) is not None:
+            if not most:
+                raise wrong(name, most, "a whole number, 1 or more")
+            return most
+    return MAX_TOKENS
 
 
 def _tensor(name: str, kind: str, value: Any) -> dict[str, Any]:

@@ -111,7 +111,11 @@ class Stage:
 
     async def ask(self, path: str = "/v1/completions", **more: Any) -> tuple[int, bytes]:
         """One request to the gateway: status and body."""
-        body = {"model": "a", "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
+        body: dict[str, Any] = {"model": "a"}
+        if path == "/v1/completions":
+            body["prompt"] = "x"
+        elif path == "/v1/chat/completions":
+            body["messages"] = [{"role": "user", "content": "x"}]
         async with self.http.post(self.url + path, json={**body, **more}) as answer:
             assert "X-Engine" not in answer.headers
             return answer.status, await answer.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_predict_says_what_is_wrong_with_inputs(tmp_path: Path) -> None:
         status, told = await here.post("/predict/a", {"prompt": "x"})
         assert (status, told["outputs"][0]["name"]) == (200, "output")
         for path, why in {"completions": "text", "embeddings": "embeddings"}.items():
-            body = {"model": "a", "prompt": "x", "input": "x"}
+            body = {"model": "a", "input" if path == "embeddings" else "prompt": "x"}
             status, told = await here.post(f"/v1/{path}", body)
             assert status == 422
             assert f"does not answer with {why}" in told["error"]["message"]
@@ -203,12 +204,63 @@ def test_text_models_on_triton_stream_in_one_piece() -> None:
 def test_models_that_give_something_else_are_not_asked() -> None:
     async def act(here: Stage) -> None:
         for path in ("/v1/completions", "/v1/embeddings"):
-            status, raw = await here.ask(path, input="x")
+            more = {"input": "x"} if path == "/v1/embeddings" else {}
+            status, raw = await here.ask(path, **more)
             assert status == 422
             assert "a gives scores, labels: use" in json.loads(raw)["error"]["message"]
         assert here.heard == []
 
     perform(act, api="kserve", outputs=["scores", "labels"])
+
+
+def test_what_a_text_model_would_ignore_is_refused_by_its_name() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    odd = {
+        "n": 2, "best_of": 3, "echo": True, "logprobs": 0, "suffix": "x", "tools": [tool],
+        "tool_choice": "required", "functions": [{}], "response_format": {"type": "json_object"},
+        "logit_bias": {"5": 1}, "top_p": 0.5, "presence_penalty": 1, "frequency_penalty": -1.0,
+        "stop": ["x"], "seed": 7, "min_tokens": 3, "ignore_eos": True, "guided_json": {},
+        "reasoning_effort": "high", "modalities": ["audio"], "no_such_field": 1,
+    }  # fmt: skip
+    fine = {
+        "n": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+        "stop": None, "top_p": 1.0, "seed": 7, "temperature": 0, "user": "u", "logprobs": False,
+        "parallel_tool_calls": True, "logit_bias": {},
+    }  # fmt: skip
+
+    async def act(here: Stage) -> None:
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            for stream in (False, True):
+                for name, value in odd.items():
+                    status, raw = await here.ask(path, stream=stream, **{name: value})
+                    error = json.loads(raw)["error"]
+                    assert (status, error["param"]) == (422, name)
+                    assert name in error["message"]
+        for name in ("max_tokens", "max_completion_tokens"):
+            status, raw = await here.ask(**{name: 0})
+            assert (status, json.loads(raw)["error"]["param"]) == (400, name)
+        said = [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]
+        status, raw = await here.ask("/v1/chat/completions", messages=said)
+        assert (status, json.loads(raw)["error"]["param"]) == (422, "messages")
+        status, raw = await here.ask("/v1/embeddings", input="x", dimensions=64)
+        assert (status, json.loads(raw)["error"]["param"]) == (422, "dimensions")
+        assert here.heard == []
+        assert (await here.ask(**fine))[0] == 200
+
+    perform(act, text_model("hey"), api="kserve")
+
+
+def test_a_model_on_triton_is_not_loaded_for_what_it_would_ignore(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        operations: Any = here.house.cluster.roster
+        served = operations.served["a"]
+        operations.served["a"] = replace(served, runtime="triton")
+        status, told = await here.post("/v1/completions", {"model": "a", "prompt": "x", "n": 2})
+        operations.served["a"] = served
+        assert (status, told["error"]["param"]) == (422, "n")
+        assert not here.house.cluster.decisions
+
+    visit(tmp_path, act)
 
 
 def test_a_users_own_class_takes_any_json_by_predict_only() -> None:

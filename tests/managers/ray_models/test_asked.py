@@ -80,6 +80,10 @@ def test_the_newer_name_of_the_limit_wins_in_chats_only() -> None:
         ({"prompt": "a", "top_p": 0}, False, "top_p", "is 0"),
         ({"prompt": "a", "stop": [1]}, False, "stop", "a text or a list of texts"),
         ({"prompt": "a", "logprobs": 3}, False, "logprobs", "not known to this engine"),
+        ({"prompt": "a", "presence_penalty": 1}, False, "presence_penalty", "not known"),
+        ({"prompt": "a", "seed": 7}, False, "seed", "not known to this engine"),
+        ({"prompt": "a", "min_tokens": 3}, False, "min_tokens", "not known to this engine"),
+        ({"messages": [USER], "tool_choice": "required"}, True, "tool_choice", "not known"),
         ({"messages": []}, True, "messages", "at least one"),
         ({"messages": [{"content": "a"}]}, True, "messages", r"messages\[0\] needs a role"),
         ({"messages": [USER, {"role": "user"}]}, True, "messages", r"messages\[1\] needs a con"),
@@ -93,5 +97,8 @@ def test_what_is_wrong_is_named(body: Any, chat: bool, param: str | None, why: s
 
 
 def test_fields_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
-    nothing = {"n": 1, "echo": False, "logprobs": None, "tools": [], "suffix": None}
+    nothing = {
+        "n": 1, "echo": False, "logprobs": None, "tools": [], "suffix": None, "user": "u",
+        "response_format": {"type": "text"}, "presence_penalty": 0, "seed": 7, "temperature": 0,
+    }  # fmt: skip
     assert read({"prompt": "a", **nothing}, chat=False).prompt == "a"

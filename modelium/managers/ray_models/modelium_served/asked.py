@@ -6,11 +6,24 @@ from typing import Any
 
 COMPLETION_TOKENS = 16
 """OpenAI's own default for /v1/completions."""
-_NOT_HERE = {
-    "n": 1, "best_of": 1, "echo": False, "logprobs": None, "suffix": None, "tools": None,
-    "functions": None, "response_format": None, "logit_bias": None, "top_logprobs": None,
+_HEEDED = {
+    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p",
+    "top_k", "repetition_penalty", "stop", "ignore_eos", "stream", "stream_options",
 }  # fmt: skip
-"""Fields that this engine does not know, with the values that ask for nothing."""
+_HARMLESS = {
+    "user", "metadata", "store", "safety_identifier", "service_tier", "prompt_cache_key",
+    "prompt_cache_retention", "prediction", "parallel_tool_calls",
+}  # fmt: skip
+"""Who asks, and how it is kept, billed or made quicker: the answer is the same without them."""
+_NOTHING = {
+    "n": (1,), "best_of": (1,), "echo": (False,), "logprobs": (False,), "top_logprobs": (0,),
+    "suffix": ("",), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+    "function_call": ("none", "auto"), "response_format": ({"type": "text"},),
+    "logit_bias": ({},), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0),
+    "modalities": (["text"],), "reasoning_effort": ("none",), "min_p": (0, 0.0),
+    "min_tokens": (0,), "skip_special_tokens": (True,),
+}  # fmt: skip
+"""Values that ask for nothing of what this engine does not know; null does so everywhere."""
 
 
 class RefusedError(Exception):
@@ -45,10 +58,9 @@ def read(body: Any, chat: bool) -> Asked:
     """Read a request's body. Raises RefusedError."""
     if not isinstance(body, dict):
         raise RefusedError("the body must be a JSON object")
-    for name, nothing in _NOT_HERE.items():
-        value = body.get(name, nothing)
-        if value not in (nothing, None, False) and value:
-            raise RefusedError(f"{name} is not known to this engine", name)
+    for name, value in body.items():
+        if not (name in _HEEDED or name in _HARMLESS or _asks_nothing(name, value, body)):
+            raise RefusedError(f"{name} is not known to this engine: leave it out", name)
     stops = body.get("stop") or []
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
@@ -69,6 +81,12 @@ def read(body: Any, chat: bool) -> Asked:
         stream=bool(body.get("stream", False)),
         usage=isinstance(options, dict) and bool(options.get("include_usage", False)),
     )
+
+
+def _asks_nothing(name: str, value: Any, body: dict[str, Any]) -> bool:
+    if value is None or (name == "seed" and body.get("temperature") == 0):
+        return True
+    return any(type(value) is type(one) and value == one for one in _NOTHING.get(name, ()))
 
 
 def _prompt(prompt: Any) -> str | list[int]:
