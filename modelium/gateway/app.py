@@ -59,6 +59,8 @@ def _for_users() -> list[web.RouteDef]:
         f"/predict/{MODEL}": predict,
         f"/v2/models/{MODEL}/versions/1/infer": kserve.infer,
         f"/v2/models/{MODEL}/infer": kserve.infer,
+        f"/v2/models/{MODEL}": kserve.elsewhere,
+        "/v2/repository/index": kserve.index,
     }
     gets = {
         "/v1/models": openai.models,
@@ -88,6 +90,9 @@ def _for_operators() -> list[web.RouteDef]:
         *(web.get(path, _needs("admin", handler)) for path, handler in gets.items()),
         web.post(f"/models/{MODEL}/{VERBS}", _needs("admin", operating.act)),
         web.delete(f"/models/{MODEL}", _needs("admin", operating.remove)),
+        web.post(
+            f"/v2/repository/models/{MODEL}/{{verb:load|unload}}", _needs("admin", kserve.change)
+        ),
     ]
 
 

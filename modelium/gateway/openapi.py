@@ -62,11 +62,27 @@ def _kserve() -> Schema:
     ready["responses"]["503"] = _answer(s.ANYTHING, "it would wait, or is refused")
     told = _call("One model", about, NAMED, model=True, kserve=True)
     model = {"": {"get": told}, "/ready": {"get": ready}, "/infer": {"post": infer}}
+    errors = (400, 403, 408, 413, 503)
+    index = _call("All models and their states", s.INDEX, errors, kserve=True)
+    index["requestBody"] = {"content": {"application/json": {"schema": s.READY_ONLY}}}
+    change = {
+        f"/v2/repository/models/{{model}}/{verb}": {"post": _changed(says)}
+        for verb, says in {"load": "Have it loaded", "unload": "Let it finish and go"}.items()
+    }
     return {
+        "/v2/repository/index": {"post": index},
+        **change,
         "/v2": {"get": _call("The server", s.object_of("name", "version"), kserve=True)},
         **{f"/v2/models/{{model}}{end}": call for end, call in model.items()},
         **{f"/v2/models/{{model}}/versions/1{end}": call for end, call in model.items()},
     }
+
+
+def _changed(says: str) -> Schema:
+    """A change of the repository."""
+    call = _call(says, s.ANYTHING, (*DONE, 408, 413), model=True, kserve=True)
+    call["requestBody"] = {"content": {"application/json": {"schema": s.PARAMETERS}}}
+    return call
 
 
 def _operators() -> Schema:

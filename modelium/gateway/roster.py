@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from modelium.errors import did_you_mean
-from modelium.gateway.desk import DESK
+from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.errors import ApiError
 
 
@@ -18,7 +18,12 @@ def model_rows(http: web.Request) -> list[dict[str, Any]]:
 
 def model_row(http: web.Request) -> dict[str, Any]:
     """The model that the path names. Raises ApiError (404)."""
-    name, rows = http.match_info["model"], model_rows(http)
+    return row_of(http.app[DESK], http.match_info["model"])
+
+
+def row_of(desk: Desk, name: str) -> dict[str, Any]:
+    """The model of this name. Raises ApiError (404)."""
+    rows = desk.admin.models()
     for row in rows:
         if row["name"] == name:
             return row

@@ -112,3 +112,18 @@ TENSORS: Schema = {
     **object_of("inputs"),
     "properties": {"inputs": {"type": "array", "items": _TENSOR}},
 }
+READY_ONLY: Schema = {
+    "type": "object",
+    "properties": {"ready": {"type": ["boolean", "null"], "description": "Only those"}},
+}
+INDEX: Schema = {"type": "array", "items": object_of("name", "version", "state", "reason")}
+PARAMETERS: Schema = {
+    "type": "object",
+    "properties": {
+        "parameters": {
+            "type": "object",
+            "properties": {"unload_dependents": {"type": "boolean"}},
+            "additionalProperties": False,
+        }
+    },
+}

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from openai import AsyncOpenAI
 
+from modelium.gateway.keys import Keys
+from modelium.testing.scenarios import model
 from tests.gateway.scripted import Script, Stage, perform
 from tests.gateway.site import TENSORS, Site, visit
 
@@ -76,6 +78,79 @@ def test_errors_have_kserves_shape_for_kserves_clients(tmp_path: Path) -> None:
         assert (await here.get("/v2/models/b/ready"))[0] == 404
 
     visit(tmp_path, act, settings=TENSORS)
+
+
+def test_what_is_no_call_of_a_model_is_told_in_the_right_words(tmp_path: Path) -> None:
+    names = ["a", "org/b", "org/b/c"]
+
+    async def act(here: Site) -> None:
+        for name in names:
+            for path, why in {
+                "config": "does not tell models' configurations",
+                "versions/1/config": "does not tell models' configurations",
+                "stats": "for Prometheus",
+                "nonsense/x": f"{name} has no 'nonsense/x': there are infer, ready and versions/1",
+                "versions/2": f"{name} has no version '2': Modelium serves one",
+                "versions/2/ready": f"{name} has no version '2'",
+                "versions/2/infer": f"{name} has no version '2'",
+            }.items():
+                for method in ("GET", "POST"):
+                    status, told = await here.ask(method, f"/v2/models/{name}/{path}")
+                    if method == "POST" and path.endswith("/infer"):
+                        body = {"inputs": [INPUT]}
+                        status, told = await here.post(f"/v2/models/{name}/{path}", body)
+                    assert status == 404, (method, path)
+                    assert why in told["error"], (method, path)
+                    assert "no model called" not in told["error"]
+            for method, end, allowed in [
+                ("GET", "/infer", "POST"), ("GET", "/versions/1/infer", "POST"),
+                ("POST", "/ready", "GET"), ("POST", "", "GET"), ("POST", "/versions/1", "GET"),
+            ]:  # fmt: skip
+                url = f"{here.url}/v2/models/{name}{end}"
+                async with here.http.request(method, url) as answer:
+                    assert (answer.status, answer.headers["Allow"]) == (405, allowed)
+            assert (await here.get(f"/v2/models/{name}/ready"))[0] == 503
+            assert (await here.get(f"/v2/models/{name}"))[1]["name"] == name
+        for end in ("", "/config", "/ready", "/versions/1", "/versions/3/ready"):
+            status, told = await here.get(f"/v2/models/org/d{end}")
+            assert status == 404
+            assert told["error"].startswith("no model called 'org/d'. Did you mean 'org/b'")
+
+    visit(tmp_path, act, [model(name, 20) for name in names], settings=TENSORS)
+
+
+def test_the_repository_tells_and_changes(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    user = {"X-Api-Key": keys.make("u", "acme", ("user",))}
+    admin = {"X-Api-Key": keys.make("root", "", ("user", "admin"))}
+
+    async def act(here: Site) -> None:
+        async def states(body: Any = None) -> list[tuple[str, str]]:
+            path = "/v2/repository/index"
+            status, told = await here.ask("POST", path, json=body, headers=user)
+            assert status == 200
+            assert all(row["version"] == "1" for row in told)
+            return [(row["name"], row["state"]) for row in told]
+
+        assert await states() == [("a", "UNAVAILABLE"), ("org/b", "UNAVAILABLE")]
+        load = "/v2/repository/models/org/b/load"
+        assert (await here.post(load, headers=user))[0] == 403
+        assert await here.post(load, headers=admin) == (200, {})
+        assert await states() == [("a", "UNAVAILABLE"), ("org/b", "READY")]
+        assert await states({"ready": True}) == [("org/b", "READY")]
+        body = {"parameters": {"unload_dependents": True}}
+        unload = "/v2/repository/models/org/b/unload"
+        assert (await here.post(unload, body, headers=admin))[0] == 200
+        assert await states({"ready": True}) == []
+        status, told = await here.post(load, {"parameters": {"config": "{}"}}, headers=admin)
+        assert status == 400
+        assert "config is not taken" in told["error"]
+        status, told = await here.post("/v2/repository/models/c/load", headers=admin)
+        assert (status, "no model called 'c'" in told["error"]) == (404, True)
+        about = (await here.get("/v2", headers=user))[1]
+        assert about["extensions"] == ["binary_tensor_data", "model_repository"]
+
+    visit(tmp_path, act, [model("a", 20), model("org/b", 20)], keys=keys, settings=TENSORS)
 
 
 def test_predict_says_what_is_wrong_with_inputs(tmp_path: Path) -> None:

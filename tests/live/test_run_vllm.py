@@ -8,10 +8,11 @@ from typing import Any
 
 import psutil
 import pytest
-from openai import OpenAI
+from openai import APIError, OpenAI
 
+from modelium.live.recording import read_run
 from tests.live import tiny
-from tests.live.running import running, still_there, sweep
+from tests.live.running import running, still_there, sweep, until
 from tests.managers.vllm_house import needs_vllm, shared_memory
 
 pytestmark = [pytest.mark.engines, needs_vllm()]
@@ -83,5 +84,50 @@ def test_processes_come_and_go_and_streams_are_whole(tmp_path: Path) -> None:
         assert still_there(tmp_path) == []
         assert blocks
         assert not [block for block in blocks if block.exists()]
+    finally:
+        sweep(tmp_path)
+
+
+def core_of(pid: int) -> psutil.Process:
+    """The process that computes; a server answers on, with errors, when it has died."""
+    leader = psutil.Process(pid)
+    named = [one for one in leader.children(recursive=True) if "EngineCore" in one.cmdline()[0]]
+    return named[0]
+
+
+def test_a_core_that_dies_is_a_failure_only_to_who_has_read_of_its_answer(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "a")
+    given = config(tmp_path)
+    given["models"].pop("b")
+    try:
+        with running(tmp_path / "run", given) as server:
+            client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+            def ask() -> Any:
+                return client.completions.create(
+                    model="a", prompt="Once", max_tokens=500, stream=True, temperature=0,
+                    extra_body={"ignore_eos": True},
+                )  # fmt: skip
+
+            begun = ask()
+            next(begun)
+            [engine] = server.client.status()["gpus"][0]["instances"]
+            core = core_of(engine["pid"])
+            core.suspend()
+            with ThreadPoolExecutor() as pool:
+                waiting = pool.submit(lambda: list(ask()))
+                until(lambda: server.client.status()["running"] == 2)
+                core.kill()
+                with pytest.raises(APIError, match="broke in the middle of the answer") as broken:
+                    list(begun)
+                assert broken.value.code == "engine_lost"
+                assert waiting.result()[-1].choices[0].finish_reason == "length"
+            assert server.end() == 0
+        run = read_run(tmp_path / "run" / ".modelium" / "journal.db")
+        outcomes = dict(
+            zip(*(run.requests[name].to_pylist() for name in ("retries", "outcome")), strict=True)
+        )
+        assert outcomes == {0: "failed", 1: "completed"}
+        assert run.requests["slo_met"].to_pylist()[0] is False
     finally:
         sweep(tmp_path)
