@@ -31,6 +31,10 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 ENGINES = ("vllm", "ray")
 LEAST_FREE_BYTES = GIB
 """A day's run leaves some megabytes, a million requests a hundred."""
+OTHER_PIDS = (
+    "process numbers here are others than the host's, as in most containers: what engines hold may"
+    " not be measured. docker --pid=host or Kubernetes' hostPID: true helps"
+)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)""")
 
@@ -106,6 +110,7 @@ def _gpus() -> Iterator[Finding]:
         yield Finding(NOTE, "GPUs", f"none found ({why}); simulation needs none")
         return
     from modelium.live.inventory import NvmlInventory
+    from modelium.live.owners import has_own_pids
     from modelium.serving.hardware import seen
 
     try:
@@ -114,7 +119,7 @@ def _gpus() -> Iterator[Finding]:
         yield Finding(NOTE, "GPUs", str(error))
         return
     yield from map(_gpu, readings)
-    for note in notes:
+    for note in (*notes, *((OTHER_PIDS,) if has_own_pids() else ())):
         yield Finding(NOTE, "GPUs", note)
 
 

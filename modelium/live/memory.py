@@ -7,12 +7,14 @@ counts what other people's processes hold against what Modelium may use.
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelium.core import Phase
+from modelium.live import owners
 from modelium.live.inventory import Inventory, Reading
+from modelium.live.journal import JournalError
 from modelium.managers.engine import Engine
 from modelium.state import Copy
 from modelium.units import MIB, format_bytes
@@ -39,6 +41,11 @@ class Memory:
         """What each GPU offers when nobody else uses it."""
         self._guessed: set[str] = set()
         """GPUs that nobody could read yet: their kind and size are guesses."""
+        self._own_pids = not inventory.pretend and owners.has_own_pids()
+        """Process numbers here may be others than the driver's."""
+        self._before: dict[str, dict[int, set[int]]] = {}
+        """By copy that comes up: the processes that nobody knew on its GPUs before, by device."""
+        self._told = False
 
     def total_bytes(self, device: int) -> int:
         """What a GPU has in all, as last seen; 0 before the first look."""
@@ -55,6 +62,18 @@ class Memory:
         """Read all GPUs now."""
         self.readings = await self._cluster.call(self.inventory.read)
         return self.readings
+
+    async def begins(self, copy: Copy) -> None:
+        """An engine is about to be started: what appears on its GPUs from now on may be its own."""
+        if self._own_pids:
+            readings, engines = await self.look(), self._cluster.engines.values()
+            there = self._cluster.state.instances
+            self._before = {name: old for name, old in self._before.items() if name in there}
+            self._before[copy.id] = {
+                device: set(owners.strangers(readings[device], engines))
+                for device in (self._cluster.devices[gpu] for gpu in copy.gpus)
+                if device in readings
+            }
 
     def took(self, copy: Copy, engine: Engine) -> None:
         """An engine has come up: learn what it really took; pretend GPUs believe the books."""
@@ -75,7 +94,8 @@ class Memory:
             missing = [
                 (device, held)
                 for device in engine.devices
-                if device in readings and (held := _held(readings[device], engine)) > SLACK_BYTES
+                if device in readings
+                and (held := owners.held(readings[device], engine)) > SLACK_BYTES
             ]
             if not missing:
                 return
@@ -128,7 +148,9 @@ class Memory:
     def seen(self, engine: Engine) -> int:
         """The same, by the last look."""
         readings = self.readings
-        return max((_held(readings[d], engine) for d in engine.devices if d in readings), default=0)
+        return max(
+            (owners.held(readings[d], engine) for d in engine.devices if d in readings), default=0
+        )
 
     def leave_out_lost(self) -> None:
         """GPUs that are lost before anything runs are listed, but nothing is put on them."""
@@ -153,12 +175,17 @@ class Memory:
     def charge_others(self) -> None:
         """What others hold is not ours: GPUs are as large as what is left of them."""
         cluster = self._cluster
-        ours = {group(engine) for engine in cluster.engines.values()}
+        engines = cluster.engines.values()
         for name, device in cluster.devices.items():
             reading = self.readings.get(device)
             if reading is None or reading.lost or self._comes_up_on(name):
                 continue
-            foreign = sum(n for pid, n in reading.processes.items() if _group_of(pid) not in ours)
+            booked = [
+                (cluster.engines[copy.id], copy.bytes_per_gpu)
+                for copy in cluster.state.instances_on(name)
+                if copy.id in cluster.engines
+            ]
+            foreign = owners.foreign_bytes(reading, engines, booked, own_pids=self._own_pids)
             left = max(0, min(self.whole_bytes[name], reading.total_bytes - foreign))
             if abs(left - cluster.state.all_gpus[name].memory_bytes) > SLACK_BYTES:
                 cluster.state.resize(name, left)
@@ -171,6 +198,8 @@ class Memory:
 
     async def _learn(self, copy: Copy, engine: Engine) -> None:
         seen = await self.held(engine)
+        if not seen and self._own_pids:
+            seen = self._recognise(copy, engine)
         # Only one that is awake, still, holds what a copy takes.
         if seen and copy.phase is Phase.READY:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
@@ -178,25 +207,19 @@ class Memory:
             self._cluster.learnt.needs_bytes(copy.model, gpu.kind, usual)
             self._cluster.roster.correct(copy.model)
 
-
-def group(engine: Engine) -> int:
-    """The process group whose memory is the engine's; 0 if it is not known."""
-    return engine.process.pid if engine.process else int(engine.extra.get("server_pid", 0))
-
-
-def _held(reading: Reading, engine: Engine) -> int:
-    """What an engine holds of a GPU: its workers hold it, not the leader of its group.
-
-    Where one server holds several engines, each names its own workers.
-    """
-    if (workers := engine.extra.get("pids")) is not None:
-        return sum(size for pid, size in reading.processes.items() if pid in workers)
-    mine = group(engine)
-    return sum(size for pid, size in reading.processes.items() if _group_of(pid) == mine)
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return -1
+    def _recognise(self, copy: Copy, engine: Engine) -> int:
+        """Find an engine's processes by what appeared with it; what they hold, or 0, said once."""
+        cluster, before = self._cluster, self._before.pop(copy.id, {})
+        size, engines = copy.bytes_per_gpu, cluster.engines.values()
+        if copy.id in cluster.engines and (
+            pids := owners.newcomers(before, self.readings, engines, size)
+        ):
+            assert isinstance(engine.extra, dict), "plain data"
+            engine.extra[owners.PIDS] = pids
+            with contextlib.suppress(JournalError):  # counted there; found again at the next load
+                cluster.journal.running(engine, copy.sleep_level)
+            return self.seen(engine)
+        if not self._told:
+            self._told = True
+            cluster.tell_news("memory", instance=copy.id, why=owners.UNTOLD)
+        return 0

@@ -40,6 +40,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
         Record(copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None)
     )
     coming = cluster.arrivals.expect(copy, cluster.state.costs.load_s(copy.model, gpus))
+    await cluster.memory.begins(copy)
     manager = cluster.managers[served.runtime]
     engine = await cluster.call(manager.start, order(cluster, copy, coming), coming.progress)
     cluster.engines[copy.id] = engine

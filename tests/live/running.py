@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,16 +79,23 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, config: Mapping[str, Any], *options: str, env: Mapping[str, str] | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """Start a server in `folder`; whatever happens, nothing of it is left."""
+    """Start a server in `folder`; whatever happens, nothing of it is left.
+
+    `within`: words before the command, of a program that runs it.
+    """
     folder.mkdir(exist_ok=True)
     text = {"metrics": {"enabled": False}, **config}
     (folder / "modelium.yaml").write_text(yaml.safe_dump(text))
     command = [sys.executable, "-m", "modelium", "run", "--port", "0", "--log-format", "json"]
     with (folder / "stderr").open("a") as errors:
         process = subprocess.Popen(
-            [*command, *options],
+            [*within, *command, *options],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=errors,

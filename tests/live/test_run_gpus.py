@@ -8,15 +8,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from openai import OpenAI
 
 from tests.live.nvml import GIB, LOST, FakeDriver
-from tests.live.running import Running, running, still_there, sweep, until
+from tests.live.running import WITHIN_S, Running, running, still_there, sweep, until
 
 MODELS = ["llama-3.1-8b", "qwen2.5-7b"]
 CONFIG: dict[str, Any] = {
@@ -188,3 +190,51 @@ def test_check_lists_the_gpus_that_may_be_used(tmp_path: Path) -> None:
     notes = [f["says"] for f in findings if f["what"] == "GPUs"]
     assert any("leaves out 1 GPU: 3" in note for note in notes)
     assert any("GPU 2 is in MIG mode and has no instances: make some" in note for note in notes)
+
+
+def test_engines_are_known_where_the_driver_has_other_process_numbers(folder: Path) -> None:
+    """As in a container without the host's pid namespace: a namespace of the server's own."""
+    within = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    try:
+        subprocess.run([*within, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no pid namespace can be made: {error}")
+    driver = FakeDriver(folder, "NVIDIA H100 80GB HBM3")
+    config = {**CONFIG, "emulated": {"speed": 5}}
+    whole = int(80 * GIB * 0.9)
+    with running(folder / "run", config, env=driver.environment, within=within) as server:
+
+        def comes_up(model: str, listed: bool) -> int:
+            """Load it; its process, by the host's number, is listed while it loads, or not."""
+            before = set(started())
+            with ThreadPoolExecutor() as threads:
+                loading = threads.submit(server.client.act, model, "load")
+                [pid] = until(lambda: set(started()) - before)
+                if listed:
+                    driver.processes = [(0, pid, 30 * GIB, "c")]
+                    driver.write()
+                loading.result()
+            return int(pid)
+
+        def started() -> list[int]:
+            """Emulated engines, by the host's numbers."""
+            found = psutil.Process(server.process.pid).children(recursive=True)
+            return [one.pid for one in found if str(folder) in " ".join(one.cmdline())]
+
+        first = comes_up(MODELS[0], listed=True)
+        until(lambda: server.client.models()[0]["bytes_per_gpu"] == 30 * GIB)  # it was measured
+        assert server.client.status()["gpus"][0]["memory_bytes"] == whole, "and is nobody else's"
+        second = comes_up(MODELS[1], listed=False)
+        assert "--pid=host" in server.wait_for("memory", instance=f"{MODELS[1]}#2")["why"]
+        given = server.client.models()[1]["bytes_per_gpu"]
+        others = given + 25 * GIB
+        driver.processes += [(0, second, given, "c"), (0, FOREIGN, 25 * GIB, "c")]
+        driver.write()
+        [gpu] = until_gpus(server, lambda gpus: gpus[0]["memory_bytes"] < whole)
+        assert gpu["memory_bytes"] == 80 * GIB - (others - given), "what is not ours, once"
+        assert gpu["used_bytes"] == 30 * GIB + others
+        assert first != second
+        [inner] = psutil.Process(server.process.pid).children()
+        inner.terminate()
+        assert server.process.wait(WITHIN_S) == 0
+    assert still_there(folder) == []
