@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelium.cli.options import Times
+from modelium.cli.saying import GONE, say, silence
 from modelium.units import counted
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(
 ) -> None:
     """Serve models live: one address for clients, engines that come and go by the policy.
 
-    Ctrl-C (or SIGTERM) ends it in order; a second one at once.
+    Ctrl-C (or SIGTERM, or a terminal that is closed) ends it in order; a second one at once.
     """
     from modelium.serving import order
 
@@ -111,11 +112,11 @@ async def _serve(
         else:
             server.cluster.watchers.news.append(_lines(as_json))
             await server.stop.wait()
-            click.echo("Ending: requests in flight may finish", err=True)
+            say("Ending: requests in flight may finish", err=True)
     if playing is not None and not playing.cancelled():
         tally = playing.result()  # or why nothing could be sent
         if shown:
-            click.echo(f"Replay  {tally.sentence()}")
+            say(f"Replay  {tally.sentence()}")
     return server.cluster.journal.path
 
 
@@ -132,9 +133,9 @@ def _playing(
         if task.exception() is not None:
             server.stop.set()
         elif as_json:
-            click.echo(json.dumps({"event": "replayed", **task.result().as_dict()}))
+            say(json.dumps({"event": "replayed", **task.result().as_dict()}))
         elif not quiet:
-            click.echo(f"Replay  {task.result().sentence()}")
+            say(f"Replay  {task.result().sentence()}")
 
     key = os.environ.get(KEY_VARIABLE, "")
     task = asyncio.create_task(play(trace, Play(server.url, key, speed, verify=False)))
@@ -153,13 +154,12 @@ def _say(server: Server, as_json: bool) -> None:
         "notes": list(server.notes),
     }
     if as_json:
-        click.echo(json.dumps({"event": "serving", **told}))
+        say(json.dumps({"event": "serving", **told}))
         return
     for note in server.notes:
-        click.echo(f"Note    {note}")
+        say(f"Note    {note}")
     what = f"{counted(told['models'], 'model')} on {counted(told['gpus'], 'GPU')}"
-    click.echo(f"Serving {what} under {told['policy']}: {server.url}")
-    sys.stdout.flush()
+    say(f"Serving {what} under {told['policy']}: {server.url}")
 
 
 def _lines(as_json: bool) -> Any:
@@ -168,9 +168,9 @@ def _lines(as_json: bool) -> Any:
     def hear(what: str, about: Mapping[str, Any]) -> None:
         if as_json:
             if what not in ("gpus", "decide"):
-                click.echo(json.dumps({"event": what, **about}, default=str))
+                say(json.dumps({"event": what, **about}, default=str))
         elif (line := sentence(what, about)) is not None:
-            click.echo(line.plain)
+            say(line.plain)
 
     return hear
 
@@ -184,14 +184,20 @@ async def _draw(server: Server) -> None:
 
     screen, console = Screen(server.url), Console(highlight=False)
     server.cluster.watchers.news.append(screen.hear)
-    with Live(console=console, auto_refresh=False, screen=True) as live:
-        while not server.stop.is_set():
-            live.update(screen.draw(server.operations.status(), *console.size), refresh=True)
-            try:
-                async with asyncio.timeout(DRAW_EVERY_S):
-                    await server.stop.wait()
-            except TimeoutError:
-                continue
+    try:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while not server.stop.is_set():
+                live.update(screen.draw(server.operations.status(), *console.size), refresh=True)
+                try:
+                    async with asyncio.timeout(DRAW_EVERY_S):
+                        await server.stop.wait()
+                except TimeoutError:
+                    continue
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        silence(sys.stdout)  # the terminal is gone
+        await server.stop.wait()
 
 
 def _record(journal: Path, out: Path, force: bool) -> None:
@@ -204,9 +210,9 @@ def _record(journal: Path, out: Path, force: bool) -> None:
     try:
         run_ = read_run(journal)
     except RecordError as error:  # nobody asked for anything: that is no failure
-        click.echo(f"Note    no report: {error}", err=True)
+        say(f"Note    no report: {error}", err=True)
         return
     with new_folder(out, replace=force) as part:
         run_.fill(part)
         write_report([part], part / "report.html")
-    click.echo(f"Report  {out / 'report.html'}")
+    say(f"Report  {out / 'report.html'}")

@@ -25,6 +25,10 @@ VERBS = r"{verb:load|unload|sleep|wake|pin|unpin}"
 KEEP_ALIVE_S = 3.0
 """Shorter than vLLM's 5 s: a connection that the engine is about to close is not used again."""
 LARGE_BYTES = 64 << 10
+LIVE = ("/health/live", "/v2/health/live")
+"""Whoever asks here wants to know whether the process runs, not whether it can serve."""
+STARTED_S = 2.0
+"""Clients may try again after this time: engines that are adopted have answered by then, mostly."""
 CORS_HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Organization"
 CORS_METHODS = "GET, POST, DELETE"
 
@@ -131,7 +135,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     """Every error in the shape that its clients know; nobody is sent to without a limit."""
     request[REQUEST_ID] = request_id(request)
     try:
-        answer = _preflight(request) or await handler(request)
+        answer = _preflight(request) or _starting(request) or await handler(request)
     except ApiError as error:
         answer = _told(request, error)
     except web.HTTPException as error:
@@ -148,6 +152,15 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     if isinstance(body, bytes) and len(body) > LARGE_BYTES:
         await send(request, answer)
     return answer
+
+
+def _starting(http: web.Request) -> web.Response | None:
+    """The answer of a server that has the address and nothing to serve with yet."""
+    if http.app[DESK].is_open:
+        return None
+    if http.path in LIVE:
+        return json_response({"status": "starting"})
+    raise ApiError(503, "the server is starting", code="starting", retry_after_s=STARTED_S)
 
 
 def _told(http: web.Request, error: ApiError) -> web.Response:

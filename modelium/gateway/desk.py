@@ -58,15 +58,20 @@ class Admin(Protocol):
 
 @dataclass
 class Desk:
-    """The gateway's one shared thing."""
+    """The gateway's one shared thing. Until it is opened, requests are refused: 503, try again."""
 
-    seats: Seats
-    admin: Admin
     limits: Limits
     keys: Keys | None = None
     settings: Settings = field(default_factory=Settings)
+    seats: Seats = field(init=False)
+    admin: Admin = field(init=False)
+    is_open: bool = field(init=False, default=False)
     http: aiohttp.ClientSession = field(init=False)
     """To the engines; made when the application starts."""
+
+    def open(self, seats: Seats, admin: Admin) -> None:
+        """Serve from now on."""
+        self.seats, self.admin, self.is_open = seats, admin, True
 
 
 DESK = web.AppKey("desk", Desk)

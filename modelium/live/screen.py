@@ -158,6 +158,8 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             )
         case "policy-fault":
             return _line("policy", "", about["why"], "bold red")
+        case "hangup":
+            return _line("server", "", about["why"], "yellow")
         case "survivor" | "swept" | "ended":
             return _line(what, about.get("instance", ""), about["why"], "yellow")
     return None

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +21,7 @@ from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
 from modelium.live.journal import Journal
 from modelium.live.life import alive, farewell
+from modelium.live.lock import locked
 from modelium.live.operations import Operations
 from modelium.live.recording import about
 from modelium.live.telemetry import Telemetry
@@ -33,6 +33,7 @@ from modelium.serving.hardware import hardware
 from modelium.serving.managers import Managers
 from modelium.serving.order import Order as Order
 from modelium.serving.order import order as order
+from modelium.serving.signals import Signals
 from modelium.serving.stock import Stock
 
 if TYPE_CHECKING:
@@ -58,50 +59,57 @@ class Server:
         """Have something done before the gateway closes."""
         self.ends.append(do)
 
-    def signalled(self) -> None:
-        """Ctrl-C or SIGTERM: end in order; the second time at once."""
-        if self.stop.is_set():
-            hurried = replace(self.cluster.deadlines, shutdown_s=0.0, stop_grace_s=0.0)
-            self.cluster.deadlines = hurried
-        self.stop.set()
+    def hurry(self) -> None:
+        """End at once: requests in flight and engines get no time."""
+        hurried = replace(self.cluster.deadlines, shutdown_s=0.0, stop_grace_s=0.0)
+        self.cluster.deadlines = hurried
 
 
 @asynccontextmanager
 async def serving(order: Order) -> AsyncIterator[Server]:
-    """Serve until the body ends; a signal sets `Server.stop`. Raises ModeliumError."""
+    """Serve until the body ends; a signal sets `Server.stop`. Raises ModeliumError.
+
+    What may fail comes first: the live folder's lock, then the addresses, then what is configured.
+    Until all of it is there, nothing that an earlier run left is touched.
+    """
     inventory, order, plan, notes = hardware(order)
     config, folder = order.config, Path(order.config.live.folder)
-    stock = Stock(order, plan)
-    managers = Managers(config, folder)
-    policy, name, parameters = _policy(order, stock.plan)
-    stock.sleeps = getattr(policy, "sleeps", True)
-    given = stock.given(managers.need)
-    slos = {one.model.name: one.model.slo for one in given.served}
-    told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
-    cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
-    metrics = ModeliumMetrics()
-    Bookkeeper(cluster)
-    Telemetry(cluster, metrics)
+    signals = Signals()
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(locked(folder))
+        metrics = ModeliumMetrics()
         if config.metrics.enabled:
             metrics.start_server(config.metrics.port, config.metrics.host)
             stack.callback(metrics.stop_server)
+        front = await stack.enter_async_context(contextlib.AsyncExitStack())
+        desk, listening = gateway(config)
+        url = await front.enter_async_context(listening)
+        stock = Stock(order, plan)
+        managers = Managers(config, folder)
+        policy, name, parameters = _policy(order, stock.plan)
+        stock.sleeps = getattr(policy, "sleeps", True)
+        given = stock.given(managers.need)
+        slos = {one.model.name: one.model.slo for one in given.served}
+        told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
+        cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
+        Bookkeeper(cluster)
+        Telemetry(cluster, metrics)
+        front.enter_context(_incoming(cluster, stock, managers))
         driver = await stack.enter_async_context(
             alive(cluster, policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy, stock.remove)
-        stack.enter_context(_incoming(cluster, stock, managers))
-        url = await stack.enter_async_context(gateway(config, cluster, operations))
         all_notes = (*notes, *stock.notes, *_clashes(config, given), *without_keys(config))
-        server = Server(cluster, driver, operations, metrics, url, all_notes, asyncio.Event())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            cluster.loop.add_signal_handler(number, server.signalled)
+        server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop)
+        signals.serve(server)
+        desk.open(cluster.reception, operations)
         try:
             yield server
         finally:
             for do in server.ends:
                 do()
             await farewell(cluster)  # while the gateway can still pass the answers on
+            await front.aclose()
 
 
 def _clashes(config: Config, given: LiveInput) -> list[str]:

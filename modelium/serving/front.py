@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelium.config import Config
-from modelium.live.cluster import LiveCluster
-from modelium.live.operations import Operations
+
+if TYPE_CHECKING:
+    from modelium.gateway.desk import Desk
 
 
-def gateway(
-    config: Config, cluster: LiveCluster, operations: Operations
-) -> AbstractAsyncContextManager[str]:
+def gateway(config: Config) -> tuple[Desk, AbstractAsyncContextManager[str]]:
+    """Its desk, and the context in which it listens: it serves once the desk is opened."""
     from modelium.gateway.desk import Desk, Settings
     from modelium.gateway.keys import Keys
     from modelium.gateway.limits import Limits, Rate
@@ -28,14 +30,15 @@ def gateway(
         Path(key) if key else None,
     )
     rates = {name: Rate(**asdict(limit)) for name, limit in given.organizations.items()}
-    limits = Limits(cluster.now_s, Rate(**asdict(given.limits)), rates)
+    limits = Limits(time.monotonic, Rate(**asdict(given.limits)), rates)
     settings = Settings(
         max_body_bytes=given.max_body,
         allowed_origins=tuple(given.allowed_origins),
         open_admin=address.loopback,
     )
     keys = Keys(Path(given.keys)) if given.keys else None
-    return listening(Desk(cluster.reception, operations, limits, keys, settings), address)
+    desk = Desk(limits, keys, settings)
+    return desk, listening(desk, address)
 
 
 def without_keys(config: Config) -> list[str]:

@@ -141,7 +141,8 @@ async def stage(
     here.engine = Engine("a#1", "a", "scripted", f"http://127.0.0.1:{port}", api, name, extra=extra)
     clock = asyncio.get_running_loop().time
     admin: Any = SimpleNamespace(runtime_of=lambda name: runtime)
-    desk = Desk(here, admin, Limits(clock, Rate()), None, settings or Settings())
+    desk = Desk(Limits(clock, Rate()), None, settings or Settings())
+    desk.open(here, admin)
     try:
         async with (
             listening(desk, Address(port=0)) as here.url,

@@ -126,7 +126,8 @@ async def site(
     async with house(folder, models, *gpus, **more) as here:
         operations = Operations(here.cluster, here.driver, "lru")
         limits = Limits(clock or here.cluster.now_s, rate or Rate())
-        desk = Desk(here.cluster.reception, operations, limits, keys, Settings(**(gateway or {})))
+        desk = Desk(limits, keys, Settings(**(gateway or {})))
+        desk.open(here.cluster.reception, operations)
         async with (
             listening(desk, address or Address(port=0)) as url,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as http,
