@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 from modelium.errors import ModeliumError
 from modelium.gateway import kserve, openai, operating
@@ -41,18 +41,42 @@ def make_app(desk: Desk) -> web.Application:
     app[DESK] = desk
     app.cleanup_ctx.append(_connections)
     app.on_response_prepare.append(_label)
-    app.add_routes(
-        [
-            web.get("/health", operating.health),
-            web.get("/ready", operating.ready),
-            web.get("/v2/health/live", operating.health),
-            web.get("/v2/health/ready", operating.ready),
-            web.get("/openapi.json", _openapi),
-            *_for_users(),
-            *_for_operators(),
-        ]
-    )
+    routes = [
+        web.get("/health", operating.health),
+        web.get("/ready", operating.ready),
+        web.get("/v2/health/live", operating.health),
+        web.get("/v2/health/ready", operating.ready),
+        web.get("/openapi.json", _openapi),
+        *_for_users(),
+        *_for_operators(),
+        web.route("*", "/{rest:.*}", _nothing_here),
+    ]
+    for route in routes:
+        route.kwargs["expect_handler"] = _expected
+    app.add_routes(routes)
     return app
+
+
+async def _expected(http: web.Request) -> web.Response | None:
+    """Send `100 Continue`. The library's own handler fails at values that are not ASCII."""
+    expect = http.headers.get("Expect", "")
+    if http.version < HttpVersion11:
+        return None
+    if expect.lower() != "100-continue":
+        return _told(http, ApiError(417, f"Expect: {expect!r:.80}; only 100-continue is known"))
+    await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    http.writer.output_size = 0  # the answer itself has not begun
+    return None
+
+
+async def _nothing_here(http: web.Request) -> web.StreamResponse:
+    """What no other route matches: 405 if one would with another method, else 404."""
+    allowed: set[str] = set()
+    for resource in http.app.router.resources():
+        allowed |= (await resource.resolve(http))[1]
+    if allowed := allowed - {hdrs.METH_ANY}:
+        raise web.HTTPMethodNotAllowed(http.method, allowed)
+    raise web.HTTPNotFound
 
 
 def _for_users() -> list[web.RouteDef]:

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 def _plain(record: logging.LogRecord) -> bool:
     """What is no HTTP is its sender's mistake: a line, where the library logs a traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        record.msg, record.args = f"{record.msg}: %.200s", (*(record.args or ()), error.message)
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        words = " ".join(getattr(error, "message", str(error)).split())
+        record.msg, record.args = f"{record.msg}: %.200s", (*(record.args or ()), words)
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True
 

@@ -393,21 +393,37 @@ def test_a_client_that_sends_too_slowly_is_told_so() -> None:
     perform(act, settings=Settings(read_timeout_s=0.5))
 
 
-def test_what_is_no_http_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("head", "status", "told"),
+    [
+        (b"X: " + b"y" * 100_000, 400, "Got more than"),
+        (b"X: \x7f", 400, "Invalid header value char: b'X: "),
+        (b"Content-Encoding: gzip\r\nContent-Length: 4", 404, "Can not decode content-encoding"),
+        (b"Expect: \xe4\r\nContent-Length: 4", 417, ""),
+    ],
+)
+def test_what_is_no_http_is_at_most_a_line_in_the_log(
+    head: bytes, status: int, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def act(here: Stage) -> None:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", int(here.url.rpartition(":")[2])
         )
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n")
-        assert b" 400 " in await reader.readline()
+        writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+        writer.write(head + b"\r\n\r\nnone")
+        assert f" {status} ".encode() in await reader.readline()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
     perform(act)
-    [record] = [record for record in caplog.records if "Error handling" in record.message]
-    assert (record.levelname, record.exc_info) == ("WARNING", None)
-    assert "Got more than" in record.message
+    records = [record for record in caplog.records if record.name.startswith("modelium")]
+    assert [(r.levelname, r.exc_info) for r in records] == [("WARNING", None)] * bool(told)
+    for record in records:
+        assert told in record.getMessage()
+        assert "\n" not in record.getMessage()
 
 
 def test_a_real_engine_killed_while_it_streams(tmp_path: Path) -> None:
