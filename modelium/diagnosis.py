@@ -7,14 +7,13 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from modelium import catalog
 from modelium.config import Config, examine, find, make_plan, search
 from modelium.config.live import Ray, Triton
 from modelium.config.liveplan import sleep_clashes
@@ -55,11 +54,12 @@ class Finding:
 
 def diagnose(config: Path | None = None) -> list[Finding]:
     """Look at everything; `config` is the file to check instead of the one that is found."""
-    given, found = _configuration(config)
+    readings, gpus = _gpus()
+    given, found = _configuration(config, readings)
     return [
         _python(),
         *_packages(),
-        *_gpus(),
+        *gpus,
         *found,
         *_engines(given or Config()),
         _live_folder(given),
@@ -100,15 +100,15 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> tuple[list[Reading], list[Finding]]:
+    """The GPUs that a server here would use, and a line for each."""
     try:
         import pynvml
     except ImportError:
-        yield Finding(NOTE, "GPUs", "not looked for: nvidia-ml-py is not installed ([live])")
-        return
+        says = "not looked for: nvidia-ml-py is not installed ([live])"
+        return [], [Finding(NOTE, "GPUs", says)]
     if why := _driver_trouble(pynvml):
-        yield Finding(NOTE, "GPUs", f"none found ({why}); simulation needs none")
-        return
+        return [], [Finding(NOTE, "GPUs", f"none found ({why}); simulation needs none")]
     from modelium.live.inventory import NvmlInventory
     from modelium.live.owners import has_own_pids
     from modelium.serving.hardware import seen
@@ -116,11 +116,9 @@ def _gpus() -> Iterator[Finding]:
     try:
         readings, notes = seen(NvmlInventory())
     except ConfigError as error:
-        yield Finding(NOTE, "GPUs", str(error))
-        return
-    yield from map(_gpu, readings)
-    for note in (*notes, *((OTHER_PIDS,) if has_own_pids() else ())):
-        yield Finding(NOTE, "GPUs", note)
+        return [], [Finding(NOTE, "GPUs", str(error))]
+    notes = (*notes, *((OTHER_PIDS,) if has_own_pids() else ()))
+    return readings, [*map(_gpu, readings), *(Finding(NOTE, "GPUs", note) for note in notes)]
 
 
 def _driver_trouble(pynvml: ModuleType) -> str:
@@ -138,14 +136,12 @@ def _gpu(reading: Reading) -> Finding:
     if reading.lost:
         return Finding(NOTE, what, f"{reading.name}: lost ({reading.lost})")
     free = f"{format_bytes(reading.free_bytes)} of {format_bytes(reading.total_bytes)} free"
-    try:
-        kind = catalog.gpu(reading.name).name
-    except ModeliumError:
-        kind = "not in the catalogue"
-    return Finding(OK, what, f"{reading.name} ({kind}), {free}")
+    return Finding(OK, what, f"{reading.name} ({reading.kind}), {free}")
 
 
-def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:
+def _configuration(
+    given: Path | None, readings: Sequence[Reading]
+) -> tuple[Config | None, list[Finding]]:
     """The configuration as far as it can be read, and what there is to say about it."""
     try:
         path = find(given)
@@ -153,19 +149,50 @@ def _configuration(given: Path | None) -> tuple[Config | None, list[Finding]]:
         return None, [Finding(WRONG, "config", str(error))]
     if path is None:
         places = ", ".join(str(place) for place in search())
-        return None, [Finding(NOTE, "config", f"none; looked for {places}")]
+        none = Finding(NOTE, "config", f"none; looked for {places}")
+        return None, [none, *_assumed(Config(), readings)]
     config, problems = examine(path)
-    if config is not None:
+    if config is None:
+        return None, [Finding(WRONG, "config", problem) for problem in problems]
+    real = [] if config.emulated.enabled else list(readings)
+    clashes = [] if config.vllm.sleep_mode is False else sleep_clashes(config, os.environ)
+    notes = [Finding(NOTE, "sleep mode", clash) for clash in clashes]
+    return config, [*_plans(path, config, real), *_assumed(config, real), *notes]
+
+
+def _assumed(config: Config, readings: Sequence[Reading]) -> list[Finding]:
+    if not readings:
+        return []
+    from modelium.serving.hardware import assumed
+
+    return [Finding(NOTE, "GPUs", says) for says in assumed(config, readings)]
+
+
+def _plans(path: Path, config: Config, readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Whether the models can be served on the GPUs of the file, and on those that are here."""
+    if config.cluster.gpus or config.cluster.nodes or not readings:
+        yield _plan(path, config)
+    if readings:
+        from modelium.serving.hardware import on_listed
+
         try:
-            plan = make_plan(config)
-            says = f"{path}: {counted(len(plan.hardware.gpus), 'GPU')}, "
-            says += counted(len(plan.models), "model")
-            clashes = [] if config.vllm.sleep_mode is False else sleep_clashes(config, os.environ)
-            notes = [Finding(NOTE, "sleep mode", clash) for clash in clashes]
-            return config, [Finding(OK, "config", says), *notes]
-        except ModeliumError as error:
-            problems = [f"{path}: {error}"]
-    return config, [Finding(WRONG, "config", problem) for problem in problems]
+            yield _plan(path, on_listed(config, readings), "on the GPUs that are here")
+        except ConfigError as error:
+            yield Finding(WRONG, "GPUs", str(error))
+
+
+def _plan(path: Path, config: Config, where: str = "") -> Finding:
+    try:
+        plan = make_plan(config)
+    except ModeliumError as error:
+        return Finding(WRONG, "config", f"{path}: {f'{where}: ' if where else ''}{error}")
+    gpus, models = counted(len(plan.hardware.gpus), "GPU"), counted(len(plan.models), "model")
+    if not plan.hardware.gpus:
+        says = f"{path}: {models}, no GPUs named: simulation chooses some; to serve, name some"
+        return Finding(NOTE, "config", f"{says} (cluster: {{gpus: 4xh100-80g}}) or have a driver")
+    assumed = "".join(f"; {note}" for note in plan.hardware.notes())
+    said = f"{path}: {gpus}, {models}{f', {where}' if where else ''}{assumed}"
+    return Finding(NOTE if assumed else OK, "config", said)
 
 
 def _engines(config: Config) -> Iterator[Finding]:

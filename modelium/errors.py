@@ -38,7 +38,14 @@ class RecordError(ModeliumError):
     """The output folder of a run cannot be read or written."""
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest of `known`, or an empty string."""
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+SLIP = 0.9
+"""From this likeness on, a name that need not be known is a known one with a slip."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Return " Did you mean 'x'?" for the nearest of `known`, or an empty string.
+
+    `alike`, from 0 to 1, is how near it has to be.
+    """
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=alike)
     return f" Did you mean {near[0]!r}?" if near else ""

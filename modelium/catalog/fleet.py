@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from modelium.catalog.gpus import GpuSpec, gpu
+from modelium.catalog.generations import kind_of
+from modelium.catalog.gpus import gpu
 from modelium.core import Gpu, Node
 from modelium.errors import ConfigError
 
@@ -37,7 +38,8 @@ def parse_fleet(text: str, *, share: float = DEFAULT_SHARE, host_bytes: int | No
         raise ConfigError(f"share of GPU memory is {share}, expected more than 0 and at most 1")
     nodes: list[Node] = []
     gpus: list[Gpu] = []
-    for count, spec in _node_sizes(text):
+    for count, kind in fleet_nodes(text):
+        spec = gpu(kind)
         ram = round(HOST_TO_GPU_MEMORY * count * spec.memory_bytes)
         node = Node(f"node{len(nodes)}", ram if host_bytes is None else host_bytes)
         usable = int(spec.memory_bytes * share)
@@ -47,9 +49,9 @@ def parse_fleet(text: str, *, share: float = DEFAULT_SHARE, host_bytes: int | No
     return Fleet(tuple(nodes), tuple(gpus))
 
 
-def _node_sizes(text: str) -> list[tuple[int, GpuSpec]]:
-    """One (number of GPUs, kind) per node."""
-    sizes: list[tuple[int, GpuSpec]] = []
+def fleet_nodes(text: str) -> list[tuple[int, str]]:
+    """The number and the kind of each node's GPUs, known or not. Raises ConfigError."""
+    sizes: list[tuple[int, str]] = []
     for group in text.split("+"):
         match = _GROUP.fullmatch(group.strip())
         if not match:
@@ -57,5 +59,5 @@ def _node_sizes(text: str) -> list[tuple[int, GpuSpec]]:
         nodes, gpus = (int(number or 1) for number in match.group(1, 2))
         if not 0 < nodes * gpus <= _MOST_GPUS:
             raise ConfigError(f"{text!r} has {nodes * gpus} GPUs, expected 1 to {_MOST_GPUS}")
-        sizes += [(gpus, gpu(match.group(3)))] * nodes
+        sizes += [(gpus, kind_of(match.group(3)))] * nodes
     return sizes

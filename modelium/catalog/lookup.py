@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,5 +31,10 @@ def find(what: str, name: str, entries: Mapping[str, T], known: Mapping[str, T])
     """
     if name in known:
         return known[name]
+    raise not_found(what, name, known, entries)
+
+
+def not_found(what: str, name: str, known: Iterable[str], entries: Iterable[str]) -> ProfileError:
+    """What to say of a name that is not there: the nearest of `known`, or else all `entries`."""
     hint = did_you_mean(name, known) or f" Known are {', '.join(entries)}."
-    raise ProfileError(f"no {what} called {name!r} in the catalogue.{hint}")
+    return ProfileError(f"no {what} called {name!r} in the catalogue.{hint}")

@@ -14,7 +14,8 @@ from modelium.units import format_bytes, format_seconds
 
 def assumptions(plan: Plan) -> list[str]:
     """What was taken where the configuration leaves it open."""
-    said = [f"{plan.hardware.share:.0%} of each GPU's memory may be used"]
+    said = plan.hardware.notes()
+    said += [f"{plan.hardware.share:.0%} of each GPU's memory may be used"]
     rams = sorted({node.host_bytes for node in plan.hardware.nodes})
     amounts = " to ".join(format_bytes(ram) for ram in dict.fromkeys((rams[0], rams[-1])))
     said.append(f"{amounts} of each node's RAM may hold weights")
@@ -23,7 +24,7 @@ def assumptions(plan: Plan) -> list[str]:
 
 def calibration(plan: Plan) -> list[str]:
     """How well step and load times are founded."""
-    engines = Engines(plan.models)
+    engines = Engines(plan.models, plan.hardware.by_kind())
     known = [name for name, one in plan.models.items() if one.infer is None]
     kinds = plan.hardware.kinds()
     steps = [engines.profile(name, kind) for name in known for kind in kinds]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from modelium import catalog
-from modelium.errors import ConfigError, ProfileError, did_you_mean
+from modelium.errors import ConfigError, did_you_mean
 
 UUIDS = ("GPU-", "MIG-")
 """How the driver's names begin."""
@@ -49,10 +48,9 @@ def by_driver_name(word: str, gpus: Iterable[GpuName]) -> list[GpuName]:
 
 def find(word: str, gpus: Sequence[GpuName]) -> list[GpuName]:
     """The GPUs that `word` names in any way. Raises ConfigError if it names none, or is unclear."""
-    with contextlib.suppress(ProfileError):
-        kind = catalog.gpu(word).name
-        if of_kind := [gpu for gpu in gpus if gpu.kind == kind]:
-            return of_kind
+    kind = catalog.kind_of(word)
+    if of_kind := [gpu for gpu in gpus if gpu.kind == kind]:
+        return of_kind
     if found := [gpu for gpu in gpus if word in (gpu.id, gpu.kind)]:
         return found
     if found := by_driver_name(word, gpus):

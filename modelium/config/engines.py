@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from functools import cache
 
 from modelium import catalog
+from modelium.catalog import GpuSpec
 from modelium.config.models import Served
 from modelium.config.profiles import same_work
 from modelium.core import Model
 from modelium.errors import ConfigError
-from modelium.sim.profiles import Profile, roofline_step, step_time
+from modelium.sim.profiles import Profile, roofline_profile, step_time
 from modelium.sim.spec import Engine, Generate, Infer, StepTime
 
 GOOD_BATCH = 32
@@ -22,8 +23,9 @@ ENCODER_BATCH = 32
 class Engines:
     """Engine and work of each model by kind of GPU; says where each figure is from."""
 
-    def __init__(self, models: Mapping[str, Served]) -> None:
-        self._models = models
+    def __init__(self, models: Mapping[str, Served], gpus: Mapping[str, GpuSpec]) -> None:
+        """`gpus` by kind."""
+        self._models, self._gpus = models, gpus
         self.engine = cache(self._engine)
         self.profile = cache(self._profile)
 
@@ -58,9 +60,8 @@ class Engines:
             raise ConfigError(f"models.{name}: nothing says how fast it is")
         for known in catalog.models().values():
             if same_work(known, served.spec):
-                return step_time(known.name, gpu, served.model.gpus)
-        step = roofline_step(served.spec, catalog.gpu(gpu), served.model.gpus)
-        return Profile(step, "roofline", f"data sheets: {gpu}, {served.spec.name}")
+                return step_time(known.name, self._gpus[gpu], served.model.gpus)
+        return roofline_profile(served.spec, self._gpus[gpu], served.model.gpus)
 
 
 def _answer_s(engine: Infer, tokens: float) -> float:

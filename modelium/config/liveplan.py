@@ -34,7 +34,8 @@ def live_input(
     from modelium.live.given import Deadlines, LiveInput
     from modelium.live.reception import House
 
-    engines, asked, live = Engines(plan.models), plan.simulation.settings(), config.live
+    engines = Engines(plan.models, plan.hardware.by_kind())
+    asked, live = plan.simulation.settings(), config.live
     models = [
         served(config, plan, engines, name, emulate=emulate, sleeps=sleeps) for name in plan.models
     ]

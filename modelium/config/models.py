@@ -148,19 +148,21 @@ def _unknown(
 def _known(
     spec: ModelSpec, entry: schema.ModelEntry, settings: schema.EngineSettings, hardware: Hardware
 ) -> Model:
-    """As vLLM would serve it on the most numerous kind of GPU that can hold it."""
+    """As vLLM would serve it on the most numerous GPUs that can hold it, if there are any."""
     context = settings.max_model_len or spec.max_context
     pool = max(settings.max_model_len or 0, min(DEFAULT_KV_TOKENS, 8 * context))
+    if not hardware.gpus:
+        return core_model(spec, gpus=entry.gpus, kv_tokens=pool)
     failures = []
-    for kind in hardware.kinds():
+    for gpu in hardware.sizes:
         try:
             return core_model(
                 spec,
-                gpu=catalog.gpu(kind),
+                gpu=gpu,
                 gpus=entry.gpus,
                 kv_tokens=pool,
                 share=hardware.share,
-                most=hardware.most_per_node(kind),
+                most=hardware.most_per_node(gpu),
                 batch=build(BatchLimits(), settings, ignore=NO_LIMITS),
             )
         except ProfileError as error:

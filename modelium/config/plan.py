@@ -38,7 +38,7 @@ class Plan:
         from modelium.costs import ConfiguredFacts
         from modelium.sim.run import SimInput
 
-        engines = Engines(self.models)
+        engines = Engines(self.models, self.hardware.by_kind())
         stages = {name: one.stages for name, one in self.models.items()}
         return SimInput(
             nodes=list(self.hardware.nodes),
@@ -63,7 +63,8 @@ def make_plan(config: schema.Config) -> Plan:
     share = asked.max_gpu_memory_utilization or DEFAULT_SHARE
     cluster = hardware(config.cluster, share)
     classes = {name: slo(limits) or Slo() for name, limits in config.slo.classes.items()}
-    own = measured(config.profiles, config.models) if config.profiles else []
+    kinds = {*config.cluster.kinds, *cluster.kinds()}
+    own = measured(config.profiles, config.models, kinds) if config.profiles else []
     return Plan(
         hardware=cluster,
         models={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import isclose
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from modelium import catalog
 from modelium.catalog import Architecture, ModelSpec
+from modelium.catalog.gpunames import parse
 from modelium.config.files import lines
 from modelium.config.values import Count, GpuKind, NotNegative, Read, Seconds, Section, adapter
-from modelium.errors import ConfigError, ProfileError, did_you_mean
+from modelium.errors import SLIP, ConfigError, ProfileError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -125,8 +126,13 @@ Profiles = Annotated[
 ]
 
 
-def measured(given: Sequence[str | ProfileEntry], models: Iterable[str]) -> list[Entry]:
-    """All entries that are configured, in order. Raises ConfigError with the key or the file."""
+def measured(
+    given: Sequence[str | ProfileEntry], models: Iterable[str], gpus: Collection[str]
+) -> list[Entry]:
+    """All entries that are configured, in order. Raises ConfigError with the key or the file.
+
+    `models` and `gpus` are known beside those of the catalogue.
+    """
     from modelium.sim.profiles import Entry
 
     found: list[Entry] = []
@@ -136,6 +142,7 @@ def measured(given: Sequence[str | ProfileEntry], models: Iterable[str]) -> list
                 found += _from_file(Path(one))
             else:
                 _check_name(one.model, models)
+                _check_gpu(one.gpu, gpus)
                 found.append(_entry(Entry, one, "configuration", ""))
         except ConfigError as error:
             raise ConfigError(f"profiles[{i}]: {error}") from None
@@ -178,6 +185,17 @@ def _check_name(name: str, models: Iterable[str]) -> None:
         raise ConfigError(
             f"model: no model called {name!r}, here or in the catalogue.{did_you_mean(name, known)}"
         ) from None
+
+
+def _check_gpu(kind: str, gpus: Collection[str]) -> None:
+    """A name with its memory, "rtx-3080-10g", may be of a GPU on another machine."""
+    slip = did_you_mean(kind, catalog.gpus(), SLIP)
+    if kind in gpus or (parse(kind).size_gib is not None and not slip):
+        return
+    try:
+        catalog.gpu(kind)
+    except ProfileError as error:
+        raise ConfigError(f"gpu: {error} Another one has to be in cluster.kinds") from None
 
 
 def _from_file(path: Path) -> list[Entry]:

@@ -7,7 +7,8 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from modelium.catalog import parse_fleet
+from modelium import catalog
+from modelium.catalog import fleet_nodes
 from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
 from modelium.config.profiles import Profiles
 from modelium.config.simulation import Simulation
@@ -23,9 +24,11 @@ from modelium.config.values import (
     Number,
     Period,
     Port,
+    Rate,
     Read,
     Seconds,
     Section,
+    Size,
     build,
     said,
 )
@@ -83,9 +86,9 @@ class GpuGroup(Section):
     """Some GPUs of one kind."""
 
     kind: GpuKind
-    """Name in the catalogue, such as h100-80g."""
+    """Name in the catalogue, such as h100-80g, or as the driver calls it."""
     count: Count = 1
-    memory: Bytes | None = None
+    memory: Size | None = None
     """Of each, instead of the catalogue's figure."""
     uuid: str | None = None
     """The driver's name of a single GPU, so that it can be named by it in simulation, too."""
@@ -114,9 +117,10 @@ class PlacedGroup(GpuGroup):
 def placed(given: Any) -> Any:
     """Take "2x8xh100-80g" as two groups of eight, and a bare kind as a group of one."""
     if isinstance(given, str):
-        fleet = parse_fleet(given)
-        kinds = {node.id: [g.kind for g in fleet.gpus if g.node == node.id] for node in fleet.nodes}
-        return [{"kind": of[0], "count": len(of), "node": node} for node, of in kinds.items()]
+        return [
+            {"kind": kind, "count": count, "node": f"node{i}"}
+            for i, (count, kind) in enumerate(fleet_nodes(given))
+        ]
     if isinstance(given, list):
         return [{"kind": item} if isinstance(item, str) else item for item in given]
     raise ConfigError(f"{given!r} is neither a fleet such as 4xh100-80g nor a list of GPUs")
@@ -140,6 +144,36 @@ class NodeEntry(Section):
     links: Links = Links()
 
 
+class GpuFigures(Section):
+    """What GPUs of a kind can do; what is left out comes from the catalogue or is assumed."""
+
+    memory: Size | None = None
+    """Of each."""
+    bandwidth: BytesPerS | None = None
+    """Of its memory."""
+    flops: Rate | None = None
+    """16-bit floating-point operations a second: dense, with tensor cores. 312e12, not 312."""
+    fp8_flops: Rate | None = None
+    """The same with 8 bits."""
+    pcie: BytesPerS | None = None
+    """Of the data sheet, one direction: the host's memory to the GPU."""
+    nvlink: BytesPerS | None = None
+    """To the other GPUs of its node, one direction."""
+
+
+def _kinds(given: Any) -> Any:
+    """Take every way of writing a GPU's name as one key."""
+    if not isinstance(given, Mapping):
+        return given
+    written: dict[str, Any] = {}
+    for name, figures in given.items():
+        kind = catalog.kind_of(str(name))
+        if kind in written:
+            raise ConfigError(f"{kind!r} is there twice")
+        written[kind] = figures
+    return written
+
+
 class Cluster(Section):
     """Which GPUs there are."""
 
@@ -149,6 +183,11 @@ class Cluster(Section):
     """4xh100-80g (one node), 2x8xh100-80g+4xl4 (three), or a list of kinds or groups."""
     nodes: list[NodeEntry] = field(default_factory=list)
     """Each machine by itself, instead of `gpus`."""
+    kinds: Annotated[dict[str, GpuFigures], Read(_kinds, dict[str, GpuFigures])] = field(
+        default_factory=dict
+    )
+    """What GPUs are, by name: for those that the catalogue does not know, or to correct it; also
+    for those that the driver lists."""
     host_memory: Bytes | None = None
     """RAM of each node for cached and sleeping weights."""
     links: Links = Links()

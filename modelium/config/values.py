@@ -164,10 +164,11 @@ class Quantity(Read):
 
 
 Bytes = Annotated[int, Bounds(ge=0), Quantity(parse_bytes, "80GiB")]
+Size = Annotated[int, Bounds(gt=0), Quantity(parse_bytes, "80GiB")]
 Seconds = Annotated[float, Bounds(ge=0), Quantity(parse_seconds, "30s")]
 Period = Annotated[float, Bounds(gt=0), Quantity(parse_seconds, "30s")]
 BytesPerS = Annotated[float, Bounds(gt=0), Quantity(parse_bytes_per_s, "6GB/s")]
-GpuKind = Annotated[str, Read(lambda n: catalog.gpu(n).name if isinstance(n, str) else n)]
+GpuKind = Annotated[str, Read(lambda n: catalog.kind_of(n) if isinstance(n, str) else n)]
 Share = Annotated[float, Bounds(ge=0, le=1)]
 Rate = Annotated[float, Bounds(gt=0)]
 Factor = Annotated[float, Bounds(ge=1)]

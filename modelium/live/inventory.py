@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Protocol
 
-from modelium import catalog
-from modelium.catalog.lookup import simplify
+import psutil
+
+from modelium.catalog import DriverFacts, device_spec
 from modelium.core import Gpu
-from modelium.errors import ConfigError, ProfileError
+from modelium.errors import ConfigError
 from modelium.managers.identity import Process, runs
 
 
@@ -28,7 +29,7 @@ class Reading:
     name: str
     """What the driver calls it."""
     kind: str
-    """Its name in the catalogue; `name` in plain letters where that has none."""
+    """Its name in the catalogue, or one like those; empty while nobody could read it."""
     total_bytes: int = 0
     free_bytes: int = 0
     processes: Mapping[int, int] = field(default_factory=dict)
@@ -41,6 +42,8 @@ class Reading:
     """The driver's index when it was first seen, such as "2"; of a MIG instance "2:0"."""
     parent: str = ""
     """UUID of the GPU that a MIG instance is a part of; empty for a whole GPU."""
+    facts: DriverFacts = field(default_factory=DriverFacts)
+    """What else the driver told when it was first seen; of a MIG instance, about the whole GPU."""
 
     @property
     def used_bytes(self) -> int:
@@ -183,7 +186,7 @@ class NvmlInventory:
         nvml = self._nvml
         uuid = nvml.nvmlDeviceGetUUID(handle)
         known = self._known.get(uuid) or self._meet(index, uuid, nvml.nvmlDeviceGetName(handle))
-        return self._figures(known, handle)
+        return self._figures(known, handle, handle)
 
     def _read_instances(self, index: int, parent: Any, count: int) -> Iterator[Reading]:
         """The MIG instances of a GPU; their numbers have gaps where some were destroyed."""
@@ -200,18 +203,51 @@ class NvmlInventory:
                 if any(number == known.number for known in self._known.values()):
                     number = str(device)
                 self._known[uuid] = Reading(
-                    device, uuid, name, _kind(name), number=number, parent=parent_uuid
+                    device, uuid, name, "", number=number, parent=parent_uuid
                 )
-            yield self._figures(self._known[uuid], handle)
+            yield self._figures(self._known[uuid], handle, parent)
 
-    def _figures(self, known: Reading, handle: Any) -> Reading:
-        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+    def _figures(self, known: Reading, handle: Any, whole: Any) -> Reading:
+        total_bytes, free_bytes = self._memory(handle)
+        if not known.kind:
+            facts = self._facts(whole)
+            kind = device_spec(known.name, total_bytes, facts).name
+            known = self._known[known.uuid] = replace(known, kind=kind, facts=facts)
         return replace(
             known,
-            total_bytes=int(memory.total),
-            free_bytes=int(memory.free),
+            total_bytes=total_bytes,
+            free_bytes=free_bytes,
             processes=self._processes(handle),
             utilisation=None if known.parent else self._utilisation(handle),
+        )
+
+    def _memory(self, handle: Any) -> tuple[int, int]:
+        """Total and free bytes; the machine's where the GPU has no memory of its own (GB10).
+
+        Source: NVIDIA DGX Spark User Guide, known issues ("Memory-Usage: Not Supported").
+        """
+        try:
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self._nvml.NVMLError_NotSupported:
+            machine = psutil.virtual_memory()
+            return machine.total, machine.available
+        return int(memory.total), int(memory.free)
+
+    def _facts(self, handle: Any) -> DriverFacts:
+        """What tells how fast a GPU is that the catalogue does not know."""
+        nvml = self._nvml
+
+        def told(ask: Callable[..., Any], *what: int) -> Any:
+            with self._optional():
+                return ask(handle, *what)
+            return 0
+
+        return DriverFacts(
+            compute_capability=told(nvml.nvmlDeviceGetCudaComputeCapability) or (0, 0),
+            memory_bus_bits=told(nvml.nvmlDeviceGetMemoryBusWidth),
+            memory_clock_hz=1e6 * told(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_MEM),
+            cores=told(nvml.nvmlDeviceGetNumGpuCores),
+            sm_clock_hz=1e6 * told(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM),
         )
 
     def _in_mig_mode(self, handle: Any) -> bool:
@@ -225,7 +261,7 @@ class NvmlInventory:
         """A GPU that was not seen before; its index may have been another's."""
         taken = {known.device for known in self._known.values() if known.uuid}
         device = index if index not in taken else max(taken) + 1
-        self._known[uuid] = Reading(device, uuid, name, _kind(name), number=str(device))
+        self._known[uuid] = Reading(device, uuid, name, "", number=str(device))
         return self._known[uuid]
 
     def _forget_placeholders(self) -> None:
@@ -270,10 +306,3 @@ class NvmlInventory:
 
 def _without(known: Reading, why: str) -> Reading:
     return replace(known, lost=why)
-
-
-def _kind(name: str) -> str:
-    try:
-        return catalog.gpu(name).name
-    except ProfileError:
-        return simplify(name)

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from modelium import catalog
+from modelium.catalog import GpuSpec
 from modelium.config import Config, Plan, make_plan
 from modelium.config.devices import GpuName
+from modelium.config.hardware import figures, with_listed
 from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.errors import ConfigError
 from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory, Reading
@@ -34,9 +37,14 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
         if inventory is not None:
             readings, notes = seen(inventory)
             if readings:
-                order = replace(order, config=_on(config, readings))
+                order = replace(order, config=on_listed(config, readings))
                 plan = make_plan(order.config)
-                return inventory, order, plan, (*_found(plan, inventory, readings), *notes)
+                return (
+                    inventory,
+                    order,
+                    plan,
+                    (*_found(plan, inventory, readings), *notes, *assumed(config, readings)),
+                )
             why = "; ".join(notes) or why
     if not (config.cluster.gpus or config.cluster.nodes):
         raise ConfigError(
@@ -47,7 +55,12 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
     gpus = plan.hardware.gpus
     kinds = ", ".join(f"{sum(g.kind == k for g in gpus)} x {k}" for k in plan.hardware.kinds())
     pretended = f"no real GPUs are used: {kinds} are pretended"
-    return PretendInventory(gpus), order, plan, (pretended, *_left_out(plan), *notes)
+    return (
+        PretendInventory(gpus),
+        order,
+        plan,
+        (pretended, *_left_out(plan), *notes, *plan.hardware.notes()),
+    )
 
 
 def seen(inventory: NvmlInventory) -> tuple[list[Reading], tuple[str, ...]]:
@@ -71,7 +84,7 @@ def _name(reading: Reading) -> GpuName:
     return GpuName(f"gpu{number}", number, reading.kind, reading.uuid, reading.parent)
 
 
-def _on(config: Config, readings: Sequence[Reading]) -> Config:
+def on_listed(config: Config, readings: Sequence[Reading]) -> Config:
     """The configuration with the GPUs that are there, all on one node.
 
     One that is lost and was never seen is taken for one of the others' kind until it is back.
@@ -96,8 +109,20 @@ def _on(config: Config, readings: Sequence[Reading]) -> Config:
             )
         )
     node = NodeEntry(name="node0", gpus=[*gpus])
-    cluster = replace(config.cluster, gpus=[], nodes=[node])
-    return replace(config, cluster=cluster)
+    cluster = with_listed(config.cluster, [_spec(reading) for reading in working])
+    return replace(config, cluster=replace(cluster, gpus=[], nodes=[node]))
+
+
+def assumed(config: Config, readings: Sequence[Reading]) -> tuple[str, ...]:
+    """What had to be assumed of GPUs that the driver lists, one line for each kind."""
+    specs = {reading.kind: _spec(reading) for reading in readings if not reading.lost}
+    kinds = config.cluster.kinds
+    told = (catalog.corrected(spec, figures(kind, kinds)) for kind, spec in specs.items())
+    return tuple(filter(None, map(catalog.note, told)))
+
+
+def _spec(reading: Reading) -> GpuSpec:
+    return catalog.device_spec(reading.name, reading.total_bytes, reading.facts)
 
 
 def _found(plan: Plan, inventory: NvmlInventory, readings: Sequence[Reading]) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Stock:
                 self._enter(stored)
             except ModeliumError as error:
                 self.notes.append(f"{stored.name} is not served: {error}")
-        self._engines = Engines(self._plan.models)
+        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
 
     def given(self, need: Callable[[str], None]) -> LiveInput:
         """What the cluster begins with; `need` is asked for the runtime of each model.
@@ -71,7 +71,7 @@ class Stock:
     def add(self, stored: StoredModel) -> Served:
         """A model that has come into the repository. Raises ModeliumError."""
         self._enter(stored)
-        self._engines = Engines(self._plan.models)
+        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
         return served(
             self._config, self._plan, self._engines, stored.name,
             emulate=self._emulate, sleeps=self.sleeps,

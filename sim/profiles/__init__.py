@@ -15,7 +15,8 @@ from modelium.sim.profiles.spread import DEFAULT_SPREAD, context_spread, uneven
 from modelium.sim.spec import StepTime
 
 __all__ = [
-    "DEFAULT_SPREAD", "Entry", "Profile", "context_spread", "load", "roofline_step", "step_time",
+    "DEFAULT_SPREAD", "Entry", "Profile", "context_spread", "load", "roofline_profile",
+    "roofline_step", "step_time",
 ]  # fmt: skip
 
 FILES = ("llmservingsim.json", "aiconfigurator.json")
@@ -36,22 +37,34 @@ class Profile:
 
 
 def step_time(
-    model: str, gpu: str, tp: int = 1, *, replicas: int = 1, spread: float = DEFAULT_SPREAD
+    model: str,
+    gpu: str | GpuSpec,
+    tp: int = 1,
+    *,
+    replicas: int = 1,
+    spread: float = DEFAULT_SPREAD,
 ) -> Profile:
     """The best step time there is for a catalogue model on `tp` GPUs of a kind.
 
-    A fit serves all models of the same shape. With `replicas`, that many data-parallel engines
-    share the model's experts (the roofline knows no such sharing). `spread` is the largest over the
-    mean context in a batch (`context_spread`). Raises ProfileError for names that are not in the
-    catalogue.
+    A fit serves all models of the same shape, on GPUs with the catalogue's figures. With
+    `replicas`, that many data-parallel engines share the model's experts (the roofline knows no
+    such sharing). `spread` is the largest over the mean context in a batch (`context_spread`).
+    Raises ProfileError for names that are not in the catalogue.
     """
-    spec, device = catalog.model(model), catalog.gpu(gpu)
+    spec = catalog.model(model)
+    device = catalog.gpu(gpu) if isinstance(gpu, str) else gpu
     for entry in _shipped():
-        here = entry.gpu == device.name and (entry.tp, entry.replicas) == (tp, replicas)
+        here = _is(device, entry.gpu) and (entry.tp, entry.replicas) == (tp, replicas)
         if here and _same_shape(catalog.model(entry.model), spec):
             return entry.profile(spread)
-    step = roofline_step(spec, device, tp)
-    return Profile(step, "roofline", f"data sheets: {device.name}, {spec.name}")
+    return roofline_profile(spec, device, tp)
+
+
+def roofline_profile(model: ModelSpec, gpu: GpuSpec, tp: int = 1) -> Profile:
+    """The roofline of a model on `tp` GPUs, and what it rests on."""
+    figures = "assumed figures" if catalog.note(gpu) else "data sheets"
+    step = roofline_step(model, gpu, tp)
+    return Profile(step, "roofline", f"{figures}: {gpu.name}, {model.name}")
 
 
 def load(file: Path, *, spread: float = DEFAULT_SPREAD) -> list[Profile]:
@@ -121,6 +134,15 @@ def _read(file: Path) -> list[Entry]:
     document = json.loads(file.read_text(encoding="utf-8"))
     source, licence = document["source"]["name"], document["source"]["licence"]
     return [Entry(**one, source=source, licence=licence) for one in document["profiles"]]
+
+
+def _is(gpu: GpuSpec, name: str) -> bool:
+    """Whether it computes as fast as the catalogue's GPU of that name."""
+    known = catalog.gpus()[name]
+    return gpu.name == name and all(
+        getattr(gpu, figure) == getattr(known, figure)
+        for figure in ("bf16_flops", "bandwidth_bytes_per_s", "peer_bytes_per_s")
+    )
 
 
 def _same_shape(a: ModelSpec, b: ModelSpec) -> bool:

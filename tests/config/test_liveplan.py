@@ -34,7 +34,7 @@ def settings(runtime: str, text: str, folder: Path) -> dict[str, Any]:
     """
     config = Config.of(load(whole, "test"))
     plan = make_plan(config)
-    return dict(served(config, plan, Engines(plan.models), "m").settings)
+    return dict(served(config, plan, Engines(plan.models, plan.hardware.by_kind()), "m").settings)
 
 
 def test_lists_and_mappings_arrive_as_they_were_written(tmp_path: Path) -> None:
@@ -73,7 +73,9 @@ def given(text: str, folder: Path, *, sleeps: bool = True) -> tuple[Served, Plan
     whole = f"cluster: {{gpus: h100-80g}}\nmodel_repository: {folder}\n{text}"
     config = Config.of(load(whole, "test"))
     plan = make_plan(config)
-    return served(config, plan, Engines(plan.models), "m", sleeps=sleeps), plan
+    return served(
+        config, plan, Engines(plan.models, plan.hardware.by_kind()), "m", sleeps=sleeps
+    ), plan
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_simulation_gateway_and_engine_count_with_the_same_batches(
     tmp_path: Path, text: str, most: int, tokens: int
 ) -> None:
     one, plan = given(text, tmp_path)
-    engine = Engines(plan.models).engine("m", "h100-80g")
+    engine = Engines(plan.models, plan.hardware.by_kind()).engine("m", "h100-80g")
     assert isinstance(engine, Generate)
     assert (engine.max_num_seqs, engine.max_batched_tokens) == (most, tokens)
     assert one.max_num_seqs == most

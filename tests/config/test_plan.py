@@ -75,6 +75,76 @@ class TestCluster:
         (gpu,) = plan("cluster: {gpus: [{kind: h100, memory: 60GiB}]}").hardware.gpus
         assert gpu.memory_bytes == 54 * GIB
 
+    @pytest.mark.parametrize(
+        ("cluster", "said"),
+        [
+            (
+                "{gpus: 4xh10}",
+                r"cluster\.gpus: no GPU called 'h10'.* Did you mean 'h100'\? Another",
+            ),
+            ("{gpus: four}", r"cluster\.gpus: no GPU called 'four'.* Known are .*: four-24g, or"),
+            ("{nodes: [{gpus: l4}, {gpus: [l4, foo]}]}", r"cluster\.nodes\[1\]\.gpus: .*'foo'"),
+        ],
+    )
+    def test_a_gpu_of_which_not_even_the_memory_is_known_is_refused(
+        self, cluster: str, said: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=said):
+            plan(f"cluster: {cluster}")
+
+    def test_a_gpu_that_is_not_in_the_catalogue_needs_no_more_than_its_memory(self) -> None:
+        gpus = "[foo-24g, {kind: bar, memory: 10GiB}, baz]"
+        hardware = plan(f"cluster: {{gpus: {gpus}, kinds: {{Baz: {{memory: 5GiB}}}}}}").hardware
+        sizes = [round(gpu.memory_bytes / hardware.share / GIB) for gpu in hardware.gpus]
+        assert sizes == [24, 10, 5]
+        assert hardware.kinds() == ["foo-24g", "bar", "baz"]
+        foo, bar, baz = hardware.notes()
+        assert foo == (
+            "foo-24g is not in the catalogue: 600 GB/s, 125 TFLOPS, PCIe 32 GB/s assumed as for"
+            " a10-24g (cluster.kinds says better)"
+        )
+        assert (bar[:3], baz[:3]) == ("bar", "baz")
+
+    def test_a_name_with_a_slip_gets_a_suggestion_though_its_memory_is_there(self) -> None:
+        [note] = plan("cluster: {gpus: 4xh1000-80g}").hardware.notes()
+        assert note.endswith("Did you mean 'h100-80g'?")
+
+    def test_what_is_configured_goes_before_the_catalogue_and_what_is_assumed(self) -> None:
+        figures = "{bandwidth: 900GB/s, flops: 70e12, pcie: 16GB/s, nvlink: 50GB/s}"
+        hardware = plan(
+            f"cluster: {{gpus: foo-24g+l4, kinds: {{foo: {figures}, L4: {figures}}}}}"
+        ).hardware
+        assert hardware.notes() == []
+        for spec in hardware.by_kind().values():
+            assert (spec.bandwidth_bytes_per_s, spec.bf16_flops) == (900e9, 70e12)
+            assert (spec.pcie_bytes_per_s, spec.nvlink_bytes_per_s) == (16e9, 50e9)
+        assert hardware.links["node0"].pcie_bytes_per_s == 12.5e9
+        half = plan("cluster: {gpus: foo-24g, kinds: {foo: {bandwidth: 900GB/s}}}").hardware
+        assert "900 GB/s as configured; 125 TFLOPS, PCIe 32 GB/s assumed" in half.notes()[0]
+
+    def test_figures_are_for_all_that_their_name_covers_and_for_no_other(self) -> None:
+        kinds = "{foo: {bandwidth: 1GB/s}, foo-pcie: {bandwidth: 2GB/s}, h100: {bandwidth: 3GB/s}}"
+        fleet = "foo-24g+foo-pcie-24g+fooo-24g+h100+h100-pcie+h100-94g+h100-mig-1g.10gb"
+        found = plan(f"cluster: {{gpus: {fleet}, kinds: {kinds}}}").hardware.by_kind()
+        rates = {kind: spec.bandwidth_bytes_per_s / 1e9 for kind, spec in found.items()}
+        assert rates == {
+            "foo-24g": 1, "foo-pcie-24g": 2, "fooo-24g": 600, "h100-80g": 3, "h100-pcie-80g": 2000,
+            "h100-94g": 600, "h100-80g-mig-1g.10gb": 3350 / 8,
+        }  # fmt: skip
+
+    def test_models_are_sized_for_the_memory_that_is_given(self) -> None:
+        text = "cluster: {gpus: [{kind: h100-80g, memory: 24GiB, count: 4}]}\nmodels: [gemma-2-27b]"
+        assert plan(text).models["gemma-2-27b"].model.gpus == 4
+        both = "cluster: {gpus: [{kind: h100, memory: 24GiB}, h100]}\nmodels: [gemma-2-27b]"
+        assert plan(both).models["gemma-2-27b"].model.gpus == 1
+
+    def test_instances_of_mig_do_not_work_together(self) -> None:
+        with pytest.raises(ConfigError, match="each of 1 GPUs, the most"):
+            plan("cluster: {gpus: 7xh100-mig-1g.10gb}\nmodels: [llama-3.1-8b]")
+
+    def test_without_gpus_models_are_sized_by_themselves(self) -> None:
+        assert plan("cluster: {}\nmodels: [gemma-2-27b]").models["gemma-2-27b"].model.gpus == 1
+
     def test_two_nodes_of_one_name_are_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"cluster\.nodes: 'a' is there twice"):
             plan("cluster: {nodes: [{name: a, gpus: l4}, {name: a, gpus: l4}]}")

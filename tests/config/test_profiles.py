@@ -33,9 +33,14 @@ def plan(text: str) -> Plan:
     return make_plan(Config.of(given))
 
 
+def engines(text: str) -> Engines:
+    made = plan(text)
+    return Engines(made.models, made.hardware.by_kind())
+
+
 def steps(text: str, gpu: str = "h100-80g") -> dict[str, tuple[str, StepTime]]:
     made = plan(text)
-    found = {name: Engines(made.models).profile(name, gpu) for name in made.models}
+    found = {name: engines(text).profile(name, gpu) for name in made.models}
     return {name: (profile.origin, profile.step) for name, profile in found.items()}
 
 
@@ -53,7 +58,7 @@ def test_own_coefficients_go_before_published_ones_for_that_kind_of_gpu_only() -
         assert given == (mine if name == "decode_bends" else pytest.approx(mine)), name
     published = step_time("llama-3.1-8b", "l4-24g")
     assert steps(text, "l4-24g")["llama-3.1-8b"] == (published.origin, published.step)
-    engine = Engines(plan(text).models).engine("llama-3.1-8b", "h100-80g")
+    engine = engines(text).engine("llama-3.1-8b", "h100-80g")
     assert isinstance(engine, Generate)
     assert engine.step == step
 
@@ -101,7 +106,7 @@ def test_with_a_profile_a_model_needs_no_known_shape() -> None:
     text = (
         f"models: {{x: {{weights: 9GiB, kv: 4GiB, kv_per_token: 64KiB}}}}\nprofiles: [{entry('x')}]"
     )
-    engine = Engines(plan(text).models).engine("x", "h100-80g")
+    engine = engines(text).engine("x", "h100-80g")
     assert isinstance(engine, Generate)
     assert engine.kv_tokens == 65536
     with pytest.raises(ConfigError, match=r"models\.x: .* give `kv` and `kv_per_token`"):

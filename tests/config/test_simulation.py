@@ -30,7 +30,8 @@ def settings(text: str) -> spec.Settings:
 
 def engines(text: str) -> tuple[Engines, dict[str, Any]]:
     plan = make_plan(config(text))
-    return Engines(plan.models), {name: one.model for name, one in plan.models.items()}
+    models = {name: one.model for name, one in plan.models.items()}
+    return Engines(plan.models, plan.hardware.by_kind()), models
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from modelium.catalog import DriverFacts
 from modelium.core import Gpu
 from modelium.errors import ConfigError
 from modelium.live.inventory import PretendInventory
@@ -76,7 +77,10 @@ class Asker:
 
 @pytest.fixture
 def driver(tmp_path: Path) -> FakeDriver:
-    return FakeDriver(tmp_path, "NVIDIA H100 80GB HBM3", "NVIDIA L4", "Colossus 1")
+    driver = FakeDriver(tmp_path, "NVIDIA H100 80GB HBM3", "NVIDIA L4", "Colossus 1")
+    driver.totals = {1: 24 * GIB}
+    driver.write()
+    return driver
 
 
 @pytest.fixture
@@ -88,9 +92,9 @@ def asker(driver: FakeDriver) -> Iterator[Asker]:
 
 def test_a_gpu_is_told_by_its_catalogue_name(asker: Asker) -> None:
     readings = asker.read()
-    assert [r["kind"] for r in readings] == ["h100-80g", "l4-24g", "colossus-1"]
+    assert [r["kind"] for r in readings] == ["h100-80g", "l4-24g", "colossus-1-80g"]
     assert [r["uuid"] for r in readings] == ["GPU-0000", "GPU-0001", "GPU-0002"]
-    assert {r["total_bytes"] for r in readings} == {80 * GIB}
+    assert [r["total_bytes"] // GIB for r in readings] == [80, 24, 80]
     assert {r["lost"] for r in readings} == {""}
 
 
@@ -268,6 +272,7 @@ def test_pretended_gpus_are_as_configured(pretend: PretendInventory) -> None:
             "lost": "",
             "number": "",
             "parent": "",
+            "facts": asdict(DriverFacts()),
         }
         for device, name, kind, size in [(0, "a", "l4-24g", 10), (1, "b", "", 20)]
     ]
