@@ -43,14 +43,14 @@ class Hardware:
     """By node."""
     share: float
     """Of each GPU's memory that models may use."""
+    specs: Mapping[str, GpuSpec]
+    """What each GPU is, by its id; memory is its own."""
     names: tuple[GpuName, ...]
     """Of the GPUs, in their order."""
     devices: Mapping[str, int]
     """Where each GPU is in the inventory."""
     left_out: tuple[GpuName, ...] = ()
     """GPUs that are there but not to be used."""
-    specs: Mapping[str, GpuSpec]
-    """What each GPU is, by its id; memory is its own."""
 
     def kinds(self) -> list[str]:
         """The kinds of GPUs, most numerous first."""

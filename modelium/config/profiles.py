@@ -139,7 +139,10 @@ def measured(
     for i, one in enumerate(given):
         try:
             if isinstance(one, str):
-                found += _from_file(Path(one))
+                entries = _from_file(Path(one))
+                for gpu in dict.fromkeys(entry.gpu for entry in entries):
+                    _check_gpu(gpu, gpus, f"{one}: ")
+                found += entries
             else:
                 _check_name(one.model, models)
                 _check_gpu(one.gpu, gpus)
@@ -187,7 +190,7 @@ def _check_name(name: str, models: Iterable[str]) -> None:
         ) from None
 
 
-def _check_gpu(kind: str, gpus: Collection[str]) -> None:
+def _check_gpu(kind: str, gpus: Collection[str], where: str = "") -> None:
     """A name with its memory, "rtx-3080-10g", may be of a GPU on another machine."""
     slip = did_you_mean(kind, catalog.gpus(), SLIP)
     if kind in gpus or (parse(kind).size_gib is not None and not slip):
@@ -195,7 +198,7 @@ def _check_gpu(kind: str, gpus: Collection[str]) -> None:
     try:
         catalog.gpu(kind)
     except ProfileError as error:
-        raise ConfigError(f"gpu: {error} Another one has to be in cluster.kinds") from None
+        raise ConfigError(f"{where}gpu: {error} Another one has to be in cluster.kinds") from None
 
 
 def _from_file(path: Path) -> list[Entry]:
