@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from modelium.errors import ConfigError, did_you_mean
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+MOST_BYTES = 1 << 60
+"""Sums of many sizes below it still fit in 64 bits."""
 PS_PER_S = 1_000_000_000_000
 """Engines count time in whole picoseconds; every interface uses seconds as float."""
 
@@ -31,7 +34,10 @@ _NUMBER = re.compile(
 
 def parse_bytes(text: str | int | float) -> int:
     """Read a size: 123, "80GiB", "1.5 GB". Raises ConfigError for anything else."""
-    return round(_parse(text, _BYTES, "a size in bytes such as 80GiB"))
+    size = _parse(text, _BYTES, "a size in bytes such as 80GiB")
+    if size >= MOST_BYTES:
+        raise ConfigError(f"{text!r} is more than {format_bytes(MOST_BYTES)}")
+    return round(size)
 
 
 def parse_bytes_per_s(text: str | int | float) -> float:
@@ -57,7 +63,7 @@ def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wa
     if isinstance(text, bool):
         raise ConfigError(f"{text!r} is not {wanted}")
     if isinstance(text, int | float):
-        if not 0 <= text < float("inf"):
+        if not 0 <= text <= sys.float_info.max:
             raise ConfigError(f"{text!r} is not {wanted}")
         return float(text)
     match = _NUMBER.fullmatch(text)
@@ -65,13 +71,14 @@ def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wa
         raise ConfigError(f"{text!r} is not {wanted}")
     number, unit = match.groups()
     value = float(number.replace(",", "").replace("_", ""))
-    if not unit:
-        return value
-    if unit not in units:
+    if unit and unit not in units:
         same = [known for known in units if known.lower() == unit.lower()]
         hint = did_you_mean(same[0] if same else unit, units) or f" Units are {', '.join(units)}."
         raise ConfigError(f"{text!r} is not {wanted}: unknown unit {unit!r}.{hint}")
-    return value * units[unit]
+    value *= units[unit] if unit else 1
+    if value == float("inf"):
+        raise ConfigError(f"{text!r} is not {wanted}: no such number")
+    return value
 
 
 def ps(seconds: float) -> int:

@@ -82,11 +82,12 @@ class ModelFiles:
     @property
     def tensor_parallel(self) -> Mapping[str, tuple[int, ...]]:
         """For each GPU of the catalogue, how many of them can hold a copy, fewest first."""
-        return {name: self._sizes(kind) for name, kind in gpus().items()}
+        return {name: self.sizes_on(kind) for name, kind in gpus().items()}
 
-    def _sizes(self, kind: GpuSpec) -> tuple[int, ...]:
+    def sizes_on(self, kind: GpuSpec) -> tuple[int, ...]:
+        """How many GPUs of a kind can hold a copy, fewest first; empty if none can."""
         if self.runtime == "vllm" and self.spec:
-            return tensor_parallel_sizes(self.spec, kind)
+            return tensor_parallel_sizes(self.spec, kind, most=1 if kind.works_alone else 8)
         # The others put a copy on one GPU; what they hold beside the weights is not known.
         need = self.weights_bytes + CONTEXT_BYTES
         return (1,) if self.weights_bytes and need <= DEFAULT_SHARE * kind.memory_bytes else ()

@@ -44,6 +44,11 @@ class GpuSpec:
         """Bandwidth to another GPU of the same node, over the best link there is."""
         return self.nvlink_bytes_per_s or self.pcie_bytes_per_s
 
+    @property
+    def works_alone(self) -> bool:
+        """A MIG instance: no copy of a model can be spread over several."""
+        return bool(parse(self.name).mig)
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 
 import click
 
 from modelium.analyze import ModelFiles
 from modelium.analyze import analyze as analyze_folder
+from modelium.catalog import kind_of
 from modelium.units import format_bytes
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=str))
+@click.option(
+    "--gpu", "names", multiple=True, metavar="NAME",
+    help="Any number of times: which GPUs, as in `cluster`; all of the catalogue, if not given.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def analyze(folder: str, as_json: bool) -> None:
+def analyze(folder: str, names: tuple[str, ...], as_json: bool) -> None:
     """Find out what the model in FOLDER needs: memory, KV cache, engine, GPUs.
 
     Reads config.json, safetensors headers and file sizes; never weights, never a pickle.
     """
+    from modelium.config.hardware import gpu_spec
+
     files = analyze_folder(folder)
+    kinds = [gpu_spec(kind_of(name), None, {}) for name in names]
+    sizes = {kind.name: files.sizes_on(kind) for kind in kinds} or files.tensor_parallel
     if as_json:
-        click.echo(json.dumps(files.as_dict(), indent=2))
+        plain = {kind: list(counts) for kind, counts in sizes.items()}
+        click.echo(json.dumps(files.as_dict() | {"tensor_parallel": plain}, indent=2))
         return
-    for label, text in _lines(files):
+    for label, text in _lines(files, sizes):
         click.echo(f"{label:<12}{text}")
 
 
-def _lines(files: ModelFiles) -> Iterator[tuple[str, str]]:
+def _lines(files: ModelFiles, sizes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
     yield "model", f"{files.architecture or 'unknown architecture'}, {_described_files(files)}"
     if files.parameters is not None:
         yield "parameters", _described_parameters(files)
@@ -39,9 +50,13 @@ def _lines(files: ModelFiles) -> Iterator[tuple[str, str]]:
         yield "context", f"{files.max_context:,} tokens"
     yield "runtime", f"{files.runtime}: {files.runtime_reason}"
     label = "GPUs"
-    for kind, sizes in files.tensor_parallel.items():
-        yield label, f"{kind:<18}{', '.join(map(str, sizes)) or '-'}"
-        label = ""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for kind, counts in sizes.items():
+        alike.setdefault(counts, []).append(kind)
+    for counts, kinds in sorted(alike.items(), reverse=True):
+        for line in textwrap.wrap(", ".join(kinds), 68, break_on_hyphens=False):
+            yield label, f"{', '.join(map(str, counts)) or '-':<14}{line}"
+            label, counts = "", (" ",)
     label = "not known"
     for note in files.unknown:
         yield label, note

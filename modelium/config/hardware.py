@@ -77,7 +77,7 @@ class Hardware:
         for gpu in self.gpus:
             there = self.specs[gpu.id]
             counts[gpu.node] += there.name == spec.name and there.memory_bytes >= spec.memory_bytes
-        return min(max(counts.values()), 1 if parse(spec.name).mig else len(self.gpus))
+        return min(max(counts.values()), 1 if spec.works_alone else len(self.gpus))
 
     def notes(self) -> list[str]:
         """What had to be assumed of GPUs that are not in the catalogue."""
