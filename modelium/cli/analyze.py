@@ -54,9 +54,10 @@ def _lines(files: ModelFiles, sizes: Mapping[str, tuple[int, ...]]) -> Iterator[
     for kind, counts in sizes.items():
         alike.setdefault(counts, []).append(kind)
     for counts, kinds in sorted(alike.items(), reverse=True):
+        numbers = ", ".join(map(str, counts)) or "-"
         for line in textwrap.wrap(", ".join(kinds), 68, break_on_hyphens=False):
-            yield label, f"{', '.join(map(str, counts)) or '-':<14}{line}"
-            label, counts = "", (" ",)
+            yield label, f"{numbers:<14}{line}"
+            label = numbers = ""
     label = "not known"
     for note in files.unknown:
         yield label, note
