@@ -57,7 +57,7 @@ def answers(folder: Path) -> None:
         assert files.kv_bytes_per_token is None or files.kv_bytes_per_token >= 0
         json.dumps(files.as_dict())
         assert command.callback is not None
-        command.callback(str(folder), False)
+        command.callback(str(folder), (), False)
     assert "\n" not in message
     assert 0 < len(message.encode()) < 1000
 
