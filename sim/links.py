@@ -84,7 +84,7 @@ class NodeLinks:
     def _settle(self) -> None:
         """Book what was moved since the last change."""
         elapsed_s = (self.env.now - self._since_ps) / PS_PER_S
-        for transfer in self._transfers:
+        for transfer in self._transfers if elapsed_s else ():  # a rate may be infinite
             transfer.left_bytes -= transfer.rate * elapsed_s
         self._since_ps = int(self.env.now)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.costs import Links
-from modelium.sim.links import _capacity, _fill, _Transfer
+from modelium.sim.links import NodeLinks, _capacity, _fill, _Transfer
 
 SPEC = Links(6.0, 25.0, 2, 5.0)
 LINKS = ("disk", "pcie0", "pcie1", "up0")
@@ -48,3 +48,11 @@ def test_no_link_carries_too_much_and_each_transfer_is_held_up_by_something(
         fastest_on = {link: max(t.rate for t in transfers if link in t.use) for link in one.use}
         held_up = any(link in full and one.rate >= fastest_on[link] for link in one.use)
         assert one.rate >= one.cap or held_up, "else it could go faster and harm nobody slower"
+
+
+def test_transfers_that_meet_at_one_instant_on_a_link_without_limit_take_no_time() -> None:
+    env = simpy.Environment()
+    links = NodeLinks(env, Links(float("inf"), float("inf"), 2, float("inf")), {"g0": 0, "g1": 1})
+    both = [env.process(links.move(1 << 30, (gpu,), disk=True)) for gpu in ("g0", "g1")]
+    env.run(simpy.AllOf(env, both))
+    assert env.now <= 2
