@@ -67,6 +67,8 @@ class Model:
     max_replicas: int = 1_000_000
     spread: bool = False
     """At most one copy per node (anti-affinity)."""
+    can_sleep: bool = True
+    """What runs it can put it to sleep (Triton and Ray Serve cannot): else it is only unloaded."""
     family: str = "llm"
     """Key of the timing profile: what this model computes, e.g. "llama-3.1-8b"."""
 
@@ -338,12 +340,24 @@ class Fault:
 Event = Miss | Tick | Done | Fault
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What requests that wait for a model may expect, as far as the policy can tell now."""
+
+    why: str
+    """Whom they wait for, in words; empty if for nobody."""
+    left_s: float | None = None
+    """Seconds until an instance should be ready; None: nobody can tell."""
+
+
 class Policy(Protocol):
     """Decides loads, unloads, sleeps and wakes. The only thing that people swap.
 
     `every_s`, if the policy has that attribute and it is not None, is the period of its ticks.
     `sleeps`, if it has that attribute, says whether it may put instances to sleep: where it never
     does, engines are started without what they need for it.
+    `outlook(state, model)`, if it has that method, tells an `Outlook` and changes nothing: what
+    `modelium explain` and `Retry-After` say of a model that waits comes from there.
     """
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:

@@ -11,9 +11,10 @@ from modelium.policies.ilp_problem import Effort
 from modelium.policies.ilp_search import Answer, Question
 from modelium.policies.ilp_view import Aims, View
 from modelium.policies.least_loss import least_loss
-from modelium.policies.on_demand import Need, OnDemand
+from modelium.policies.on_demand import OnDemand
 from modelium.policies.planned import Planned
 from modelium.policies.room import Option, Survey, may_leave
+from modelium.policies.swaps import Need
 
 
 class Ilp(Planned):

@@ -78,7 +78,8 @@ class View:
         unload_loss = self.late(copy.model, costs.load_s(copy.model, copy.gpus))
         if copy.phase is Phase.ASLEEP:
             return Leaver(copy, unload_loss - self.late(copy.model, costs.wake_s(copy.id)))
-        if not self.aims.sleep or state.host_free_bytes(node) < spec.weights_bytes:
+        sleeps = self.aims.sleep and spec.can_sleep
+        if not sleeps or state.host_free_bytes(node) < spec.weights_bytes:
             return Leaver(copy, unload_loss)
         # Weights come back by the way they went.
         sleep_loss = self.late(copy.model, costs.sleep_s(copy.id, 1))
@@ -221,7 +222,7 @@ class View:
         if copy.phase is not Phase.READY or copy.busy or stayed_s < state.limits.min_residency_s:
             return {}
         ways = {Fate.GONE: self._cost(state.costs.unload_s(copy.id))}
-        if aims.sleep:
+        if aims.sleep and state.models[copy.model].can_sleep:
             ways[Fate.ASLEEP] = self._cost(state.costs.sleep_s(copy.id, 1))
         return ways
 

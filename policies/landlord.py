@@ -17,8 +17,8 @@ class Landlord(OnDemand):
     A copy's credit is what loading it costs, in seconds. A hit renews it: by `renewal` of the way
     from what is left to the full cost. Copies that cannot leave now pay too and may run into debt.
 
-    renewal: 1 resets to the full cost (then it evicts as gdsf:variant=gds does), 0 never renews
-    (then it is first in, first out, weighted by cost and size).
+    renewal: 1 resets to the full cost (then, of idle copies, it evicts as gdsf:variant=gds does), 0
+    never renews (then it is first in, first out, weighted by cost and size).
     Source: Young, Algorithmica 33(3), 2002; k/(k-h+1)-competitive for any sizes and costs.
     """
 

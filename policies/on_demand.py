@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from modelium.core import (
     Action,
@@ -18,12 +18,15 @@ from modelium.core import (
     Load,
     Miss,
     Model,
+    Outlook,
     Remind,
     Sleep,
     Tick,
     Unload,
     Wake,
 )  # fmt: skip
+from modelium.errors import PolicyError
+from modelium.policies.draining import AUTO, Draining
 from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     ASLEEP,
@@ -41,6 +44,7 @@ from modelium.policies.room import (
     may_leave,
     sweep,
 )  # fmt: skip
+from modelium.policies.swaps import Need, Swap, Swaps, as_left
 from modelium.units import counted, format_seconds
 
 Evict = Callable[[ClusterState, Instance], Any]
@@ -56,31 +60,24 @@ def last_use(state: ClusterState, copy: Instance) -> float:
     return copy.last_used_s
 
 
-class Need(NamedTuple):
-    """What a copy needs of its GPUs."""
-
-    bytes_per_gpu: int
-    gpus: int
-    overdue: bool
-    """Its requests have waited so long that busy copies may be drained."""
-    waking: Instance | None = None
-    """The sleeping copy that it is."""
-
-
 class OnDemand:
     """Load a model when it is missed, and make room by evicting the idle copies of lowest key.
 
     A sleeping copy is woken rather than another one loaded. Copies that are busy, pinned, younger
     than the minimum residency, or the last `min_replicas` of their model stay. If the idle copies
     cannot make room it answers nothing: the cluster offers the miss again when something changed.
+    Once a request has waited as long as a swap costs, busy copies are drained for it
+    (`modelium.policies.draining`): no request waits for ever.
 
     place: which GPUs to take among those with room.
     sleep_level: evict by putting to sleep (1: weights go to host RAM if they fit; 2: are dropped).
-    max_replicas: add copies of a model up to this many while requests queue at those it has.
+    max_replicas: add copies of a model up to this many while requests queue at those it has
+        (pinned ones apart: their copies never leave again).
     scale_waiting: queued requests per copy that call for one more.
     scale_every_s: how often to look at the queues (only if max_replicas is above 1).
     drain_after_s: once a request has waited this long for an instance, busy copies may be told to
-        finish and leave; inf: only idle ones leave.
+        finish and leave; auto: as long as the swap costs; inf: only idle ones leave.
+    swap_share: largest share of a GPU's time that swaps of busy copies may take (auto only).
     """
 
     label = "last use at"
@@ -95,8 +92,11 @@ class OnDemand:
         max_replicas: int = 1,
         scale_waiting: int = 8,
         scale_every_s: float = 5.0,
-        drain_after_s: float = float("inf"),
+        drain_after_s: float | Literal["auto"] = AUTO,
+        swap_share: float = 0.2,
     ) -> None:
+        if not 0 < swap_share <= 1:
+            raise PolicyError(f"swap_share is {swap_share:g}: give a share above 0, at most 1")
         self.every_s = scale_every_s if max_replicas > 1 else None
         self._place = PLACES[place] if isinstance(place, str) else place
         self._evict = evict
@@ -105,7 +105,13 @@ class OnDemand:
         self._sleep_level = sleep_level
         self._max_replicas = max_replicas
         self._scale_waiting = scale_waiting
-        self._drain_after_s = drain_after_s
+        self._draining = Draining(drain_after_s, swap_share)
+        levels = (sleep_level, 0)
+        self._swaps = Swaps(self._draining, self._place, levels, self._may_sleep, self._gives)
+        self._sleepless: set[str] = set()
+        """Copies that were refused to go to sleep: they are unloaded instead."""
+        self._later_s: list[float] = []
+        """When this decision may come out otherwise, though nothing changes until then."""
         self._models: Mapping[str, Model] = {}
         self._least: dict[str, int] = {}
         self._reminded_s = float("-inf")
@@ -115,9 +121,13 @@ class OnDemand:
         if state.models is not self._models:
             self._models = state.models
             self._least = {m.name: n for m in state.models.values() if (n := least_copies(m))}
+        self._draining.hear(state, event)
         match event:
             case Miss(model):
                 return self._bring(state, self._missed(state, (model,)))
+            case Done(Sleep(instance), error, "") if error and self._could_sleep(state, instance):
+                self._sleepless = {n for n in self._sleepless if n in state.instances} | {instance}
+                return self._bring(state, self._missed(state, state.waiting_models()))
             case Done() if self._least:
                 return self._bring(state, self._required(state))
             case Tick() | Fault():
@@ -125,6 +135,25 @@ class OnDemand:
                 wants = chain(self._required(state), missed, self._crowded(state))
                 return self._bring(state, wants)
         return ()
+
+    def outlook(self, state: ClusterState, model: str) -> Outlook | None:
+        """Whom requests for `model` wait for; None if a copy is ready or on its way."""
+        if any(copy.phase not in OUT for copy in state.instances_of(model)):
+            return None
+        if self._draining.never:
+            return Outlook("waits for a copy in its way to fall idle: none is drained for it")
+        swaps = (self._swaps.later(state, need, self._least) for need in self._needs(state, model))
+        soonest = min(filter(None, swaps), key=lambda s: s.begins_s + s.enters_s, default=None)
+        if soonest is None:
+            return Outlook("waits for room: what is there now never makes way for it")
+        copies = [copy for _, _, copy in soonest.option.victims]
+        leave_s = self._swaps.leave_s(state, soonest.option)
+        begins_s = max(0.0, soonest.begins_s - state.now_s)
+        busy = ", ".join(copy.id for copy in copies if copy.busy)
+        they = "they" if busy.count("#") > 1 else "it"
+        why = f"waits for {busy} to finish: {they} will be drained in about " if busy else ""
+        why += format_seconds(begins_s) if busy else ""
+        return Outlook(why, begins_s + leave_s + soonest.enters_s)
 
     def kv_bytes(self, state: ClusterState, model: str) -> int | None:
         """KV pool of a copy about to be loaded, over all its GPUs; None: the model's own."""
@@ -136,7 +165,8 @@ class OnDemand:
     # Which models need one more copy
 
     def _missed(self, state: ClusterState, models: Iterable[str]) -> Wants:
-        for model in models:
+        """The longest wait first."""
+        for model in sorted(models, key=lambda name: -state.demand[name].oldest_wait_s):
             if all(copy.phase in OUT for copy in state.instances_of(model)):
                 yield model, partial(_waiting, state.demand[model])
 
@@ -147,6 +177,8 @@ class OnDemand:
 
     def _crowded(self, state: ClusterState) -> Wants:
         for model in state.models if self._max_replicas > 1 else ():
+            if state.models[model].pinned:
+                continue  # its copies never leave again: others would lack their room for ever
             copies = [c for c in state.instances_of(model) if c.phase in AWAKE]
             queued = sum(copy.waiting for copy in copies)
             crowded = queued >= self._scale_waiting * len(copies) > 0
@@ -161,8 +193,10 @@ class OnDemand:
         taken: set[str] = set()
         brought: set[str] = set()
         lacking: list[str] = []
+        self._later_s = []
         for model, why in wants:
-            survey = Survey(state, taken, len(brought))
+            reserved = self._draining.reserved(state, model)
+            survey = Survey(state, taken.union(reserved), len(brought))
             if model in brought or survey.starts <= 0:
                 continue
             option, asleep = self._option(state, survey, model)
@@ -185,32 +219,38 @@ class OnDemand:
         self, state: ClusterState, survey: Survey, model: str
     ) -> tuple[Option | None, Instance | None]:
         """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
-        spec, rooms = state.models[model], survey.rooms
-        overdue = self._overdue_s(state, model) <= 0
+        for need in self._needs(state, model):
+            rooms = {gpu: survey.rooms[gpu] for gpu in need.allowed if gpu in survey.rooms}
+            if option := self._fit(state, survey, rooms, need):
+                return option, need.waking
+        return None, None
+
+    def _needs(self, state: ClusterState, model: str) -> Iterator[Need]:
+        """The ways to have one more copy of `model`: a sleeping one, else a new one."""
+        spec = state.models[model]
         staying = [c for c in state.instances_of(model) if c.phase is not LEAVING]
         asleep = [c for c in staying if c.phase is ASLEEP]
         for copy in sorted(asleep, key=lambda c: (c.sleep_level, c.id)):
-            here = {gpu: rooms[gpu] for gpu in copy.gpus if gpu in rooms}
             size = copy.awake_bytes_per_gpu - copy.bytes_per_gpu
-            need = Need(size, len(copy.gpus), overdue, copy)
-            if option := self._fit(state, survey, here, need):
-                return option, copy
+            yield Need(model, size, len(copy.gpus), copy.gpus, copy)
         if len(staying) >= spec.max_replicas:
-            return None, None
+            return
+        allowed: Collection[str] = state.gpus
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
-            rooms = {gpu: room for gpu, room in rooms.items() if state.gpus[gpu].node not in nodes}
+            allowed = [gpu.id for gpu in state.gpus.values() if gpu.node not in nodes]
         size = spec.bytes_per_gpu(self.kv_bytes(state, model))
-        return self._fit(state, survey, rooms, Need(size, spec.gpus, overdue)), None
+        yield Need(model, size, spec.gpus, allowed)
 
     def _fit(
         self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
     ) -> Option | None:
-        if len(rooms) < need.gpus:
-            return None
-        if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
-            return Option(gpus)
-        return self.make_room(state, survey, rooms, need)
+        if len(rooms) >= need.gpus:
+            if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
+                return Option(gpus)
+            if option := self.make_room(state, survey, rooms, need):
+                return option
+        return self._drain(state, survey, rooms, need)
 
     def make_room(
         self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
@@ -218,10 +258,10 @@ class OnDemand:
         """Choose GPUs for a copy that fits nowhere yet, and who leaves them; None: nobody may."""
         # Mostly nobody is idle there: then nothing has to be put in order first.
         idle = any(not c.busy for gpu in rooms for c in state.instances_on(gpu) if c.phase is READY)
-        for level, asleep, drain in self._ways(survey, need.overdue):
+        for level, asleep in self._ways(survey):
             if not (idle or asleep):
                 continue
-            victims = self._victims(state, survey, rooms, need.waking, asleep, drain)
+            victims = self._victims(state, survey, rooms, need.waking, asleep)
             gives = partial(self._gives, state, level)
             if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
                 return option._replace(sleep_level=level)
@@ -234,14 +274,19 @@ class OnDemand:
         rooms: Mapping[str, int],
         waking: Instance | None,
         asleep: bool,
-        drain: bool,
+        drains: Callable[[Instance], bool] | None = None,
     ) -> Iterator[Victim]:
-        """Who may leave these GPUs (or sleeps there, with `asleep`), the lowest key first."""
+        """Who may leave these GPUs (or sleeps there, with `asleep`), the lowest key first.
+
+        Of the busy copies those that `drains` allows.
+        """
         evict, least, gpus = self._evict, self._least, rooms.keys()
 
         def here(copy: Instance) -> bool:
             return (
-                (drain or not copy.busy) and not gpus.isdisjoint(copy.gpus) and copy is not waking
+                not gpus.isdisjoint(copy.gpus)
+                and copy is not waking
+                and (not copy.busy or (drains is not None and drains(copy)))
             )
 
         if self._ranking and not asleep:
@@ -252,26 +297,75 @@ class OnDemand:
         heap = [(evict(state, copy), copy.id, copy) for copy in copies if here(copy)]
         return ascending(heap, lambda copy: may_leave(state, copy, least))
 
-    def _ways(self, survey: Survey, overdue: bool) -> Iterator[tuple[int, bool, bool]]:
-        """Ways to make room, the gentlest first: sleep level (0: unload), also sleepers, busy."""
+    def _ways(self, survey: Survey) -> Iterator[tuple[int, bool]]:
+        """Ways to make room, the gentlest first: sleep level (0: unload), also sleepers."""
         if self._sleep_level:
-            yield self._sleep_level, False, False
-        yield 0, False, False
+            yield self._sleep_level, False
+        yield 0, False
         if survey.asleep:
-            yield 0, True, False
-        if overdue:
-            yield 0, True, True
+            yield 0, True
 
-    def _overdue_s(self, state: ClusterState, model: str) -> float:
-        """How long until requests for `model` have waited long enough to drain busy copies."""
-        if self._drain_after_s == float("inf"):
-            return self._drain_after_s
-        return self._drain_after_s - state.demand[model].oldest_wait_s
+    # Busy copies make way
+
+    def _drain(
+        self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
+    ) -> Option | None:
+        """Drain busy copies too, if the requests have waited long enough; else note when."""
+        asked, draining = state.demand[need.model], self._draining
+        if draining.never or not asked.waiting:
+            return None
+        again_s = draining.looks_again_s(state, need.model, need.waking)
+        if again_s is None:  # whoever leaves: it waits at least until its own start has been paid
+            again_s = state.now_s - asked.oldest_wait_s
+            again_s += draining.wait_s(self._swaps.enters_s(state, need))
+            draining.look_again(state, need.model, need.waking, again_s)
+        if again_s <= state.now_s:
+            swap = self._swap(state, survey, rooms, need)
+            if swap and swap.begins_s <= state.now_s:
+                return swap.option
+            swap = swap or self._swaps.later(state, need, self._least)
+            gpus = swap.option.gpus if swap and swap.due_s <= state.now_s else ()
+            # When what loads there is ready is a guess: the end of the load tells.
+            loads = swap is None or any(state.coming_on(gpu) for gpu in swap.option.gpus)
+            again_s = state.now_s if swap is None or loads else swap.begins_s
+            draining.look_again(state, need.model, need.waking, again_s, gpus)
+        if again_s > state.now_s:  # else what is in the way ends with an event
+            self._later_s.append(again_s)
+        return None
+
+    def _swap(
+        self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
+    ) -> Swap | None:
+        """Who would leave now, busy or not; None: those who may leave now make no room."""
+        now_s = state.now_s
+        ways = ((self._sleep_level, False), (self._sleep_level, True), (0, True))
+        for level, asleep in dict.fromkeys(ways):
+
+            def drains(copy: Instance, level: int = level) -> bool:
+                return self._swaps.free_at_s(state, copy, level) <= now_s
+
+            victims = self._victims(state, survey, rooms, need.waking, asleep, drains)
+            gives = partial(self._gives, state, level)
+            if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
+                return self._swaps.dated(state, need, as_left(option, level), now_s)
+        return None
+
+    def _may_sleep(self, state: ClusterState, copy: Instance) -> bool:
+        """It may sleep: its weights have room in the RAM of its node, if they go there."""
+        spec = state.models[copy.model]
+        if copy.id in self._sleepless or not spec.can_sleep:
+            return False
+        return self._sleep_level != 1 or spec.weights_bytes <= host_free_bytes(state, copy)
+
+    def _could_sleep(self, state: ClusterState, instance: str) -> bool:
+        """It was refused for want of RAM, not for what it does."""
+        copy = state.instances.get(instance)
+        return copy is not None and copy.phase is READY and may_leave(state, copy, self._least)
 
     def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:
         """Bytes that each GPU of `copy` gets back if it leaves."""
         spec = state.models[copy.model]
-        if not level or (level == 1 and spec.weights_bytes > host_free_bytes(state, copy)):
+        if not level or copy.phase is ASLEEP or not self._may_sleep(state, copy):
             return copy.bytes_per_gpu
         return max(0, copy.bytes_per_gpu - spec.asleep_bytes)
 
@@ -285,25 +379,24 @@ class OnDemand:
             doing = f"drains {counted(requests, 'request')}" if requests else f"idle {idle}"
             why = f"{self.label} {number(key)}, lowest; {doing}; makes room for {model}"
             node = state.gpus[copy.gpus[0]].node
-            sleeps = option.sleep_level if name not in option.unloads else 0
+            sleeps = option.level(copy) if self._may_sleep(state, copy) else 0
             weights = state.models[copy.model].weights_bytes if sleeps == 1 else 0
             slept[node] = slept.get(node, 0) + weights
+            leaves: Sleep | Unload = Unload(name, why, drain=copy.busy)
             if sleeps and slept[node] <= state.host_free_bytes(node):
-                yield Sleep(name, option.sleep_level, why)
-            else:
-                yield Unload(name, why, drain=copy.busy)
+                leaves = Sleep(name, option.sleep_level, why, drain=copy.busy)
+            if copy.busy:
+                self._draining.told(state, leaves)
+            yield leaves
 
     def _patience(self, state: ClusterState, lacking: Iterable[str]) -> list[Action]:
         """Ask for a tick when the next copy may leave that now may not."""
-        stay_s = state.limits.min_residency_s
-        if not stay_s and self._drain_after_s == float("inf"):
-            return []
-        now_s = state.now_s
-        ends = [now_s + self._overdue_s(state, model) for model in lacking]
+        stay_s, now_s = state.limits.min_residency_s, state.now_s
+        ends = self._later_s
         if stay_s:
-            ends += [copy.ready_since_s + stay_s for copy in state.instances.values()]
+            ends = ends + [copy.ready_since_s + stay_s for copy in state.instances.values()]
         later = [end for end in ends if now_s - HAIR_S / 2 < end < float("inf")]
-        if not later or self._reminded_s > now_s:
+        if not later or now_s < self._reminded_s <= min(later) + HAIR_S:
             return []
         self._reminded_s = min(later) + HAIR_S
         soon = format_seconds(self._reminded_s - now_s)

@@ -13,6 +13,7 @@ from modelium.core import (
     Load,
     Miss,
     Move,
+    Outlook,
     Policy,
     Sleep,
     Tick,
@@ -74,12 +75,18 @@ class Planned:
                 return self.adopt(state, search())
             case Done(action, error, instance) if error and not instance:
                 self._give_up(action)  # refused: asking again at once would not help
-                return ()
+                return self._react(state, event) if isinstance(action, Sleep) else ()
             case Done(action, cancelled=True):
                 self._give_up(action)  # until the next plan wants it
             case Miss():
                 return self._react(state, event)
         return self._go_on(state, event)
+
+    def outlook(self, state: ClusterState, model: str) -> Outlook | None:
+        """What the fallback says: it answers misses, and plans come when they come."""
+        tells = getattr(self._fallback, "outlook", None)
+        found: Outlook | None = tells(state, model) if tells else None
+        return found
 
     def pose(self, state: ClusterState) -> Callable[[], Any] | None:
         """Return the search for the next plan if one is due; a plan that is cheap is made here."""

@@ -12,6 +12,7 @@ from modelium.core import ClusterState, Instance, Model, Phase
 LOADING, READY, WAKING = Phase.LOADING, Phase.READY, Phase.WAKING
 ASLEEP, LEAVING = Phase.ASLEEP, Phase.LEAVING
 """Plain names: a look-up in an enumeration costs more than all the rest of a step here."""
+COMING = (LOADING, WAKING)
 AWAKE = (LOADING, READY, WAKING)
 OUT = (ASLEEP, LEAVING)
 """Copies that will not serve unless something is done."""
@@ -30,6 +31,10 @@ class Option(NamedTuple):
     """They leave by going to sleep at this level where they can; 0: they are unloaded."""
     unloads: frozenset[str] = frozenset()
     """Those that are unloaded all the same."""
+
+    def level(self, victim: Instance) -> int:
+        """How this one leaves: asleep at this level, or unloaded (0)."""
+        return 0 if victim.id in self.unloads else self.sleep_level
 
 
 class Survey:
@@ -70,13 +75,18 @@ def may_leave(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> 
     stay_s = state.limits.min_residency_s
     if stay_s and copy.phase is READY and state.now_s - copy.ready_since_s < stay_s:
         return False
-    return not (least and copy.model in least and _kept(state, copy, least))
+    return not stays_for_good(state, copy, least)
 
 
 def _kept(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
     if state.models[copy.model].pinned:
         return True
-    return copy.phase is READY and awake_copies(state, copy.model) <= least[copy.model]
+    return copy.phase in AWAKE and awake_copies(state, copy.model) <= least[copy.model]
+
+
+def stays_for_good(state: ClusterState, copy: Instance, least: Mapping[str, int]) -> bool:
+    """The operator wants `copy` here, whoever waits; `least` as in `may_leave`."""
+    return bool(least) and copy.model in least and _kept(state, copy, least)
 
 
 def ascending(heap: list[Victim], allowed: Callable[[Instance], bool]) -> Iterator[Victim]:

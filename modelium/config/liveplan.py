@@ -109,6 +109,7 @@ def served(
         can_sleep = _sleep_mode(config, settings, sleeps)
     batch = _batch(plan, engines, name) if runtime in ("vllm", "emulated") else None
     most = batch.max_num_seqs if batch else None
+    model = replace(model, can_sleep=can_sleep)
     return Served(model, runtime, path and path.resolve(), settings, can_sleep, most)
 
 

@@ -75,6 +75,7 @@ def served(
         pinned=entry.pinned or name in config.orchestration.always_loaded,
         min_replicas=entry.min_replicas,
         spread=entry.spread,
+        can_sleep=entry.runtime not in ("triton", "ray"),
         **_given(
             kv_bytes=entry.kv,
             kv_bytes_per_token=entry.kv_per_token,

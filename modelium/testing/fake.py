@@ -109,6 +109,8 @@ class FakeCluster:
         self.facts = facts or ConfiguredFacts()
         self.service_s = service_s
         self.submitted = self.finished = 0
+        self.longest_wait_s, self.longest_waited = 0.0, ""
+        """Of all requests that got an instance, and for which model it was."""
         listed = {model.name: model for model in models}
         self.demand = {name: FakeDemand(lambda: self.now_s) for name in listed}
         asked: dict[str, Demand] = {**self.demand}
@@ -240,7 +242,10 @@ class FakeCluster:
         while ready and queue:
             copy = min(ready, key=lambda c: c.running + c.waiting)
             meters = self.meters[copy.id]
-            meters.queue.append(queue.popleft()[1])
+            arrived_s, service_s = queue.popleft()
+            if (waited_s := self.now_s - arrived_s) > self.longest_wait_s:
+                self.longest_wait_s, self.longest_waited = waited_s, model
+            meters.queue.append(service_s)
             meters.served += 1
             meters.last_used_s = self.now_s
             self._serve(copy.id)

@@ -26,7 +26,8 @@ def check_policy(make: Callable[[], Policy]) -> None:
     Claims: only actions come back, each with a reason that has a number; nothing is done to pinned
     copies, nor to busy ones without `drain`; the same events and states give the same decisions;
     no wall clock and no random numbers of the process are used; the state is not changed; unknown
-    events are ignored; nobody waits for ever (unless the policy has `answers_misses = False`).
+    events are ignored; nobody waits for ever, not even for a copy that is never idle (unless the
+    policy has `answers_misses = False`: it serves what it chose to, and leaves the rest waiting).
     Raises AssertionError that says which claim is broken, where and when.
     """
     for scenario in SCENARIOS:
@@ -69,6 +70,12 @@ def _play(scenario: Scenario, make: Callable[[], Policy]) -> list[tuple[float, A
     left = cluster.submitted - cluster.finished
     if getattr(policy, "answers_misses", True):
         claim(not left, f"{left} requests wait for ever in scenario {scenario.name!r}")
+        waited_s, model = cluster.longest_wait_s, cluster.longest_waited
+        claim(
+            waited_s <= scenario.most_wait_s,
+            f"a request for {model} waited {waited_s:.0f} s in scenario {scenario.name!r}: copies "
+            f"that are never idle keep it out; drain one once a request has waited long enough",
+        )
     return log
 
 

@@ -28,10 +28,24 @@ class Scenario:
     """Mean time between requests."""
     lost: tuple[tuple[float, float, str], ...] = ()
     """(from, until, GPU): when which GPU does not work."""
+    service_s: float = 3.0
+    slots: int = 1
+    """Requests that an instance serves at a time."""
+    busy: tuple[str, ...] = ()
+    """Models that are asked so often that a copy, once it is there, never falls idle by itself."""
+    most_wait_s: float = float("inf")
+    """How long a request may wait for an instance."""
 
     def cluster(self) -> FakeCluster:
         """Make the cluster, before anything happened."""
-        return FakeCluster(self.models, self.gpus, self.nodes, limits=self.limits, service_s=3.0)
+        return FakeCluster(
+            self.models,
+            self.gpus,
+            self.nodes,
+            limits=self.limits,
+            service_s=self.service_s,
+            slots=self.slots,
+        )
 
     def happen(self, cluster: FakeCluster) -> None:
         """Let everything happen, and wait until all must be answered."""
@@ -41,6 +55,9 @@ class Scenario:
             at_s += rng.expovariate(1 / self.gap_s)
             model = rng.choice(self.models).name
             cluster.at(at_s, partial(cluster.submit, model))
+        for name in self.busy:
+            for k in range(int(at_s / (self.service_s / 2))):
+                cluster.at(k * self.service_s / 2, partial(cluster.submit, name))
         for since_s, until_s, gpu in self.lost:
             cluster.at(since_s, partial(cluster.lose, gpu))
             cluster.at(until_s, partial(cluster.regain, gpu))
@@ -62,6 +79,9 @@ def model(name: str, weights_gib: int, **more: object) -> Model:
     spec = {"kv_bytes": 8 * GIB, "asleep_bytes": 2 * GIB, **more}
     return Model(name, weights_gib * GIB, **spec)  # type: ignore[arg-type]
 
+
+OVERLAP = {"service_s": 40.0, "slots": 4, "gap_s": 600.0, "requests": 10, "most_wait_s": 3000.0}
+"""Some two hours of requests that overlap, and among them some for models that are rarely asked."""
 
 SCENARIOS = (
     Scenario("one GPU, one model at a time", (model("a", 60), model("b", 60)), *nodes_of(1)),
@@ -99,5 +119,19 @@ SCENARIOS = (
         "little host memory",
         (model("a", 60), model("b", 50), model("c", 40)),
         *nodes_of(1, host_gib=45),
+    ),
+    Scenario(
+        "one GPU, a model that is always busy, and others",
+        (model("busy", 60), model("a", 60), model("b", 50)),
+        *nodes_of(1),
+        busy=("busy",),
+        **OVERLAP,  # type: ignore[arg-type]
+    ),
+    Scenario(
+        "two GPUs, three models that are always busy, and one that needs both GPUs",
+        (model("a", 60), model("b", 60), model("c", 60), model("pair", 120, gpus=2)),
+        *nodes_of(2),
+        busy=("a", "b", "c"),
+        **OVERLAP,  # type: ignore[arg-type]
     ),
 )

@@ -45,19 +45,19 @@ class World:
         self.state = self.cluster.state
         self.log: list[tuple[float, Action]] = []
         self.heard: list[Event] = []
-        self._policy: Policy | None = None
+        self.policy: Policy | None = None
         self.cluster.listen(self._hear)
 
     def _hear(self, event: Event) -> None:
         self.heard.append(event)
-        if self._policy is not None:
-            for action in tuple(self._policy.decide(self.state, event)):
+        if self.policy is not None:
+            for action in tuple(self.policy.decide(self.state, event)):
                 self.log.append((self.cluster.now_s, action))
                 self.cluster.start(action)
 
     def obey(self, policy: Policy) -> World:
         """From now on, `policy` decides."""
-        self._policy = policy
+        self.policy = policy
         self.cluster.begin(getattr(policy, "every_s", None))
         self.cluster.run(0.0)
         return self

@@ -125,7 +125,7 @@ class Fickle(Spoilt):
 
 class Forgetful(Spoilt):
     def spoil(self, state, event, actions):
-        return [] if isinstance(event, Miss) and event.model == "c" else actions
+        return [a for a in actions if not (isinstance(a, Load) and a.model == "c")]
 
 
 class Meddles(Spoilt):

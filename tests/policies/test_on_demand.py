@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelium.core import Limits, Load, Miss, Remind, Sleep, Tick, Unload, Wake
-from modelium.costs import ConfiguredFacts
+from modelium.core import Action, Done, Limits, Load, Miss, Remind, Sleep, Tick, Unload, Wake
+from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.adapters import OnDemand
 from modelium.policies.lru import Lru
 from modelium.policies.random_evict import RandomEvict
 from modelium.policies.room import sweep
+from modelium.registry import make_policy
 from modelium.units import GIB
+
+INF = float("inf")
+FAST = Links(INF, INF, 2, INF)
 
 
 def names(instances: list[str]) -> list[str]:
@@ -61,7 +67,7 @@ def test_a_spare_replica_may_leave(world: type) -> None:
 
 
 def test_when_nobody_may_leave_nothing_is_done_until_somebody_may(world: type) -> None:
-    w = world({"a": 40, "b": 40}, [40], service_s=50.0).obey(Lru())
+    w = world({"a": 40, "b": 40}, [40], service_s=50.0).obey(Lru(drain_after_s=INF))
     w.cluster.submit("a")
     w.cluster.run(1.0)
     w.cluster.submit("b")
@@ -105,7 +111,8 @@ def test_a_miss_that_waited_long_enough_drains_a_busy_copy(world: type) -> None:
         assert w.cluster.finished == 41
         return next(at for at, act in w.log if isinstance(act, Load) and act.model == "b")
 
-    assert served_at(Lru()) >= 390.0  # only after the last request for a
+    assert served_at(Lru(drain_after_s=INF)) >= 390.0  # only after the last request for a
+    assert served_at(Lru()) == 20.0  # nothing costs time here: a swap is paid at once
     assert served_at(Lru(drain_after_s=60.0)) == pytest.approx(80.0, abs=1e-4)
 
 
@@ -309,3 +316,112 @@ def test_random_eviction_is_a_function_of_its_seed(world: type) -> None:
 
     assert run(1) == run(1)
     assert run(1) != run(2)
+
+
+# Who waits for whom
+
+
+def test_a_sleeper_in_the_way_would_be_one_too_many(world: type) -> None:
+    """Where what a sleeper keeps is lacking, a swap costs the whole load, and is counted so."""
+    more = {"busy": {"asleep_bytes": GIB}}
+    w = overlapping(world, Lru(sleep_level=1), "busy", more=more)
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    w.cluster.run(30.0)
+    [gone] = [(at, a) for at, a in w.log if isinstance(a, Sleep | Unload)]
+    assert isinstance(gone[1], Unload)
+    assert gone[0] == pytest.approx(121.0, abs=1e-3)
+
+
+def overlapping(world: type, policy: OnDemand, *models: str, gpus: int = 1, **more: object) -> Any:
+    """A world where requests for `models` overlap for ever, and a swap costs what it costs."""
+    facts = ConfiguredFacts(
+        default_stages=Stages(10.0, 0.0, 0.0, 0.0, 0.0, 0.0), default_links=FAST
+    )
+    sizes = {**dict.fromkeys(models, 40), "rare": 40}
+    w = world(sizes, [40] * gpus, facts=facts, service_s=3.0, **more).obey(policy)
+    for name in models:
+        for k in range(400):
+            w.cluster.at(2.9 * k, partial(w.cluster.submit, name))
+    return w
+
+
+def test_it_tells_who_waits_for_whom_and_how_long_still(world: type) -> None:
+    w = overlapping(world, Lru(), "busy")
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    told = w.policy.outlook(w.state, "rare")
+    assert told.why == "waits for busy#1 to finish: it will be drained in about 21.0 s"
+    assert told.left_s == pytest.approx(21.0 + 1.0 + 10.0)
+    assert w.policy.outlook(w.state, "busy") is None
+    w.cluster.run(21.1)
+    [load] = [at for at, action in w.log if isinstance(action, Load) and action.model == "rare"]
+    assert load == pytest.approx(121.0, abs=1e-3)
+    assert w.policy.outlook(w.state, "rare") is None  # it is on its way
+
+
+def test_it_tells_that_nobody_makes_way(world: type) -> None:
+    more = {"busy": {"pinned": True}}
+    w = overlapping(world, Lru(), "busy", more=more)
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    told = w.policy.outlook(w.state, "rare")
+    assert (told.why, told.left_s) == (
+        "waits for room: what is there now never makes way for it",
+        None,
+    )
+    w = overlapping(world, Lru(drain_after_s=INF), "busy")
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    told = w.policy.outlook(w.state, "rare")
+    assert (told.why, told.left_s) == (
+        "waits for a copy in its way to fall idle: none is drained for it",
+        None,
+    )
+
+
+def test_a_refused_sleep_becomes_an_unload(world: type) -> None:
+    """The cluster may know better than the books how much RAM is left."""
+    w = world({"a": 40, "b": 40}, [40], service_s=1.0)
+    w.obey(Lru(sleep_level=1))
+    start = w.cluster.start
+
+    def refuse(action: Action) -> None:
+        if isinstance(action, Sleep):
+            w.cluster.tell(Done(action, "needs 40 GiB of RAM, 12 GiB is free"))
+        else:
+            start(action)
+
+    w.cluster.start = refuse
+    w.use("a", "b")
+    assert [type(action).__name__ for _, action in w.log] == [
+        "Load", "Sleep", "Load", "Unload", "Load",
+    ]  # fmt: skip
+    assert w.cluster.finished == 2
+
+
+def test_a_pinned_model_gets_no_further_copies_that_would_never_leave(world: type) -> None:
+    policy = Lru(max_replicas=2, scale_waiting=1)
+    w = overlapping(world, policy, "busy", gpus=2, more={"busy": {"pinned": True}})
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    w.cluster.run(100.0)
+    assert sorted(w.residents()) == ["busy", "rare"]
+
+
+@pytest.mark.parametrize("policy", ["lru:sleep_level=1", "ilp"])
+def test_what_cannot_sleep_is_unloaded_and_counted_so(world: type, policy: str) -> None:
+    """Triton and Ray Serve cannot put to sleep: a swap costs the whole load there."""
+
+    def left(can_sleep: bool) -> tuple[str, float]:
+        more = {"busy": {"can_sleep": can_sleep}}
+        w = overlapping(world, make_policy(policy), "busy", more=more)
+        w.cluster.run(100.0)
+        w.cluster.submit("rare")
+        w.cluster.run(100.0)
+        gone = next(a for _, a in w.log if isinstance(a, Sleep | Unload))
+        [load] = [at for at, a in w.log if isinstance(a, Load) and a.model == "rare"]
+        return type(gone).__name__, load - 100.0
+
+    assert left(True) == ("Sleep", pytest.approx(10.0 + 2 * 0.1, abs=1e-3))
+    assert left(False) == ("Unload", pytest.approx(10.0 + 11.0, abs=1e-3))

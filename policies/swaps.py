@@ -1,0 +1,144 @@
+"""`Swaps`: one copy comes in, others leave for it; what that costs, and when it may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from modelium.core import ClusterState, Instance
+from modelium.policies.draining import Draining
+from modelium.policies.place import Place, choose
+from modelium.policies.room import ASLEEP, AWAKE, COMING, Option, stays_for_good, sweep
+
+
+class Need(NamedTuple):
+    """What a copy needs of its GPUs."""
+
+    model: str
+    bytes_per_gpu: int
+    gpus: int
+    allowed: Collection[str]
+    """The GPUs that it may be on."""
+    waking: Instance | None = None
+    """The sleeping copy that it is."""
+
+
+class Swap(NamedTuple):
+    """How a copy gets room if busy copies make way for it, and when."""
+
+    option: Option
+    begins_s: float
+    """When it may begin: its requests have waited long enough, and all time slices are over."""
+    due_s: float
+    """When its requests will have waited long enough."""
+    enters_s: float
+    """Seconds from its begin until the copy is ready, draining not counted."""
+
+
+class Swaps:
+    """Reckons with swaps by the rules of `draining`.
+
+    levels: ways to leave that are tried in turn: asleep at this level, or unloaded (0).
+    may_sleep: whether a copy that should sleep can; else it is unloaded.
+    gives: bytes that each GPU gets back if a copy leaves so.
+    """
+
+    def __init__(
+        self,
+        draining: Draining,
+        place: Place,
+        levels: Iterable[int],
+        may_sleep: Callable[[ClusterState, Instance], bool],
+        gives: Callable[[ClusterState, int, Instance], int],
+    ) -> None:
+        self._draining, self._place = draining, place
+        self._levels = tuple(dict.fromkeys(levels))
+        self._may_sleep, self._gives = may_sleep, gives
+
+    def later(self, state: ClusterState, need: Need, least: Mapping[str, int]) -> Swap | None:
+        """The GPUs that can be had soonest, once time slices are over and loads have ended."""
+        now_s = state.now_s
+        rooms = {
+            gpu: state.free_bytes(gpu) + state.freeing_bytes(gpu)
+            for gpu in need.allowed
+            if gpu in state.gpus
+        }
+        if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
+            return self.dated(state, need, Option(gpus), self._loaded_s(state, gpus))
+        copies = {
+            copy.id: copy
+            for gpu in rooms
+            for copy in state.instances_on(gpu)
+            if copy is not need.waking
+            and (copy.phase in AWAKE or copy.phase is ASLEEP)
+            and not stays_for_good(state, copy, least)
+        }
+        loaded_s = {name: self._loaded_s(state, copy.gpus) for name, copy in copies.items()}
+        for level in self._levels:
+            victims = sorted(
+                (max(self.free_at_s(state, copy, level), loaded_s[name], now_s), name, copy)
+                for name, copy in copies.items()
+            )
+            gives = partial(self._gives, state, level)
+            if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
+                free_s = max(key for key, _, _ in option.victims)
+                free_s = max(free_s, self._loaded_s(state, option.gpus))
+                return self.dated(state, need, as_left(option, level), free_s)
+        return None
+
+    def dated(self, state: ClusterState, need: Need, option: Option, free_s: float) -> Swap:
+        """A swap that may begin when its GPUs are free and the requests have waited for it."""
+        enters_s = self.enters_s(state, need)
+        swaps_s = (self._part_s(state, c, option.level(c)) for _, _, c in option.victims)
+        wait_s = self._draining.wait_s(enters_s, swaps_s)
+        due_s = state.now_s + wait_s - state.demand[need.model].oldest_wait_s
+        return Swap(option, max(due_s, free_s), due_s, enters_s)
+
+    def _loaded_s(self, state: ClusterState, gpus: Iterable[str]) -> float:
+        """When the loads under way that keep others from beginning there should have ended."""
+        most = state.limits.loads_at_once_per_gpu
+        return state.now_s + max(
+            (
+                state.costs.load_s(copy.model, copy.gpus)
+                for gpu in gpus
+                if gpu in state.gpus and state.coming_on(gpu) >= most
+                for copy in state.instances_on(gpu)
+                if copy.phase in COMING
+            ),
+            default=0.0,
+        )
+
+    def free_at_s(self, state: ClusterState, copy: Instance, level: int) -> float:
+        """When `copy` may leave so for a request that has waited long enough."""
+        return self._draining.free_at_s(state, copy, lambda copy: self._part_s(state, copy, level))
+
+    def leave_s(self, state: ClusterState, option: Option) -> float:
+        """Seconds until all that are in the way have left, drains included."""
+        return max(
+            (
+                self._draining.leaves_s(state, copy, self._as(state, copy, option.level(copy)))
+                for _, _, copy in option.victims
+            ),
+            default=0.0,
+        )
+
+    def _part_s(self, state: ClusterState, copy: Instance, level: int) -> float:
+        """What it costs that `copy` leaves so and comes back."""
+        return self._draining.swap_s(state, copy, self._as(state, copy, level))
+
+    def _as(self, state: ClusterState, copy: Instance, level: int) -> int:
+        return level if copy.phase in AWAKE and self._may_sleep(state, copy) else 0
+
+    def enters_s(self, state: ClusterState, need: Need) -> float:
+        """Seconds to load or wake the copy once it has room; inf if it never has."""
+        if need.waking:
+            return state.costs.wake_s(need.waking.id)
+        some = tuple(need.allowed)[: need.gpus]
+        return state.costs.load_s(need.model, some) if len(some) == need.gpus else float("inf")
+
+
+def as_left(option: Option, level: int) -> Option:
+    """Those that are awake go to sleep at `level`; those that sleep already are unloaded."""
+    asleep = frozenset(name for _, name, copy in option.victims if copy.phase is ASLEEP)
+    return option._replace(sleep_level=level, unloads=asleep)
