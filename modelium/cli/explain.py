@@ -32,9 +32,13 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"model": now[0] if now else None, "decisions": lines}, indent=2))
         return
-    for one in now:
+    for one in now if model else models:
         where = f" on {' '.join(one['gpus'])}" if one["gpus"] else ""
-        click.echo(f"{one['name']} is {one['status']}{where}; {one['waiting']} wait for it")
+        if model:
+            click.echo(f"{one['name']} is {one['status']}{where}; {one['waiting']} wait for it")
+        if waits := _waits(one):
+            click.echo(waits)
+    for one in now:
         if one["error"]:
             click.echo(f"its last load failed: {one['error']}")
             for line in one["log"].strip().splitlines()[-LOG_LINES:]:
@@ -43,6 +47,17 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
         click.echo(_sentence(line))
     if not lines:
         click.echo("nothing was decided yet")
+
+
+def _waits(one: dict[str, Any]) -> str:
+    """Whom the requests for a model wait for, if they do, and how long still."""
+    from modelium.units import format_seconds
+
+    if one["left_s"] is None and not one["waits_for"]:
+        return ""
+    soon = "" if one["left_s"] is None else f"ready in about {format_seconds(one['left_s'])}"
+    told = "; ".join(filter(None, (one["waits_for"], soon)))
+    return f"{one['name']} {told}" if one["waits_for"] else f"{one['name']} should be {told}"
 
 
 def _sentence(line: dict[str, Any]) -> str:

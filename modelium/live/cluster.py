@@ -26,6 +26,7 @@ from modelium.core import (
     Load,
     Miss,
     Move,
+    Outlook,
     Phase,
     Remind,
     Tick,
@@ -84,6 +85,8 @@ class LiveCluster:
         """Bytes that each copy really holds on each of its GPUs."""
         self.lost: dict[str, str] = {}
         """Copies that were lost during a transition, and why."""
+        self.outlook: Callable[[str], Outlook | None] = lambda model: None
+        """What the policy says that requests for a model may expect."""
         self.waits_for_room: dict[str, asyncio.Future[None]] = {}
         self.decisions: deque[tuple[int, Decision]] = deque(maxlen=KEPT_DECISIONS)
         self.watchers = Watchers()

@@ -7,8 +7,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from modelium.core import Instance, Outlook, Phase
 from modelium.managers.engine import Order, Progress
 from modelium.state import Copy
+from modelium.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -84,14 +86,54 @@ class Arrivals:
 
     def left_s(self, model: str) -> float | None:
         """Seconds until an instance is expected to be ready; None if nobody can tell."""
+        return self.outlook(model).left_s
+
+    def outlook(self, model: str) -> Outlook:
+        """Whom requests for a model wait for, and how long still."""
         cluster, now_s = self._cluster, self._cluster.now_s()
-        copies = cluster.state.instances_of(model)
+        copies = list(cluster.state.instances_of(model))
+        if any(copy.phase is Phase.READY for copy in copies):
+            return Outlook("", 0.0)
         if here := [c.left_s(now_s) for copy in copies if (c := self._coming.get(copy.id))]:
-            return min(here)
-        some = tuple(cluster.state.gpus)[: cluster.state.models[model].gpus]
-        if len(some) < cluster.state.models[model].gpus:
-            return None
-        return cluster.failures.left_s(model) + cluster.state.costs.load_s(model, some)
+            return Outlook("", min(here))
+        if rooms := [copy for copy in copies if copy.id in cluster.waits_for_room]:
+            return Outlook(self._room_for(rooms[0]), min(map(self._enters_s, rooms)))
+        rests_s = cluster.failures.left_s(model)
+        told = cluster.outlook(model) or Outlook("", self._start_s(model))
+        left_s = None if told.left_s is None else max(rests_s, told.left_s)
+        why = (
+            f"rests after a failed load for {format_seconds(rests_s)}" if rests_s > 0 else told.why
+        )
+        return Outlook(why, left_s)
+
+    def _room_for(self, copy: Instance) -> str:
+        """Which instances have to leave before a load or wake can go on."""
+        state = self._cluster.state
+        leaving = {
+            other.id: other.running + other.waiting
+            for gpu in copy.gpus
+            for other in state.instances_on(gpu)
+            if other.phase in (Phase.LEAVING, Phase.SUSPENDING)
+        }
+        names = ", ".join(
+            f"{name} ({counted(requests, 'request')} left)" if requests else name
+            for name, requests in leaving.items()
+        )
+        return f"is next on {', '.join(copy.gpus)}: waits for {names} to leave" if names else ""
+
+    def _enters_s(self, copy: Instance) -> float:
+        costs = self._cluster.state.costs
+        wakes = copy.phase in (Phase.WAKING, Phase.ASLEEP)
+        return costs.wake_s(copy.id) if wakes else costs.load_s(copy.model, copy.gpus)
+
+    def _start_s(self, model: str) -> float | None:
+        """Seconds to wake or load it, were there room; None if there are too few GPUs."""
+        state = self._cluster.state
+        asleep = [c for c in state.instances_of(model) if c.phase is Phase.ASLEEP]
+        if asleep:
+            return min(map(self._enters_s, asleep))
+        some = tuple(state.gpus)[: state.models[model].gpus]
+        return state.costs.load_s(model, some) if len(some) == state.models[model].gpus else None
 
     def stage_of(self, model: str) -> tuple[str, float]:
         """The stage of a model's load and the share of the load that is done."""

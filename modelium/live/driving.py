@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from modelium.core import Action, Event, Policy, Tick
+from modelium.core import Action, Event, Outlook, Policy, Tick
 from modelium.live.cluster import LiveCluster
 
 
@@ -26,6 +26,7 @@ class Driver:
         """Decisions that ended in an exception."""
         self._search: asyncio.Task[Any] | None = None
         cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
+        cluster.outlook = self._outlook
         cluster.listen(self._hear)
 
     async def tick(self) -> None:
@@ -36,6 +37,17 @@ class Driver:
             if every_s is None:
                 return
             await asyncio.sleep(every_s)
+
+    def _outlook(self, model: str) -> Outlook | None:
+        tells = getattr(self.policy, "outlook", None)
+        if tells is None:
+            return None
+        try:
+            told: Outlook | None = tells(self.cluster.state, model)
+        except Exception as error:
+            self._broke(f"what of {model}?", error)
+            return None
+        return told
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Tick) and hasattr(self.policy, "pose"):
@@ -83,7 +95,7 @@ class Driver:
             self._broke(event, error)
             return None
 
-    def _broke(self, event: Event, error: Exception) -> None:
+    def _broke(self, event: Event | str, error: Exception) -> None:
         self.faults += 1
         why = f"{type(error).__name__}: {error}"
         self.cluster.tell_news("policy-fault", heard=repr(event), why=why)

@@ -273,6 +273,8 @@ class Operations:
         copies = [cluster.state.copy(c.id) for c in cluster.state.instances_of(model.name)]
         trouble = cluster.failures.of(model.name)
         used_s = max((c.last_used_s for c in copies), default=demand.last_arrival_s)
+        waited_for = model.name in cluster.reception.waiting_models()
+        outlook = cluster.arrivals.outlook(model.name) if waited_for else None
         return {
             "name": model.name,
             "status": _status(copies, trouble is not None and trouble.failed),
@@ -284,6 +286,8 @@ class Operations:
             "qps": demand.request_rate_per_s,
             "waiting": cluster.reception.room.waiting(model.name),
             "oldest_wait_s": cluster.reception.room.oldest_wait_s(model.name),
+            "waits_for": outlook.why if outlook else "",
+            "left_s": outlook.left_s if outlook else None,
             "idle_s": None if used_s == float("-inf") else max(0.0, cluster.now_s() - used_s),
             "bytes_per_gpu": model.bytes_per_gpu(),
             "requests": demand.arrivals,
