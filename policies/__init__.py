@@ -18,3 +18,6 @@ POLICIES: dict[str, str] = {
     "belady_cost": "modelium.policies.belady_cost:BeladyCost",
 }
 """Where each built-in policy is; imported when asked for, since some import much."""
+
+DEFAULT_POLICY = "ilp"
+"""What decides where nobody says otherwise; why it is this one: docs/ilp.md."""

@@ -14,6 +14,7 @@ import click
 
 from modelium.cli.options import Times
 from modelium.cli.saying import GONE, say, silence
+from modelium.policies import DEFAULT_POLICY
 from modelium.units import counted
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ DRAW_EVERY_S = 0.5
 @click.command()
 @click.option("--config", type=FILE, help="What is served, and on what; looked for, if not given.")
 @click.option(
-    "--policy", metavar="NAME[:KEY=VALUE,...]", help="[default: the configuration's; lru]"
+    "--policy",
+    metavar="NAME[:KEY=VALUE,...]",
+    help=f"[default: the configuration's; {DEFAULT_POLICY}]",
 )
 @click.option("--gpus", default="", metavar="FLEET", help="GPUs to pretend, such as 4xh100-80g.")
 @click.option("--host", help="Address to listen on.  [default: the configuration's; 127.0.0.1]")

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import click
 
 from modelium.errors import ConfigError
+from modelium.policies import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from modelium.experiment import Job, Prepared, Summary
 
-DEFAULT_POLICIES = ("lru", "gdsf", "ilp")
+DEFAULT_POLICIES = (DEFAULT_POLICY, "gdsf", "lru")
 FILE = click.Path(path_type=Path)
 
 
@@ -31,7 +32,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--config", type=FILE, help="What serves it; looked for, if not given.")
 @click.option(
     "--policy", "policies", multiple=True, metavar="NAME[:KEY=VALUE,...]",
-    help="Any number of times; lru, gdsf and ilp, if neither given nor configured.",
+    help="Any number of times; ilp, gdsf and lru, if neither given nor configured.",
 )  # fmt: skip
 @click.option(
     "--models", default="", metavar="NAME=MODEL,...",

@@ -9,8 +9,7 @@ from typing import Any
 from modelium.config import Config, find, read
 from modelium.config.hardware import on_fleet
 from modelium.errors import ConfigError
-
-DEFAULT_POLICY = "lru"
+from modelium.policies import DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Order:
     """What to serve, and how."""
 
     config: Config
-    policy: str = "lru"
+    policy: str = DEFAULT_POLICY
     """As on the command line."""
     emulate: bool = False
     """Serve every model with an emulated engine."""
