@@ -67,9 +67,15 @@ class Planned:
         self._target: dict[str, list[tuple[str, ...]]] = {}
         self._since: list[_Change] | None = None
         """What was done since the search began; None if there is none."""
+        self._where: dict[str, tuple[str, tuple[str, ...]]] = {}
+        """Model and GPUs of each copy."""
+        self._told: set[str] = set()
+        """Copies that were told to leave or to sleep by this policy, not by an operator."""
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
         """Plan when it is time; else go on towards the target, and let `fallback` react."""
+        if isinstance(event, Done) and not event.error:
+            self._follow(state, event)
         match event:
             case Tick() if search := self.pose(state):
                 return self.adopt(state, search())
@@ -94,6 +100,7 @@ class Planned:
             return None
         self._due_s = state.now_s + (self.every_s or float("inf"))
         self._since = []
+        self._where = {copy.id: (copy.model, copy.gpus) for copy in state.instances.values()}
         plan = self._plan(state)
         return plan if callable(plan) else lambda: plan
 
@@ -138,8 +145,19 @@ class Planned:
                 if isinstance(action, Move):
                     self._target.setdefault(copy.model, []).append(action.gpus)
 
+    def _follow(self, state: ClusterState, done: Done) -> None:
+        """What an operator has unloaded or put to sleep stays so until the next plan."""
+        match done.action:
+            case Load() | Move() if copy := state.instances.get(done.instance):
+                self._where[copy.id] = copy.model, copy.gpus
+            case Unload(instance) | Sleep(instance) if instance in self._told:
+                self._told.discard(instance)
+            case Unload(instance) | Sleep(instance) if instance in self._where:
+                self._forget(*self._where[instance])
+
     def _note(self, state: ClusterState, actions: Iterable[Action]) -> None:
-        """Remember what is done while a plan is being searched."""
+        """Remember what is done, above all while a plan is being searched."""
+        self._told.update(a.instance for a in actions if isinstance(a, Unload | Sleep))
         if self._since is not None:
             self._since += [change for action in actions for change in _changes(state, action)]
 

@@ -17,6 +17,7 @@ from modelium.core import (
     Load,
     Miss,
     Move,
+    Sleep,
     Tick,
     Unload,
 )  # fmt: skip
@@ -331,3 +332,23 @@ def test_what_was_refused_during_a_search_did_not_happen(world: type) -> None:
     w.cluster.run(1.0)
     assert w.residents() == ["a"]
     assert not adopt()
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_what_an_operator_takes_away_stays_away_until_the_next_plan(
+    world: Any, asleep: bool
+) -> None:
+    policy = Planned(lambda state: {"a": [("g0",)]}, 100.0, fallback=Lru())
+    w = world({"a": 40, "b": 40}, [80]).obey(policy)
+    w.cluster.begin(100.0)
+    w.cluster.run(1.0)
+    [copy] = w.state.instances
+    why = "an operator asked for it (1 call)"
+    w.cluster.start(Sleep(copy, 1, why) if asleep else Unload(copy, why))
+    w.cluster.run(50.0)
+    assert [c.phase.value for c in w.state.instances.values()] == (["asleep"] if asleep else [])
+    w.use("a")
+    assert w.cluster.finished == 1  # whoever asks gets it
+    w.cluster.start(Sleep("a#1", 1, why) if asleep else Unload("a#2", why))
+    w.cluster.run(100.0)
+    assert [c.phase.value for c in w.state.instances.values()] == ["ready"]  # the next plan
