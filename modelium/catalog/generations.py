@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from modelium.catalog.gpunames import NameParts, parse
-from modelium.catalog.gpus import MIG_SLICES, GpuSpec, gpu, mig_instance
+from modelium.catalog.gpus import MIG_SLICES, GpuSpec, gpu, mig_instance, variant
 from modelium.errors import ProfileError
 from modelium.units import GIB
 
@@ -100,10 +100,14 @@ def assumed(
     facts: DriverFacts = DriverFacts(),
     given: Mapping[str, float] = MappingProxyType({}),
 ) -> GpuSpec:
-    """A GPU that is not in the catalogue; `given` figures, by their names in GpuSpec, go first."""
+    """A GPU that is not in the catalogue; `given` figures, by their names in GpuSpec, go first.
+
+    Where the driver tells nothing it is taken for a variant of the same model, or else for a GPU
+    of its generation.
+    """
     said = parse(name)
     generation = _generation(facts.compute_capability)
-    like = gpu(generation.like if generation else UNKNOWN)
+    like = variant(said) or gpu(generation.like if generation else UNKNOWN)
     taken = f"assumed as for {like.name}"
     figures = {
         "bandwidth_bytes_per_s": like.bandwidth_bytes_per_s,

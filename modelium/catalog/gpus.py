@@ -83,6 +83,13 @@ def gpu(name: str, memory_bytes: int | None = None) -> GpuSpec:
     return mig_instance(entry.spec, asked, entry.mig_slices) if asked.mig else entry.spec
 
 
+def variant(asked: NameParts) -> GpuSpec | None:
+    """A GPU of the same model in another form or with other memory, the same form first."""
+    of_model = [entry for entry in _entries() if entry.name.model == asked.model]
+    of_form = [entry for entry in of_model if entry.name.form == asked.form]
+    return next((entry.spec for entry in (*of_form, *of_model)), None)
+
+
 def mig_instance(whole: GpuSpec, asked: NameParts, slices: int = MIG_SLICES) -> GpuSpec:
     """The part of a GPU that a MIG profile names, with no links to others.
 

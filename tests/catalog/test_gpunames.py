@@ -151,6 +151,22 @@ def test_what_the_driver_tells_goes_before_what_is_assumed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("NVIDIA A100-SXM-64GB", "a100-40g"),
+        ("h100-94g", "h100-80g"),
+        ("h100-pcie-64g", "h100-pcie-80g"),
+        ("Colossus 1", "a10-24g"),
+    ],
+)
+def test_where_nothing_is_told_it_is_like_a_variant_of_the_same_model(name: str, like: str) -> None:
+    spec, known = device_spec(name, 64 * GIB), gpu(like)
+    assert spec.bandwidth_bytes_per_s == known.bandwidth_bytes_per_s
+    assert (spec.bf16_flops, bool(spec.fp8_flops)) == (known.bf16_flops, bool(known.fp8_flops))
+    assert f"assumed as for {like}" in note(spec)
+
+
+@pytest.mark.parametrize(
     ("name", "facts"),
     [
         ("v100-16g", DriverFacts((7, 0), 4096, 877e6, 5120, 1530e6)),

@@ -129,7 +129,7 @@ class TestCluster:
         rates = {kind: spec.bandwidth_bytes_per_s / 1e9 for kind, spec in found.items()}
         assert rates == {
             "foo-24g": 1, "foo-pcie-24g": 2, "fooo-24g": 600, "h100-80g": 3, "h100-pcie-80g": 2000,
-            "h100-94g": 600, "h100-80g-mig-1g.10gb": 3350 / 8,
+            "h100-94g": 3350, "h100-80g-mig-1g.10gb": 3350 / 8,
         }  # fmt: skip
 
     def test_models_are_sized_for_the_memory_that_is_given(self) -> None:
