@@ -65,6 +65,7 @@ ONLY_IN = {
     "matplotlib": ("modelium/report/", "traces/"),
     "pynvml": ("modelium/diagnosis.py", "modelium/live/"),
     "aiohttp": ("modelium/gateway/", "modelium/replay.py"),
+    "grpc": ("modelium/gateway/kserve_grpc.py",),
     "httptools": ("modelium/managers/emulation/",),
     "prometheus_client": ("modelium/metrics/",),
     "pandas": (),

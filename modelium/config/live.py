@@ -57,6 +57,8 @@ class Gateway(Section):
 
     host: Host = "127.0.0.1"
     port: Port = 8080
+    grpc_port: Port | None = None
+    """Of KServe's gRPC; it is not served unless a port is given."""
     tls_certificate: str | None = None
     """File with the certificate chain (PEM)."""
     tls_key: str | None = None
@@ -82,6 +84,8 @@ class Gateway(Section):
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both tls_certificate and tls_key")
+        if self.grpc_port == self.port:
+            raise ValueError(f"port and grpc_port are both {self.port}: each needs its own")
 
 
 class Live(Section):

@@ -13,7 +13,7 @@ from modelium.gateway import kserve, openai, operating
 from modelium.gateway.asking import request_id
 from modelium.gateway.callers import authorize
 from modelium.gateway.desk import DESK, REQUEST_ID, Desk
-from modelium.gateway.errors import ApiError, json_response
+from modelium.gateway.errors import ApiError, json_response, starting
 from modelium.gateway.openapi import document
 from modelium.gateway.outlet import send
 from modelium.gateway.predict import predict
@@ -27,8 +27,6 @@ KEEP_ALIVE_S = 3.0
 LARGE_BYTES = 64 << 10
 LIVE = ("/health/live", "/v2/health/live")
 """Whoever asks here wants to know whether the process runs, not whether it can serve."""
-STARTED_S = 2.0
-"""Clients may try again after this time: engines that are adopted have answered by then, mostly."""
 CORS_HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Organization"
 CORS_METHODS = "GET, POST, DELETE"
 
@@ -157,7 +155,7 @@ async def _connections(app: web.Application) -> AsyncIterator[None]:
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error in the shape that its clients know; nobody is sent to without a limit."""
-    request[REQUEST_ID] = request_id(request)
+    request[REQUEST_ID] = request_id(request.headers)
     try:
         answer = _preflight(request) or _starting(request) or await handler(request)
     except ApiError as error:
@@ -184,7 +182,7 @@ def _starting(http: web.Request) -> web.Response | None:
         return None
     if http.path in LIVE:
         return json_response({"status": "starting"})
-    raise ApiError(503, "the server is starting", code="starting", retry_after_s=STARTED_S)
+    raise starting()
 
 
 def _told(http: web.Request, error: ApiError) -> web.Response:

@@ -15,8 +15,8 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
-from modelium.gateway.callers import CALLER, named_well
-from modelium.gateway.desk import DESK, REQUEST_ID
+from modelium.gateway.callers import CALLER, Caller, named_well
+from modelium.gateway.desk import DESK, REQUEST_ID, Desk
 from modelium.gateway.errors import ApiError
 from modelium.live.seats import Request
 
@@ -92,40 +92,55 @@ def new_request(
     organization: str = "",
 ) -> Request:
     """The place in the queue that this HTTP request has. Raises ApiError: 400, 429."""
-    caller = http[CALLER]
+    return request_for(
+        http.app[DESK], http[CALLER], http.headers, http[REQUEST_ID], model, output_tokens,
+        session, organization,
+    )  # fmt: skip
+
+
+def request_for(
+    desk: Desk,
+    caller: Caller,
+    headers: Mapping[str, str],
+    name: str,
+    model: str,
+    output_tokens: int = 0,
+    session: str = "",
+    organization: str = "",
+) -> Request:
+    """The place in the queue of the caller's request `name`. Raises ApiError: 400, 429."""
     acting = caller.acting_for(organization)
-    headers = http.headers
     request = Request(
         model,
-        id=http[REQUEST_ID],
+        id=name,
         organization=acting,
         session=session or named_well("X-Session", headers.get("X-Session", "")),
         slo_class=named_well("X-Slo-Class", headers.get("X-Slo-Class", "")),
-        priority=min(_priority(http), caller.top_priority),
+        priority=min(_priority(headers), caller.top_priority),
         output_tokens=output_tokens,
-        deadline_s=_deadline_s(http),
+        deadline_s=_deadline_s(headers),
     )
-    http.app[DESK].limits.admit(acting)
+    desk.limits.admit(acting)
     return request
 
 
-def request_id(http: web.Request) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's own X-Request-Id, or a new one."""
-    given = http.headers.get("X-Request-Id", "")
+    given = headers.get("X-Request-Id", "")
     fine = given.isascii() and given.isprintable() and len(given) <= 128
     return given if given and fine else uuid4().hex
 
 
-def _priority(http: web.Request) -> int:
-    given = http.headers.get("X-Priority", "0")
+def _priority(headers: Mapping[str, str]) -> int:
+    given = headers.get("X-Priority", "0")
     try:
         return max(-100, min(100, int(given)))
     except ValueError:
         raise wrong("X-Priority", given, "a whole number, -100 to 100") from None
 
 
-def _deadline_s(http: web.Request) -> float | None:
-    given = http.headers.get("X-Max-Wait")
+def _deadline_s(headers: Mapping[str, str]) -> float | None:
+    given = headers.get("X-Max-Wait")
     if given is None:
         return None
     try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from aiohttp import web
 from yarl import URL
 
-from modelium.gateway.desk import DESK
+from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.errors import ApiError
 
 LONGEST_NAME = 128
@@ -44,14 +44,14 @@ class Caller:
 CALLER = web.RequestKey("caller", Caller)
 
 
-def identify(http: web.Request) -> Caller:
+def identify(desk: Desk, headers: Mapping[str, str]) -> Caller:
     """Who is calling; raises ApiError (401) if keys are needed and there is none that is known."""
-    desk = http.app[DESK]
     if desk.keys is None:
-        caller = Caller("", ("user",) if _why_not_here(http) else ("user", "admin"))
+        here = not _why_not_here(desk, headers)
+        caller = Caller("", ("user", "admin") if here else ("user",))
     else:
-        given = http.headers.get("Authorization", "")
-        secret = given[7:] if given[:7].lower() == "bearer " else http.headers.get("X-Api-Key", "")
+        given = headers.get("Authorization", "")
+        secret = given[7:] if given[:7].lower() == "bearer " else headers.get("X-Api-Key", "")
         key = desk.keys.find(secret.strip()) if secret else None
         if key is None:
             needed = "an API key is needed: Authorization: Bearer mk-..."
@@ -60,7 +60,7 @@ def identify(http: web.Request) -> Caller:
         # A key that may do all may also speak for others: a gateway in front of this one does.
         others = "admin" in key.scopes or not key.organization
         caller = Caller(key.organization, key.scopes, others)
-    named = http.headers.get("X-Organization", "")
+    named = headers.get("X-Organization", "")
     if not named:
         return caller
     return Caller(caller.acting_for(named), caller.scopes, caller.speaks_for_others)
@@ -72,12 +72,18 @@ def authorize(http: web.Request, scope: str) -> None:
         origin = http.headers["Origin"]
         why = f"pages from {origin!r} may not call; gateway.allowed_origins names those that may"
         raise ApiError(403, why, code="origin_not_allowed")
-    http[CALLER] = caller = identify(http)
+    http[CALLER] = permit(http.app[DESK], http.headers, scope)
+
+
+def permit(desk: Desk, headers: Mapping[str, str], scope: str) -> Caller:
+    """Who is calling, if they have the scope; raises ApiError (401, 403)."""
+    caller = identify(desk, headers)
     if scope not in caller.scopes:
         why = f"this call needs an API key with the scope {scope}"
-        if http.app[DESK].keys is None:
-            why += f": {_why_not_here(http)}"
+        if desk.keys is None:
+            why += f": {_why_not_here(desk, headers)}"
         raise ApiError(403, why, code="insufficient_permissions")
+    return caller
 
 
 def named_well(what: str, name: str) -> str:
@@ -97,17 +103,17 @@ def _origin_may(http: web.Request) -> bool:
     return origin.partition("://")[2] == http.headers.get("Host", "")
 
 
-def _why_not_here(http: web.Request) -> str:
+def _why_not_here(desk: Desk, headers: Mapping[str, str]) -> str:
     """Why a call without a key does not count as one from this machine; "" if it does.
 
     Behind a proxy on this machine, or when a page has had a name of its own point here (DNS
     rebinding), the connection alone proves nothing.
     """
-    if not http.app[DESK].settings.open_admin:
+    if not desk.settings.open_admin:
         return "none can be asked for; set gateway.keys, or bind to 127.0.0.1"
-    if any(name in http.headers for name in FORWARDED):
+    if any(name in headers for name in FORWARDED):
         return "it was forwarded by a proxy; set gateway.keys"
-    host = http.headers.get("Host", "")
+    host = headers.get("Host", "")
     if not _is_loopback(host):
         return f"it was addressed to {host!r:.80}; call 127.0.0.1, or set gateway.keys"
     return ""

@@ -68,6 +68,8 @@ class Desk:
     is_open: bool = field(init=False, default=False)
     http: aiohttp.ClientSession = field(init=False)
     """To the engines; made when the application starts."""
+    grpc: str = ""
+    """Host and port of KServe's gRPC, once it is served."""
 
     def open(self, seats: Seats, admin: Admin) -> None:
         """Serve from now on."""

@@ -24,6 +24,8 @@ TYPES = {
     429: "rate_limit_error",
 }
 """By status; all others are "server_error"."""
+STARTED_S = 2.0
+"""Clients may try again after this time: engines that are adopted have answered by then, mostly."""
 
 
 class ApiError(ModeliumError):
@@ -51,15 +53,18 @@ class ApiError(ModeliumError):
     def response(self, *, kserve: bool = False) -> web.Response:
         """The whole answer, in OpenAI's shape or KServe's, whose clients take a text only."""
         told = {"error": str(self)} if kserve else self.as_dict()
-        headers = {}
-        if self.retry_after_s is not None and math.isfinite(self.retry_after_s):
-            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return web.Response(
             status=self.status,
             body=orjson.dumps(told),
             content_type="application/json",
-            headers=headers,
+            headers=self.headers(),
         )
+
+    def headers(self) -> dict[str, str]:
+        """When to come again, where that is known."""
+        if self.retry_after_s is None or not math.isfinite(self.retry_after_s):
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
 
 def refused(error: RefusedError) -> ApiError:
@@ -72,6 +77,11 @@ def refused(error: RefusedError) -> ApiError:
         param="model" if error.status == 404 else None,
         retry_after_s=error.retry_after_s,
     )
+
+
+def starting() -> ApiError:
+    """What every call gets until there is something to serve."""
+    return ApiError(503, "the server is starting", code="starting", retry_after_s=STARTED_S)
 
 
 def dumped(value: Any) -> bytes:

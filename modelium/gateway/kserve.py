@@ -44,7 +44,7 @@ STATES = {"ready": "READY", "loading": "LOADING", "waking": "LOADING", "leaving"
 """A model's status in the words of Triton's repository; all others are "UNAVAILABLE"."""
 _ENDS = re.compile(r"(?:/versions/[^/]+)?(?:/(?:infer|ready|config|stats|generate|trace/.*))?$")
 """What may follow a model's name in a path."""
-_ELSEWHERE = {
+ELSEWHERE = {
     "config": "Modelium does not tell models' configurations",
     "stats": "Modelium's figures are its metrics, for Prometheus",
 }
@@ -101,10 +101,20 @@ async def infer_at(
     if 400 <= given.status < 500:
         raise engine_error(given.status, given.body)
     if binary is not None:
-        given.headers[BINARY] = binary
+        _name_model(given, engine, binary)
     elif engine.name != engine.model and told is not None and given.status == 200:
         given.body = dumped({**told, "model_name": engine.model})
     return given
+
+
+def _name_model(given: Given, engine: Engine, length: str) -> None:
+    """Before binary tensors, too, the client's name for the model takes the engine's place."""
+    size = int(length) if length.isascii() and length.isdigit() else 0
+    head = json_of(given.body[:size])
+    if engine.name != engine.model and isinstance(head, dict):
+        told = dumped({**head, "model_name": engine.model})
+        given.body, length = told + given.body[size:], str(len(told))
+    given.headers[BINARY] = length
 
 
 async def metadata(http: web.Request) -> web.Response:
@@ -226,5 +236,5 @@ def _unknown(http: web.Request) -> ApiError | web.HTTPException:
     calls = {"infer": "POST", "ready": "GET", "": "GET"}
     if end in calls and http.method != calls[end]:
         return web.HTTPMethodNotAllowed(http.method, [calls[end]])
-    why = _ELSEWHERE.get(end, "there are infer, ready and versions/1")
+    why = ELSEWHERE.get(end, "there are infer, ready and versions/1")
     return ApiError(404, f"{model} has no {end!r}: {why}")

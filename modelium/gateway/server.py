@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -50,6 +50,8 @@ class Address:
     """0 chooses one."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    grpc_port: int | None = None
+    """Of KServe's gRPC, which is not served if it is None; 0 chooses one."""
 
     @property
     def loopback(self) -> bool:
@@ -89,7 +91,12 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
             ) from None
         host, port = runner.addresses[0][:2]
         scheme = "https" if address.tls_certificate else "http"
-        yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        async with AsyncExitStack() as stack:
+            if address.grpc_port is not None:
+                from modelium.gateway.kserve_grpc import grpc_listening
+
+                desk.grpc = await stack.enter_async_context(grpc_listening(desk, address))
+            yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         await runner.cleanup()
 

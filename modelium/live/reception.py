@@ -116,6 +116,11 @@ class Reception:
         self._route = router(house.router)
         self._waker: asyncio.TimerHandle | None = None
 
+    @property
+    def max_wait_s(self) -> float:
+        """How long a request may wait that does not say it."""
+        return self.house.max_wait_s
+
     # Books
 
     def demand(self, model: str) -> Demand:

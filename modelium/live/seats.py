@@ -103,6 +103,10 @@ class Seat(Protocol):
 class Seats(Protocol):
     """The part of `LiveCluster` that serves requests."""
 
+    @property
+    def max_wait_s(self) -> float:
+        """How long a request may wait that does not say it."""
+
     async def seat(self, request: Request, told: Callable[[Waiting], None] | None = None) -> Seat:
         """Wait for a place at a ready engine of `request.model`.
 

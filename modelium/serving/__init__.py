@@ -28,7 +28,7 @@ from modelium.live.telemetry import Telemetry
 from modelium.metrics import ModeliumMetrics
 from modelium.registry import make_policy, with_defaults
 from modelium.repository import StoredModel, watch
-from modelium.serving.front import gateway, without_keys
+from modelium.serving.front import gateway, grpc_note, without_keys
 from modelium.serving.hardware import hardware
 from modelium.serving.managers import Managers
 from modelium.serving.order import Order as Order
@@ -99,7 +99,13 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             alive(cluster, policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy, stock.remove)
-        all_notes = (*notes, *stock.notes, *_clashes(config, given), *without_keys(config))
+        all_notes = (
+            *notes,
+            *stock.notes,
+            *_clashes(config, given),
+            *without_keys(config),
+            *grpc_note(config),
+        )
         server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop)
         signals.serve(server)
         desk.open(cluster.reception, operations)

@@ -28,6 +28,7 @@ def gateway(config: Config) -> tuple[Desk, AbstractAsyncContextManager[str]]:
         given.port,
         Path(certificate) if certificate else None,
         Path(key) if key else None,
+        given.grpc_port,
     )
     rates = {name: Rate(**asdict(limit)) for name, limit in given.organizations.items()}
     limits = Limits(time.monotonic, Rate(**asdict(given.limits)), rates)
@@ -39,6 +40,12 @@ def gateway(config: Config) -> tuple[Desk, AbstractAsyncContextManager[str]]:
     keys = Keys(Path(given.keys)) if given.keys else None
     desk = Desk(limits, keys, settings)
     return desk, listening(desk, address)
+
+
+def grpc_note(config: Config) -> list[str]:
+    """What to say at the start where KServe's gRPC is served beside HTTP."""
+    given = config.gateway
+    return [f"KServe's gRPC is at {given.host}:{given.grpc_port}"] if given.grpc_port else []
 
 
 def without_keys(config: Config) -> list[str]:

@@ -75,6 +75,7 @@ class Stage:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """The gateway has closed a connection on which the engine was answering."""
     http: aiohttp.ClientSession = field(init=False)
+    max_wait_s: float = 600.0
 
     async def seat(self, request: Request, told: Callable[[Waiting], None] | None = None) -> Chair:
         return Chair(self.engine, request, self.left)

@@ -53,6 +53,8 @@ class Site:
     house: House
     http: aiohttp.ClientSession
     stack: AsyncExitStack
+    grpc: str = ""
+    """Host and port, where the address has a port for it."""
 
     def openai(self, **more: Any) -> AsyncOpenAI:
         """The client that users have; it sends nothing again by itself."""
@@ -133,7 +135,7 @@ async def site(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as http,
             AsyncExitStack() as stack,
         ):
-            yield Site(url, here, http, stack)
+            yield Site(url, here, http, stack, desk.grpc)
 
 
 def visit(folder: Path, act: Callable[[Site], Awaitable[None]], *given: Any, **more: Any) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import psutil
 import pytest
 from openai import OpenAI
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 from modelium.managers import triton_layout
 from tests.live import tiny
 from tests.live.running import WITHIN_S, Running, left_behind, running, still_there, sweep
 from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx
+from tests.managers.vllm_house import free_port
 
 pytestmark = [pytest.mark.engines, needs_triton()]
 
@@ -40,6 +43,7 @@ def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
         "models": models,
         "triton": {"env": ONE_THREAD, "environment": str(triton_layout.find().python.parents[1])},
         "policy": "lru",
+        "gateway": {"grpc_port": (grpc_port := free_port())},
     }
     row = {"name": "X", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
     try:
@@ -55,6 +59,11 @@ def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
                 8,
             ]
             assert post(server, "/v2/models/sum/infer", {"inputs": [row]})["model_name"] == "sum"
+            same = by_grpc(f"127.0.0.1:{grpc_port}", row)
+            assert same.get_response().model_name == "sum"
+            told_in_json = post(server, "/v2/models/sum/infer", {"inputs": [row]})["outputs"][0]
+            made = same.as_numpy(told_in_json["name"])
+            assert made.reshape(-1).tolist() == pytest.approx(told_in_json["data"])
             about = httpx2.get(f"{server.url}/v2/models/sum").json()  # as Triton tells it
             assert about["name"] == "sum"
             assert [tensor["name"] for tensor in about["inputs"]] == ["X"]
@@ -72,6 +81,15 @@ def test_models_of_three_kinds_take_turns(tmp_path: Path) -> None:
         assert still_there(tmp_path) == []
     finally:
         sweep(tmp_path)
+
+
+def by_grpc(address: str, row: dict[str, Any]) -> Any:
+    """The same inference by Triton's own client."""
+    tensor = InferInput(row["name"], row["shape"], row["datatype"])
+    tensor.set_data_from_numpy(np.array(row["data"], np.float32).reshape(row["shape"]))
+    with InferenceServerClient(address) as client:
+        assert [one.name for one in client.get_model_metadata("sum").inputs] == [row["name"]]
+        return client.infer("sum", [tensor])
 
 
 def _command(pid: int) -> str:
