@@ -11,6 +11,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from tritonclient.grpc.aio import InferenceServerClient
 
 from modelium.errors import ConfigError
 from modelium.gateway import limits as limits_module
@@ -235,8 +236,11 @@ def test_tls_by_files(tmp_path: Path) -> None:
         assert here.url.startswith("https://127.0.0.1:")
         assert (await here.post("/v1/completions", BODY))[0] == 200
         assert (await here.get("/status"))[0] == 200
+        trusting = InferenceServerClient(here.grpc, ssl=True, root_certificates=str(certificate))
+        async with trusting as client:
+            assert await client.is_server_live()
 
-    address = Address(port=0, tls_certificate=certificate, tls_key=key)
+    address = Address(port=0, tls_certificate=certificate, tls_key=key, grpc_port=0)
     visit(tmp_path, act, address=address, tls=trusted)
     wrong = Address(port=0, tls_certificate=key, tls_key=key)
     with pytest.raises(ConfigError, match="TLS cannot be set up from"):
