@@ -75,9 +75,11 @@ def test_a_lost_gpu_loses_its_models_and_comes_back(folder: Path) -> None:
 
 
 def test_what_others_hold_is_not_given_away(folder: Path) -> None:
-    driver = FakeDriver(folder, "NVIDIA H100 80GB HBM3")
+    """On a GPU that the catalogue does not know: it serves like any other."""
+    driver = FakeDriver(folder, "NVIDIA Colossus 1")
     with running(folder / "run", CONFIG, env=driver.environment) as server:
         [before] = server.client.status()["gpus"]
+        assert before["kind"] == "colossus-1-80g"
         driver.processes = [(0, FOREIGN, 70 * GIB, "c")]
         driver.write()
         [gpu] = until_gpus(server, lambda gpus: gpus[0]["memory_bytes"] == 10 * GIB)
