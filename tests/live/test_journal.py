@@ -22,7 +22,7 @@ from modelium.managers.engine import Engine, Process
 
 ENGINE = Engine(
     "a#7", "a", "vllm", "http://127.0.0.1:1", "openai", "a", (0, 1),
-    Process(12, 3450, "boot"), "a.log", {"process": 1.5}, {"port": 1},
+    process=Process(12, 3450, "boot"), log="a.log", stages={"process": 1.5}, extra={"port": 1},
 )  # fmt: skip
 RECORD = Record("a#7", "a", "vllm", ("gpu0", "gpu1"), 123, "starting", 0, None)
 
