@@ -40,6 +40,11 @@ class HostRam:
         self.pinned_bytes += size_bytes
         self._evict()
 
+    def resize(self, capacity_bytes: int) -> None:
+        """There is more or less RAM than before; what is pinned stays."""
+        self.capacity_bytes = capacity_bytes
+        self._evict()
+
     def clear(self) -> None:
         """Lose everything that is cached (the node went down)."""
         self._cached.clear()

@@ -101,6 +101,8 @@ class Live(Section):
     """An engine that was told to end has this long before it is killed."""
     memory_back: Seconds = 10.0
     """After an engine has gone, its memory must be seen free within this time."""
+    host_reserve: Bytes | None = None
+    """RAM that sleeping models leave free. [default: a tenth of all, at least 2GiB]"""
     probe_every: Seconds = 10.0
     """How often each engine is looked at."""
     stall: Seconds = 120.0

@@ -189,7 +189,7 @@ class Cluster(Section):
     """What GPUs are, by name: for those that the catalogue does not know, or to correct it; also
     for those that the driver lists."""
     host_memory: Bytes | None = None
-    """RAM of each node for cached and sleeping weights."""
+    """RAM of each node for cached and sleeping weights; a real machine has no more than it has."""
     links: Links = Links()
     use: GpuWords | None = None
     """Of these GPUs, the ones that may be used: numbers, UUIDs or their beginnings, ids (gpu0),

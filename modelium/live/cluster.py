@@ -29,6 +29,7 @@ from modelium.core import (
     Outlook,
     Phase,
     Remind,
+    Sleep,
     Tick,
     Wake,
 )  # fmt: skip
@@ -38,6 +39,7 @@ from modelium.live.beginning import begin
 from modelium.live.coming import Arrivals
 from modelium.live.failures import Failures
 from modelium.live.given import LiveInput
+from modelium.live.hostmemory import HostWatch
 from modelium.live.inventory import Inventory
 from modelium.live.journal import Journal, JournalError
 from modelium.live.learning import Learnt, LearntCosts
@@ -108,6 +110,7 @@ class LiveCluster:
             lambda: self.reception.waiting_models(),
             given.limits,
         )
+        self.host = HostWatch(self.state, given.host_memory, given.host_reserve_bytes)
         self.learnt = Learnt.read(journal)
         self.state.costs = LearntCosts(self.state, self.facts, given.work, self.learnt)
         self.room = Room(self.state.all_gpus)
@@ -147,6 +150,8 @@ class LiveCluster:
         if isinstance(action, Remind):
             self.loop.call_later(max(0.0, action.at_s - self.now_s()), self.tell, Tick())
             return
+        if isinstance(action, Sleep):
+            self.host.look()  # what was free a second ago may be taken
         why = refusal(self.state, action, self.state.limits)
         try:
             row, line = self._write(action, why)

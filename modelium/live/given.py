@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from modelium.core import Gpu, Limits, Model, Node
 from modelium.costs import ConfiguredFacts, Work
 from modelium.live.failures import Patience
+from modelium.live.hostmemory import HostMemory
 from modelium.live.reception import House
 
 
@@ -62,5 +63,9 @@ class LiveInput:
     house: House = field(default_factory=House)
     patience: Patience = field(default_factory=Patience)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    host_memory: Callable[[], HostMemory] | None = None
+    """Reads the machine's RAM; None: that of `nodes` is believed (where GPUs are pretended)."""
+    host_reserve_bytes: int = 0
+    """RAM that sleeping engines leave free."""
     share: float = 1.0
     """Of each GPU's memory that models may use."""

@@ -64,6 +64,7 @@ class Operations:
                 "failures": cluster.journal.failures,
                 "failing": cluster.journal.failing,
             },
+            "hosts": [self._host(name) for name in state.nodes],
             "gpus": [self._gpu(name) for name in state.all_gpus],
         }
 
@@ -247,6 +248,17 @@ class Operations:
 
     def _ready(self, model: str) -> bool:
         return any(c.phase is Phase.READY for c in self._cluster.state.instances_of(model))
+
+    def _host(self, name: str) -> dict[str, Any]:
+        """RAM of a node, in bytes of weights."""
+        ram = self._cluster.state.ram[name]
+        return {
+            "node": name,
+            "capacity_bytes": ram.capacity_bytes,
+            "sleeping_bytes": ram.pinned_bytes,
+            "cached_bytes": ram.cached_bytes,
+            "free_bytes": ram.free_bytes,
+        }
 
     def _gpu(self, name: str) -> dict[str, Any]:
         cluster = self._cluster

@@ -59,10 +59,11 @@ def _pause_s(cluster: LiveCluster, copy: Copy) -> float:
 
 
 async def gpus(cluster: LiveCluster) -> None:
-    """Read the GPUs: what is held, what is lost and what is back."""
+    """Read the GPUs and the RAM: what is held, what is lost and what is back."""
     while True:
         await cluster.memory.look()
         cluster.memory.charge_others()
+        cluster.host.look()
         for name, device in cluster.devices.items():
             reading = cluster.memory.readings.get(device)
             lost, working = (reading.lost if reading else ""), name in cluster.state.gpus

@@ -17,6 +17,7 @@ from modelium.config import Config, Plan
 from modelium.config.liveplan import sleep_clashes
 from modelium.core import Policy
 from modelium.errors import ModeliumError
+from modelium.live import hostmemory
 from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
 from modelium.live.journal import Journal
@@ -39,6 +40,7 @@ from modelium.serving.stock import Stock
 if TYPE_CHECKING:
     from modelium.live.driving import Driver
     from modelium.live.given import LiveInput
+    from modelium.live.inventory import Inventory
 
 
 @dataclass
@@ -88,7 +90,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         managers = Managers(config, folder)
         policy, name, parameters = _policy(order, stock.plan)
         stock.sleeps = getattr(policy, "sleeps", True)
-        given = stock.given(managers.need)
+        given = _with_ram(stock.given(managers.need), config, inventory)
         slos = {one.model.name: one.model.slo for one in given.served}
         told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
         cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
@@ -116,6 +118,15 @@ async def serving(order: Order) -> AsyncIterator[Server]:
                 do()
             await farewell(cluster)  # while the gateway can still pass the answers on
             await front.aclose()
+
+
+def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInput:
+    """Have the machine's RAM read, unless all is pretended: emulated engines pin nothing."""
+    real = any(one.runtime != "emulated" for one in given.served) or config.model_repository
+    if inventory.pretend or not real:
+        return given
+    reserve = hostmemory.reserve_bytes(hostmemory.read().total_bytes, config.live.host_reserve)
+    return replace(given, host_memory=hostmemory.read, host_reserve_bytes=reserve)
 
 
 def _clashes(config: Config, given: LiveInput) -> list[str]:

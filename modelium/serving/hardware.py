@@ -14,6 +14,7 @@ from modelium.config.devices import GpuName
 from modelium.config.hardware import figures, with_listed
 from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.errors import ConfigError
+from modelium.live import hostmemory
 from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory, Reading
 from modelium.serving.order import Order
 from modelium.serving.visible import visible
@@ -39,6 +40,7 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
             if readings:
                 order = replace(order, config=on_listed(config, readings))
                 plan = make_plan(order.config)
+                notes = (_ram(plan, order.config), *notes)
                 return (
                     inventory,
                     order,
@@ -70,6 +72,20 @@ def seen(inventory: NvmlInventory) -> tuple[list[Reading], tuple[str, ...]]:
     kept, notes = visible(list(names), os.environ)
     empty = [f"GPU {n} {NO_INSTANCES}" for n in inventory.without_instances]
     return [names[name] for name in kept], (*notes, *empty)
+
+
+def _for_weights(config: Config) -> int:
+    """RAM for weights that sleep or are cached: the machine's, or less where that is said."""
+    cluster, total = config.cluster, hostmemory.read().total_bytes
+    there = hostmemory.for_weights(total, hostmemory.reserve_bytes(total, config.live.host_reserve))
+    said = [cluster.host_memory, *(node.host_memory for node in cluster.nodes)]
+    return min([there, *(size for size in said if size is not None)])
+
+
+def _ram(plan: Plan, config: Config) -> str:
+    memory = hostmemory.read()
+    reserve = hostmemory.reserve_bytes(memory.total_bytes, config.live.host_reserve)
+    return hostmemory.in_words(memory, reserve, plan.hardware.nodes[0].host_bytes)
 
 
 def _driver() -> NvmlInventory | None:
@@ -108,7 +124,7 @@ def on_listed(config: Config, readings: Sequence[Reading]) -> Config:
                 parent=reading.parent,
             )
         )
-    node = NodeEntry(name="node0", gpus=[*gpus])
+    node = NodeEntry(name="node0", gpus=[*gpus], host_memory=_for_weights(config))
     cluster = with_listed(config.cluster, [_spec(reading) for reading in working])
     return replace(config, cluster=replace(cluster, gpus=[], nodes=[node]))
 

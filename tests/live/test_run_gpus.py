@@ -55,6 +55,8 @@ def test_a_lost_gpu_loses_its_models_and_comes_back(folder: Path) -> None:
     driver = FakeDriver(folder, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
     with running(folder / "run", CONFIG, env=driver.environment) as server:
         assert server.client.status()["pretend_gpus"] is False
+        [host] = server.client.status()["hosts"]  # what this machine has, not twice the GPUs'
+        assert host["capacity_bytes"] < psutil.virtual_memory().total
         ask(server, MODELS[0])
         [where] = server.client.models()[0]["gpus"]
         number = int(where.removeprefix("gpu"))
