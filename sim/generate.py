@@ -84,9 +84,15 @@ def _clear(engines: Engines, engine: Any) -> None:
 
 @kernel
 def fits(engines: Engines, requests: Requests, e: int, r: int) -> bool:
-    """Whether engine `e` can ever serve request `r`; one that does not fit must not be put."""
+    """Whether engine `e` can ever serve request `r`; one that does not fit must not be put.
+
+    vLLM refuses a prompt that leaves no room for one token, and one that leaves less than asked.
+    """
     engine = engines.engines[e]
-    return blocks_for(_work(requests, r), engines.rows[engine.row].block_tokens) <= engine.blocks
+    row = engines.rows[engine.row]
+    if requests.prompt[r] + max(requests.output[r], 1) > row.max_model_len:
+        return False
+    return blocks_for(_work(requests, r), row.block_tokens) <= engine.blocks
 
 
 @inlined

@@ -107,12 +107,15 @@ ENGINE = np.dtype(
     + [("kv_token_ps", np.float64)]  # integral of held tokens over time
 )
 
+NO_LIMIT = 1 << 62
+
 ROW = np.dtype(
     [
         (name, np.int64)
         for name in (
             "max_num_seqs", "max_batched_tokens", "block_tokens", "watermark_blocks",
-            "prefix_caching", "mixed_decode", "mixed_prefill", "mixed_kv", "mixed_ctx", "mixed_sq",
+            "max_model_len", "prefix_caching",
+            "mixed_decode", "mixed_prefill", "mixed_kv", "mixed_ctx", "mixed_sq",
         )
     ]
 )  # fmt: skip
@@ -199,6 +202,7 @@ def _fill_row(engines: Engines, k: int, spec: Generate) -> None:
     row = engines.rows[k]
     for name in ("max_num_seqs", "max_batched_tokens", "block_tokens", "watermark_blocks"):
         row[name] = getattr(spec, name)
+    row["max_model_len"] = NO_LIMIT if spec.max_model_len is None else spec.max_model_len
     row["prefix_caching"] = spec.prefix_caching
     for name in ("mixed_decode", "mixed_prefill", "mixed_kv", "mixed_ctx", "mixed_sq"):
         row[name] = ps(getattr(step, name))
@@ -216,6 +220,8 @@ def _check(spec: Generate) -> None:
     for name in ("kv_tokens", "max_num_seqs", "block_tokens"):
         if getattr(spec, name) < 1:
             raise ConfigError(f"{name}: {getattr(spec, name)}: must be at least 1")
+    if spec.max_model_len is not None and spec.max_model_len < 1:
+        raise ConfigError(f"max_model_len: {spec.max_model_len}: must be at least 1")
     if spec.max_batched_tokens < spec.max_num_seqs:
         raise ConfigError(
             f"max_batched_tokens: {spec.max_batched_tokens}: must be at least max_num_seqs "

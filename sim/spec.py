@@ -56,6 +56,8 @@ class Generate:
     prefix_caching: bool = True
     watermark_blocks: int = 0
     """KV blocks left free by admissions beside running requests (vLLM: `watermark`)."""
+    max_model_len: int | None = None
+    """Longest prompt and output together; `vllm serve` answers 400 to more. None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,9 +192,12 @@ def _emulated(config: schema.Config, plan: Plan, engines: Engines, name: str) ->
     engine = engines.engine(name, kind)
     stages = one.stages
     weights_s = one.model.weights_bytes / _rate(plan, one.model.gpus)
+    values, longest = asdict(engine), {}
+    if isinstance(engine, Generate) and (limit := values.pop("max_model_len")):
+        longest = {"max_model_len": limit}
     return {
-        "engine": {"kind": "generate" if isinstance(engine, Generate) else "infer"}
-        | asdict(engine),
+        "engine": {"kind": "generate" if isinstance(engine, Generate) else "infer"} | values,
+        **longest,
         "stages": {
             "process": stages.process_s + stages.tokenizer_s,
             "weights": weights_s,

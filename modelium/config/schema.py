@@ -216,8 +216,13 @@ class EngineSettings(Section):
         """These settings, except where `other` has its own."""
         return replace(self, **said(other))
 
-    def engine(self, step: spec.StepTime, kv_tokens: int) -> spec.Generate:
-        """The engine with these settings, as the simulator takes it."""
+    def engine(
+        self, step: spec.StepTime, kv_tokens: int, context: int | None = None
+    ) -> spec.Generate:
+        """The engine with these settings, as the simulator takes it.
+
+        `context` is the model's own, where nothing shorter is set.
+        """
         from modelium.sim import spec
 
         given: dict[str, Any] = {
@@ -225,6 +230,7 @@ class EngineSettings(Section):
             "max_batched_tokens": self.max_num_batched_tokens,
             "block_tokens": self.block_size,
             "prefix_caching": self.enable_prefix_caching,
+            "max_model_len": context if self.max_model_len is None else self.max_model_len,
         }
         return spec.Generate(
             step, kv_tokens, **{key: value for key, value in given.items() if value is not None}

@@ -63,12 +63,22 @@ async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
         except asyncio.CancelledError:
             seat.finish("cancelled")
             raise
-        except BaseException:
-            seat.finish("failed")
+        except BaseException as error:
+            seat.finish(outcome_of(error))
             raise
         seat.first_token()
-        over(desk, seat, "completed" if given.status < 400 else "failed", given.tokens)
+        over(desk, seat, outcome_at(given.status), given.tokens)
         return given
+
+
+def outcome_at(status: int) -> Outcome:
+    """What an engine's status makes of a request: what is wrong with it is its sender's."""
+    return "completed" if status < 400 else "refused" if status < 500 else "failed"
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """The same of an error that ended it."""
+    return outcome_at(error.status) if isinstance(error, ApiError) else "failed"
 
 
 def failed(request: Request, status: int, body: bytes) -> NoReturn:

@@ -19,6 +19,7 @@ from modelium.gateway.answering import (
     again,
     failed,
     only_openai,
+    outcome_of,
     over,
     text_model,
     unless_cut,
@@ -158,8 +159,8 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
         # A client that has read the last piece may hang up before we know that it was the last.
         over(desk, seat, "completed" if pieces.complete else "cancelled", pieces.tokens)
         raise
-    except BaseException:
-        over(desk, seat, "failed", pieces.tokens)
+    except BaseException as error:
+        over(desk, seat, outcome_of(error), pieces.tokens)
         raise
     finally:
         silence.end()

@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 from modelium.errors import ModeliumError
 from modelium.managers.engine import Engine
 
-Outcome = Literal["completed", "failed", "cancelled"]
-"""How a request ended; "cancelled": its client went away."""
+Outcome = Literal["completed", "refused", "failed", "cancelled"]
+"""How a request ended; "refused": the engine found it wrong; "cancelled": its client went away."""
 
 
 @dataclass(slots=True)

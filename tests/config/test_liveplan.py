@@ -15,6 +15,7 @@ from modelium.config.yaml import load
 from modelium.errors import ConfigError
 from modelium.live.given import Served
 from modelium.managers import vllm_command
+from modelium.managers.emulation.spec import parse
 from modelium.managers.engine import Order
 from modelium.registry import make_policy
 from modelium.sim.spec import Generate
@@ -152,3 +153,18 @@ def test_expandable_segments_are_told_to_clash_with_sleep_mode() -> None:
     assert len(of_all) == 2
     assert "(the environment of modelium) clashes with vLLM's sleep mode" in of_all[0]
     assert "\n" not in of_all[0]
+
+
+@pytest.mark.parametrize(("said", "longest"), [("", 32768), ("vllm: {max_model_len: 4096}", 4096)])
+def test_simulated_and_emulated_engines_keep_the_context_that_vllm_is_given(
+    said: str, longest: int
+) -> None:
+    text = f"cluster: {{gpus: h100-80g}}\nmodels: {{qwen2.5-7b: {{{said}}}}}"
+    config = Config.of(load(text, "test"))
+    plan = make_plan(config)
+    engines = Engines(plan.models)
+    simulated = engines.engine("qwen2.5-7b", "h100-80g")
+    assert isinstance(simulated, Generate)
+    assert simulated.max_model_len == longest
+    emulated = served(config, plan, engines, "qwen2.5-7b", emulate=True).settings
+    assert parse({**emulated, "model": "m"}).max_model_len == longest

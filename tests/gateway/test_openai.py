@@ -111,6 +111,8 @@ def test_refusals_have_openais_shape_and_the_right_status(tmp_path: Path) -> Non
         status, told = await here.ask("POST", "/v1/completions", data=b"junk", headers=headers)
         assert status == 400
         assert "cannot be read" in told["error"]["message"]
+        # What the engine found too long was refused, not failed; the others never reached it.
+        assert {row[1] for row in await here.journal()} == {"refused"}
 
     visit(tmp_path, act, gateway={"max_body_bytes": 4000})
 

@@ -51,6 +51,7 @@ def engines(draw: st.DrawFn, unit_s: float, stages: int, servers: int) -> Genera
             max_num_seqs=seqs,
             max_batched_tokens=seqs + draw(st.integers(0, 20)),
             block_tokens=block,
+            max_model_len=draw(st.sampled_from([None, 5, 9])),
         )
     most = draw(st.integers(1, 3))
     times = st.lists(st.integers(0, 30).map(lambda k: k * unit_s), min_size=most, max_size=most)

@@ -231,6 +231,9 @@ class ReferenceWorld:
         if not instance.engine:
             return True
         tokens = request.seq.prompt + max(request.seq.output, 1) - 1
+        longest = instance.spec.max_model_len
+        if longest is not None and tokens + 1 > longest:
+            return False
         block = instance.spec.block_tokens
         return -(-tokens // block) <= instance.spec.kv_tokens // block
 

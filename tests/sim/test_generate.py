@@ -39,6 +39,7 @@ def specs(draw):
         block_tokens=block,
         prefix_caching=draw(st.booleans()),
         watermark_blocks=draw(st.sampled_from([0, 0, 2])),
+        max_model_len=draw(st.sampled_from([None, None, 20])),
     )
 
 

@@ -134,3 +134,18 @@ def test_a_wait_of_exactly_the_limit_is_too_long() -> None:
         waiting.append(both.plane.demand["m0"].waiting)
     assert waiting == [3, 1]
     assert both.plane.oldest_waiting_ps("m0") == both.plane.w.arrival_ps[2]
+
+
+def test_what_is_longer_than_the_context_is_rejected_as_vllm_answers_400() -> None:
+    """A prompt that leaves no room for a token, and more output than a prompt leaves."""
+    llm = Generate(
+        steps(UNIT_S, [2, 1, 0, 0, 3, 1, 0, 0, 0, 1], 0.0), 400, max_num_seqs=2, max_model_len=10
+    )
+    lengths = [(9, 1), (10, 1), (10, 0), (9, 2), (3, 7), (3, 8), (11, 1), (1, 0)]
+    asked = [(k, ask(0, prompt, output)) for k, (prompt, output) in enumerate(lengths)]
+    fits = [
+        "completed" if prompt + max(output, 1) <= 10 else "rejected" for prompt, output in lengths
+    ]
+    both = play(plot([llm], asked, []))
+    assert outcomes(both) == fits
+    assert fits.count("rejected") == 5
