@@ -50,7 +50,8 @@ class Engines:
             # Every token at the price past the hinge: at most that much too slow for small batches.
             return Infer(((step.mixed_c,) * ENCODER_BATCH,), per_token_s=step.mixed_hi)
         tokens = model.kv_bytes // model.kv_bytes_per_token
-        return served.vllm.engine(step, tokens, served.spec and served.spec.max_context)
+        context = served.spec.max_context if served.spec else None
+        return served.vllm.engine(step, tokens, context)
 
     def _profile(self, name: str, gpu: str) -> Profile:
         served = self._models[name]
