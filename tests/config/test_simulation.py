@@ -105,6 +105,7 @@ def test_an_engine_has_the_profile_of_its_model_and_the_settings_of_vllm() -> No
         max_batched_tokens=512,
         block_tokens=32,
         prefix_caching=False,
+        max_model_len=131072,  # the model's own
     )
 
 
