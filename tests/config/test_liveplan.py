@@ -162,7 +162,7 @@ def test_simulated_and_emulated_engines_keep_the_context_that_vllm_is_given(
     text = f"cluster: {{gpus: h100-80g}}\nmodels: {{qwen2.5-7b: {{{said}}}}}"
     config = Config.of(load(text, "test"))
     plan = make_plan(config)
-    engines = Engines(plan.models)
+    engines = Engines(plan.models, plan.hardware.by_kind())
     simulated = engines.engine("qwen2.5-7b", "h100-80g")
     assert isinstance(simulated, Generate)
     assert simulated.max_model_len == longest
