@@ -56,7 +56,7 @@ def test_what_an_engine_does_not_know_the_model_cannot_do(stream: bool) -> None:
         error = json.loads(raw)["error"]
         assert (status, error["type"]) == (422, "invalid_request_error")
         assert error["message"] == "the model's engine cannot do this: Not Found"
-        assert here.left == [("failed", 0, 0)]
+        assert here.left == [("refused", 0, 0)]
 
     perform(act, Script([b'{"detail":"Not Found"}'], 404, JSON))
 
@@ -196,7 +196,7 @@ def test_what_a_request_is_to_blame_for_is_no_engines_failure() -> None:
         status, raw = await here.ask(stream=True)
         assert events(raw)[1]["error"]["message"] == "too long"
         assert events(raw)[-1] == "data: [DONE]"
-        assert here.left == [("failed", 0, 0), ("failed", 0, 0), ("failed", 0, 1)]
+        assert here.left == [("refused", 0, 0), ("refused", 0, 0), ("refused", 0, 1)]
 
     perform(
         act,
@@ -317,7 +317,7 @@ def test_whatever_shape_an_engines_refusal_has_its_status_stays(stream: bool, bo
         status, raw = await here.ask(stream=stream)
         assert status == 422
         assert not stream or json.loads(raw)["error"]["message"]
-        assert here.left == [("failed", 0, 0)]
+        assert here.left == [("refused", 0, 0)]
 
     perform(act, Script([body], 422, JSON))
 
