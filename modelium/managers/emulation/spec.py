@@ -72,6 +72,8 @@ class Generate:
     prefix_caching: bool = False
     """Read and not used: the emulation computes every prompt."""
     watermark_blocks: int = 0
+    max_model_len: int | None = None
+    """Bounds the specification's own, where it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ def parse(given: Any) -> Spec:
         raise ConfigError(f'speed is {spec.speed!r}: it has to be above 0, or "inf"')
     if isinstance(spec.engine, Generate):
         size = spec.engine.block_tokens
-        room = min(spec.max_model_len, spec.engine.kv_tokens // size * size)
+        longest = spec.engine.max_model_len or spec.max_model_len
+        room = min(spec.max_model_len, longest, spec.engine.kv_tokens // size * size)
         if room < 2:
             raise ConfigError(f"a KV pool of {spec.engine.kv_tokens} tokens serves nothing")
         return dataclasses.replace(spec, max_model_len=room)
