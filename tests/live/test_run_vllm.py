@@ -26,6 +26,7 @@ def config(folder: Path) -> dict[str, Any]:
         "models": {name: {**one, "path": str(folder / name)} for name in "ab"},
         "vllm": {
             "environment": str(Path(".engines/vllm").absolute()),
+            "sleep_mode": True,  # it is put to sleep by hand, under a policy that never does
             "default_settings": {"max_model_len": 512, "max_num_seqs": 8},
             "flags": ["--enforce-eager"],
             "env": {"OMP_NUM_THREADS": "1"},
