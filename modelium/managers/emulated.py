@@ -28,6 +28,7 @@ from modelium.managers.engine import Engine, EngineError, Order, Process, Progre
 from modelium.managers.identity import runs
 from modelium.managers.process import Processes, tail
 from modelium.managers.vllm_http import ask, is_sleeping
+from modelium.permissions import write_private
 
 _SERVER = "modelium.managers.emulated_server"
 ENDED_S = 5.0
@@ -181,7 +182,7 @@ class EmulatedManager:
         """Start the process; it reads what it is from a file beside its log."""
         self._processes.end(instance, None, 0.0)  # what an earlier self left
         path = self._processes.log(instance).with_suffix(".json")
-        path.write_text(json.dumps(_as_json(spec)), encoding="utf-8")
+        write_private(path, json.dumps(_as_json(spec)))
         command = [sys.executable, "-P", "-m", _SERVER, "--spec", str(path)]
         command += ["--notify", str(notes.writing), *(["--faults"] if self._faults else [])]
         process = self._processes.spawn(instance, command, os.environ, (notes.writing,))

@@ -32,6 +32,7 @@ import psutil
 from modelium.errors import ConfigError
 from modelium.managers.engine import EngineError
 from modelium.managers.identity import Process, holds_its_number, identify, runs
+from modelium.permissions import keep_private, private_file, private_folder
 
 MARK = "MODELIUM_SCRATCH"
 """In the environment of every process of an engine: its instance's scratch directory."""
@@ -65,7 +66,9 @@ class Processes:
         """Raises ConfigError if the folder cannot be made."""
         self.folder = folder.absolute()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
+            for file in (*self.folder.glob("*.log"), *self.folder.glob("*.json")):
+                keep_private(file)  # of an earlier version
         except OSError as error:
             raise ConfigError(f"{folder}: no folder for logs: {error.strerror}") from error
         self._scratch = _root(f"{runtime} {self.folder}")
@@ -100,7 +103,9 @@ class Processes:
             self._scratch.mkdir(mode=0o700, exist_ok=True)
             scratch.mkdir(mode=0o700, exist_ok=True)
         marked = {**environment, MARK: str(scratch), "TMPDIR": str(scratch)}
-        with self.log(instance).open("wb") as out:
+        log = self.log(instance)
+        private_file(log)
+        with log.open("wb") as out:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ from modelium.managers.identity import runs
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
 from modelium.managers.ray_driver import Driver, LostError
+from modelium.permissions import write_private
 
 HEAD = "head"
 STARTED_S = 120.0
@@ -181,7 +182,7 @@ class Ray:
                     self._numbers = ()  # the next try is on another port
                 raise
             if self._driver.told["began"] and not self.is_ours:
-                self._note.write_text(json.dumps({"serve": self._address}), encoding="utf-8")
+                write_private(self._note, json.dumps({"serve": self._address}))
         return self._driver
 
     def _began(self) -> bool:
@@ -220,7 +221,7 @@ class Ray:
         except OSError as error:
             raise EngineError(f"{self._program}: {error.strerror}") from error
         told = self.process.as_dict()
-        self._note.write_text(json.dumps({**told, "ports": self._numbers}), encoding="utf-8")
+        write_private(self._note, json.dumps({**told, "ports": self._numbers}))
         until_s = time.monotonic() + STARTED_S
         while time.monotonic() < until_s:
             if _STARTED in tail(self._processes.log(HEAD), 100):

@@ -23,6 +23,7 @@ from modelium.managers.process import Processes, tail
 from modelium.managers.triton_client import Client, GoneError, Tensor
 from modelium.managers.triton_entry import erase
 from modelium.managers.triton_layout import Layout
+from modelium.permissions import write_private
 
 STARTED_S = 30.0
 """A server that does not listen after this time will not."""
@@ -255,7 +256,7 @@ class Server(Remote):
             self.name, self._command(), self._layout.variables(self._variables())
         )
         told = self.process.as_dict()
-        self._note.write_text(json.dumps({**told, "ports": ports}), encoding="utf-8")
+        write_private(self._note, json.dumps({**told, "ports": ports}))
         trial, until_s = Client(self._at(1)), time.monotonic() + STARTED_S
         try:
             while time.monotonic() < until_s:
