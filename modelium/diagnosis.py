@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from modelium.config import Config, examine, find, make_plan, search
+from modelium.config.access import access_notes, exposed
 from modelium.config.live import Ray, Triton
 from modelium.config.liveplan import sleep_clashes
 from modelium.config.schema import Vllm
@@ -61,6 +62,7 @@ def diagnose(config: Path | None = None) -> list[Finding]:
         *_packages(),
         *gpus,
         *found,
+        *_access(given or Config()),
         *_engines(given or Config()),
         _live_folder(given),
         _disk(Path()),
@@ -193,6 +195,20 @@ def _plan(path: Path, config: Config, where: str = "") -> Finding:
     assumed = "".join(f"; {note}" for note in plan.hardware.notes())
     said = f"{path}: {gpus}, {models}{f', {where}' if where else ''}{assumed}"
     return Finding(NOTE if assumed else OK, "config", said)
+
+
+def _access(config: Config) -> Iterator[Finding]:
+    """Who could call a server with this configuration."""
+    if why := exposed(config):
+        yield Finding(WRONG, "gateway", why)
+        return
+    try:
+        notes = access_notes(config)
+    except ModeliumError as error:
+        yield Finding(WRONG, "gateway", str(error))
+        return
+    for note in notes:
+        yield Finding(NOTE, "gateway", note)
 
 
 def _engines(config: Config) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from datetime import UTC, datetime
 
 from modelium.errors import ConfigError, did_you_mean
 
@@ -84,6 +85,12 @@ def _parse(text: str | int | float, units: dict[str, float] | dict[str, int], wa
 def ps(seconds: float) -> int:
     """Seconds as whole picoseconds, to the nearest."""
     return round(seconds * PS_PER_S)
+
+
+def rfc3339(unix_s: float) -> str:
+    """Print a moment of Unix time in UTC, to the millisecond: 2026-11-30T14:25:27.123Z."""
+    moment = datetime.fromtimestamp(unix_s, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def format_bytes(n: float) -> str:

@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "modelium.units": ("errors",),
     "modelium.errors": (),
     "modelium.hostram": (),
+    "modelium.permissions": (),
+    "modelium.addresses": (),
     "modelium.fingerprint": (),
     "modelium.state": ("core", "hostram"),
     "modelium.rules": ("core", "errors", "units"),
@@ -44,12 +46,13 @@ MAY_IMPORT = {
         "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
         "summary", "catalog", "conversation", "room", "timeline", "columns",
     ),
-    "modelium.managers": ("errors", "units"),
+    "modelium.managers": ("errors", "units", "permissions"),
     "modelium.metrics": ("errors", "units"),
-    "modelium.gateway": ("errors", "live", "managers"),
+    "modelium.gateway": ("errors", "live", "managers", "addresses", "units"),
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
         "conversation", "room", "timeline", "managers", "metrics", "catalog", "fingerprint",
+        "permissions",
     ),
 }  # fmt: skip
 """Part of the package to the other parts that it may use; those not named here may use all."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from aiohttp import web
 from yarl import URL
 
+from modelium.addresses import is_loopback
 from modelium.gateway.desk import DESK, Desk
 from modelium.gateway.errors import ApiError
 
@@ -114,14 +114,14 @@ def _why_not_here(desk: Desk, headers: Mapping[str, str]) -> str:
     if any(name in headers for name in FORWARDED):
         return "it was forwarded by a proxy; set gateway.keys"
     host = headers.get("Host", "")
-    if not _is_loopback(host):
+    if not _names_loopback(host):
         return f"it was addressed to {host!r:.80}; call 127.0.0.1, or set gateway.keys"
     return ""
 
 
-def _is_loopback(host: str) -> bool:
+def _names_loopback(host: str) -> bool:
+    """Whether a Host header names this machine by its loopback address."""
     try:
-        name = URL(f"http://{host}").host or ""
-        return name == "localhost" or ip_address(name).is_loopback
+        return is_loopback(URL(f"http://{host}").host or "")
     except ValueError:
         return False

@@ -118,6 +118,13 @@ def _operators() -> Schema:
             "delete": _call("Serve it no more", s.object_of("removed"), DONE, model=True),
         },
         **acts,
+        "/reload": {
+            "post": _call(
+                "Take up what has changed in the configuration, as a whole or not at all",
+                s.object_of("why", "changed", "restart"),
+                (403, 409, 503),
+            )
+        },
         "/decisions": {"get": decisions},
         "/usage": {"get": usage},
         "/events": {"get": events},
@@ -126,14 +133,14 @@ def _operators() -> Schema:
 
 def _open() -> Schema:
     """What needs no key."""
-    well, admits = "The server runs and can write its journal", "Requests are admitted"
-    paths: Schema = {}
-    for path in ("/health", "/v2/health/live"):
-        paths[path] = {"get": _call(well, s.object_of("status"), ())}
-    for path in ("/ready", "/v2/health/ready"):
+    how = "How the server is: ok, degraded (its journal cannot be written) or stopping"
+    runs, admits = "Liveness: the process answers", "Readiness: requests are admitted"
+    paths: Schema = {"/health": {"get": _call(how, s.object_of("status", "journal"), ())}}
+    for path in ("/health/live", "/v2/health/live"):
+        paths[path] = {"get": _call(runs, s.object_of("live"), ())}
+    for path in ("/ready", "/health/ready", "/v2/health/ready"):
         paths[path] = {"get": _call(admits, s.object_of("ready"), ())}
-    for one in paths.values():
-        one["get"]["responses"]["503"] = _answer(s.ANYTHING, "it does not, for now")
+        paths[path]["get"]["responses"]["503"] = _answer(s.ANYTHING, "it is stopping")
     paths["/openapi.json"] = {"get": _call("This document", s.object_of("openapi"), ())}
     for one in paths.values():
         one["get"]["security"] = []

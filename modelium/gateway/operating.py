@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from modelium.gateway.errors import ApiError, json_response, refused
 from modelium.gateway.outlet import ClientGoneError, Outlet
 from modelium.gateway.roster import model_row
 from modelium.live.seats import RefusedError
+from modelium.units import rfc3339
 
 MOST_DECISIONS = 10_000
 KEPT_EVENTS = 1000
@@ -21,16 +23,24 @@ KEPT_EVENTS = 1000
 ALIVE_EVERY_S = 15.0
 
 
+async def live(http: web.Request) -> web.Response:
+    """GET /health/live: this process answers. A restart would help only where it does not."""
+    return json_response({"live": True})
+
+
 async def health(http: web.Request) -> web.Response:
-    """GET /health: the server runs and can do its work; 503 if the journal cannot be written."""
+    """GET /health: how the server is: ok, degraded (its journal cannot be written) or stopping.
+
+    The status is 200 whenever it answers: requests are served all the same.
+    """
     status = http.app[DESK].admin.status()
-    well = not status["stopping"] and not status["journal"]["failing"]
-    told = {"status": "ok" if well else "degraded", "stopping": status["stopping"]}
-    return json_response({**told, "journal": status["journal"]}, 200 if well else 503)
+    degraded = "degraded" if status["journal"]["failing"] else "ok"
+    told = {"status": "stopping" if status["stopping"] else degraded}
+    return json_response({**told, "stopping": status["stopping"], "journal": status["journal"]})
 
 
 async def ready(http: web.Request) -> web.Response:
-    """GET /ready: requests are admitted."""
+    """GET /ready: requests are admitted; 503 while the server is stopping."""
     stopping = http.app[DESK].admin.status()["stopping"]
     return json_response({"ready": not stopping}, 503 if stopping else 200)
 
@@ -71,6 +81,14 @@ async def act(http: web.Request) -> web.Response:
     desk, model = http.app[DESK], http.match_info["model"]
     try:
         return json_response(await _verbs(desk, http)[http.match_info["verb"]](model))
+    except RefusedError as error:
+        raise refused(error) from None
+
+
+async def reload(http: web.Request) -> web.Response:
+    """POST /reload: take up what has changed in the configuration; says what."""
+    try:
+        return json_response(await http.app[DESK].admin.reload())
     except RefusedError as error:
         raise refused(error) from None
 
@@ -119,7 +137,7 @@ async def events(http: web.Request) -> web.StreamResponse:
     def hear(what: str, about: Mapping[str, Any]) -> None:
         if queue.full():
             queue.get_nowait()
-        data = orjson.dumps(dict(about), default=str)
+        data = orjson.dumps({"time": rfc3339(time.time()), **about}, default=str)
         queue.put_nowait(b"event: " + what.encode() + b"\ndata: " + data + b"\n\n")
 
     out, stop = Outlet(http), http.app[DESK].admin.subscribe(hear)

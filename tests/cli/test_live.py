@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -280,3 +281,13 @@ def other() -> Iterator[Callable[[str], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def test_lines_of_the_log_and_events_carry_wall_clock_time(server: Running) -> None:
+    server.wait_for("serving")
+    for event in list(server.events):
+        moment = datetime.fromisoformat(event["time"])
+        assert event["time"].endswith("Z")
+        assert timedelta() <= datetime.now(UTC) - moment < timedelta(seconds=WITHIN_S)
+    with server.changed:
+        assert list(server.events[0])[:2] == ["time", "event"]

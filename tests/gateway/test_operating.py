@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import orjson
 import pytest
 
 from modelium.testing.scenarios import model
@@ -111,5 +112,33 @@ def test_paths_and_methods_that_are_not_there(tmp_path: Path) -> None:
             assert (answer.status, answer.headers["Allow"]) == (405, "POST")
         assert (await here.post("/models/a/explode"))[0] in (404, 405)
         assert (await here.post("/models/a/sleep?level=3"))[0] == 400
+
+    visit(tmp_path, act)
+
+
+def test_liveness_readiness_and_health_are_different_questions(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        paths = ["/health/live", "/v2/health/live", "/ready", "/health/ready", "/v2/health/ready"]
+        paths += ["/health"]
+
+        async def asked() -> list[tuple[int, str]]:
+            answers = [await here.get(path) for path in paths]
+            return [(status, orjson.dumps(told).decode()) for status, told in answers]
+
+        async def health() -> tuple[int, str]:
+            status, told = await here.get("/health")
+            return status, told["status"]
+
+        journal, reception = here.house.cluster.journal, here.house.cluster.reception
+        assert [status for status, _ in await asked()] == [200] * 6
+        assert await health() == (200, "ok")
+        journal.failing = True  # the disk is full
+        assert [status for status, _ in await asked()] == [200] * 6
+        assert await health() == (200, "degraded")
+        assert (await here.post("/models/a/load"))[0] == 200
+        reception.closed = "the server is stopping"
+        assert [status for status, _ in await asked()] == [200, 200, 503, 503, 503, 200]
+        assert await health() == (200, "stopping")
+        reception.closed = ""
 
     visit(tmp_path, act)

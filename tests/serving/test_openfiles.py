@@ -1,0 +1,33 @@
+"""The limit of open files."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from modelium.serving.openfiles import FEW_OPEN, MOST_OPEN, raise_open_files
+
+FILES = resource.RLIMIT_NOFILE
+
+
+@pytest.fixture
+def hard() -> Iterator[int]:
+    soft, hard = resource.getrlimit(FILES)
+    yield hard
+    resource.setrlimit(FILES, (soft, hard))
+
+
+def test_the_soft_limit_becomes_the_hard_one(hard: int) -> None:
+    resource.setrlimit(FILES, (512, hard))
+    notes = raise_open_files()
+    most = MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN)
+    assert resource.getrlimit(FILES) == (most, hard)
+    assert bool(notes) == (most < FEW_OPEN)
+
+
+def test_a_low_hard_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1024, 1024))
+    [note] = raise_open_files()
+    assert note.startswith("only 1024 files may be open here, which is about 512 streams")
