@@ -12,6 +12,7 @@ from modelium.errors import ModeliumError
 from modelium.gateway import kserve, openai, operating
 from modelium.gateway.asking import request_id
 from modelium.gateway.callers import authorize
+from modelium.gateway.connections import CONNECTIONS, Connections
 from modelium.gateway.desk import DESK, REQUEST_ID, Desk
 from modelium.gateway.errors import ApiError, json_response, starting
 from modelium.gateway.openapi import document
@@ -33,16 +34,18 @@ CORS_METHODS = "GET, POST, DELETE"
 log = logging.getLogger(__name__)
 
 
-def make_app(desk: Desk) -> web.Application:
+def make_app(desk: Desk, connections: Connections) -> web.Application:
     """The application; it opens and closes the connections to the engines itself."""
-    app = web.Application(middlewares=[_guarded], client_max_size=desk.settings.max_body_bytes)
-    app[DESK] = desk
+    app = web.Application(middlewares=[_at_work, _guarded])
+    app[DESK], app[CONNECTIONS] = desk, connections
     app.cleanup_ctx.append(_connections)
     app.on_response_prepare.append(_label)
     routes = [
         web.get("/health", operating.health),
+        web.get("/health/live", operating.live),
+        web.get("/v2/health/live", operating.live),
         web.get("/ready", operating.ready),
-        web.get("/v2/health/live", operating.health),
+        web.get("/health/ready", operating.ready),
         web.get("/v2/health/ready", operating.ready),
         web.get("/openapi.json", _openapi),
         *_for_users(),
@@ -114,6 +117,7 @@ def _for_operators() -> list[web.RouteDef]:
     }
     return [
         *(web.get(path, _needs("admin", handler)) for path, handler in gets.items()),
+        web.post("/reload", _needs("admin", operating.reload)),
         web.post(f"/models/{MODEL}/{VERBS}", _needs("admin", operating.act)),
         web.delete(f"/models/{MODEL}", _needs("admin", operating.remove)),
         web.post(
@@ -153,6 +157,13 @@ async def _connections(app: web.Application) -> AsyncIterator[None]:
 
 
 @web.middleware
+async def _at_work(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A connection with a request is not one that stands about."""
+    with request.app[CONNECTIONS].at_work(request.protocol):
+        return await handler(request)
+
+
+@web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error in the shape that its clients know; nobody is sent to without a limit."""
     request[REQUEST_ID] = request_id(request.headers)
@@ -181,7 +192,7 @@ def _starting(http: web.Request) -> web.Response | None:
     if http.app[DESK].is_open:
         return None
     if http.path in LIVE:
-        return json_response({"status": "starting"})
+        return json_response({"live": True, "status": "starting"})
     raise starting()
 
 

@@ -23,6 +23,8 @@ from modelium.live.seats import Request
 BYTES_PER_TOKEN = 4
 """Of English text, roughly; the engine's own count replaces the guess."""
 MOST_TOKENS = 1 << 31
+LEAST_BYTES_PER_S = 16 << 10
+"""A body that comes more slowly than this on the whole is given up: 128 kbit/s."""
 
 
 @dataclass(slots=True)
@@ -43,15 +45,27 @@ class Ask:
 async def read_raw(http: web.Request) -> bytes:
     """The body. Raises ApiError: 400, 408, 413."""
     settings = http.app[DESK].settings
+    parts: list[bytes] = []
+    size, begun_s = 0, asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(settings.read_timeout_s):
-            return await http.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise ApiError(413, f"the body is larger than {settings.max_body_bytes} bytes") from None
+        while True:
+            due_s = begun_s + settings.read_timeout_s + size / LEAST_BYTES_PER_S
+            async with asyncio.timeout_at(due_s):
+                part = await http.content.readany()
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            if size > settings.max_body_bytes:
+                why = f"the body is larger than {settings.max_body_bytes} bytes"
+                raise ApiError(413, why)
     except web.RequestPayloadError as error:
         raise ApiError(400, f"the body cannot be read: {error}") from None
     except TimeoutError:
-        why = f"the body did not come within {settings.read_timeout_s:g} s"
+        why = (
+            f"only {size} bytes of the body came within {due_s - begun_s:.0f} s; the least rate is"
+            f" {LEAST_BYTES_PER_S} bytes/s after {settings.read_timeout_s:g} s"
+        )
         raise ApiError(408, why) from None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
+from modelium.gateway.connections import Connections
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits
 from modelium.live.seats import Seats
@@ -20,7 +21,7 @@ class Settings:
 
     max_body_bytes: int = 32 << 20
     read_timeout_s: float = 60.0
-    """A client has so long to send its request."""
+    """A client has so long to send its request, and a second more for each `LEAST_BYTES_PER_S`."""
     write_timeout_s: float = 60.0
     """A client that reads nothing for so long is given up."""
     connect_timeout_s: float = 5.0
@@ -52,6 +53,9 @@ class Admin(Protocol):
     async def wake(self, model: str) -> dict[str, Any]: ...
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]: ...
     async def remove(self, model: str) -> None: ...
+    async def reload(self) -> dict[str, Any]:
+        """Take up what has changed in the configuration."""
+
     def subscribe(self, hear: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
         """Tell `hear(what, about)` of all that happens, until the returned function is called."""
 
@@ -68,6 +72,8 @@ class Desk:
     is_open: bool = field(init=False, default=False)
     http: aiohttp.ClientSession = field(init=False)
     """To the engines; made when the application starts."""
+    connections: Connections = field(init=False)
+    """Of clients; made when the gateway listens."""
     grpc: str = ""
     """Host and port of KServe's gRPC, once it is served."""
 

@@ -49,13 +49,17 @@ class Limits:
         self._usual, self._special = usual, dict(special or {})
         self._buckets: dict[tuple[str, str], _Bucket] = {}
 
+    def change(self, usual: Rate, special: Mapping[str, Rate]) -> None:
+        """Other rates from now on; what was used of a minute stays used."""
+        self._usual, self._special = usual, dict(special)
+
     def admit(self, organization: str) -> None:
         """Count a request. Raises ApiError (429) with the time after which one would be let in."""
         rate, now_s = self._rate(organization), self._clock()
-        tokens = self._bucket(organization, "tokens", rate.tokens_per_minute)
+        tokens = self._bucket(organization, "tokens", rate.tokens_per_minute, now_s)
         if tokens is not None and tokens.fill(now_s) <= 0:
             raise _over("tokens", rate.tokens_per_minute, tokens.wait_s(1.0))
-        requests = self._bucket(organization, "requests", rate.requests_per_minute)
+        requests = self._bucket(organization, "requests", rate.requests_per_minute, now_s)
         if requests is not None:
             if requests.fill(now_s) < 1:
                 raise _over("requests", rate.requests_per_minute, requests.wait_s(1.0))
@@ -63,16 +67,18 @@ class Limits:
 
     def used(self, organization: str, tokens: int) -> None:
         """Charge the tokens of a request that is over."""
-        rate = self._rate(organization)
-        bucket = self._bucket(organization, "tokens", rate.tokens_per_minute)
+        rate, now_s = self._rate(organization), self._clock()
+        bucket = self._bucket(organization, "tokens", rate.tokens_per_minute, now_s)
         if bucket is not None:
-            bucket.fill(self._clock())
+            bucket.fill(now_s)
             bucket.level -= tokens
 
     def _rate(self, organization: str) -> Rate:
         return self._special.get(organization, self._usual)
 
-    def _bucket(self, organization: str, what: str, size: float | None) -> _Bucket | None:
+    def _bucket(
+        self, organization: str, what: str, size: float | None, now_s: float
+    ) -> _Bucket | None:
         if size is None:
             return None
         key = (organization, what)
@@ -80,7 +86,11 @@ class Limits:
         if bucket is None:
             if len(self._buckets) >= MOST_BUCKETS:
                 self._forget_full()
-            bucket = self._buckets[key] = _Bucket(size, size, self._clock())
+            bucket = self._buckets[key] = _Bucket(size, size, now_s)
+        elif bucket.size != size:
+            bucket.fill(now_s)
+            bucket.level += size - bucket.size
+            bucket.size = size
         return bucket
 
     def _forget_full(self) -> None:

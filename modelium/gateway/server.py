@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from modelium.addresses import is_loopback
 from modelium.errors import ConfigError
 from modelium.gateway.app import make_app
+from modelium.gateway.connections import Bounds, Connections
 from modelium.gateway.desk import Desk
 
 LINGER_S = 2.0
@@ -56,20 +58,18 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Nobody from outside this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 @asynccontextmanager
-async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
+async def listening(
+    desk: Desk, address: Address, bounds: Bounds | None = None
+) -> AsyncIterator[str]:
     """Serve until the body ends; gives the URL. Raises ConfigError if that is not possible."""
+    desk.connections = connections = Connections(tls(address), bounds)
     # A client that leaves cancels its handler, which closes the engine's connection.
     runner = web.AppRunner(
-        make_app(desk),
+        make_app(desk, connections),
         access_log=None,
         logger=log,
         handler_cancellation=True,
@@ -77,19 +77,21 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
         shutdown_timeout=LINGER_S,
     )
     await runner.setup()
+    assert runner.server is not None
+    connections.serve(runner.server)
+    listener: asyncio.Server | None = None
     try:
-        site = web.TCPSite(
-            runner, address.host, address.port, ssl_context=_tls(address), backlog=BACKLOG
-        )
         try:
-            await site.start()
+            listener = await asyncio.get_running_loop().create_server(
+                connections.accept, address.host, address.port, backlog=BACKLOG
+            )
         except OSError as error:
             where = f"{address.host}:{address.port}"
             raise ConfigError(
                 f"the gateway cannot listen on {where}: {error.strerror or error}."
                 " Choose another gateway.port or gateway.host"
             ) from None
-        host, port = runner.addresses[0][:2]
+        host, port = listener.sockets[0].getsockname()[:2]
         scheme = "https" if address.tls_certificate else "http"
         async with AsyncExitStack() as stack:
             if address.grpc_port is not None:
@@ -98,10 +100,14 @@ async def listening(desk: Desk, address: Address) -> AsyncIterator[str]:
                 desk.grpc = await stack.enter_async_context(grpc_listening(desk, address))
             yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        if listener is not None:
+            listener.close()
+        connections.close()
         await runner.cleanup()
 
 
-def _tls(address: Address) -> ssl.SSLContext | None:
+def tls(address: Address) -> ssl.SSLContext | None:
+    """The certificate and key that an address names, as they are now. Raises ConfigError."""
     if address.tls_certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -15,6 +15,7 @@ import uvloop
 from openai import AsyncOpenAI
 
 from modelium.core import Model
+from modelium.gateway.connections import Bounds
 from modelium.gateway.desk import Desk, Settings
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
@@ -53,6 +54,7 @@ class Site:
     house: House
     http: aiohttp.ClientSession
     stack: AsyncExitStack
+    desk: Desk
     grpc: str = ""
     """Host and port, where the address has a port for it."""
 
@@ -117,6 +119,7 @@ async def site(
     rate: Rate | None = None,
     clock: Callable[[], float] | None = None,
     address: Address | None = None,
+    bounds: Bounds | None = None,
     tls: Any = None,
     gateway: dict[str, Any] | None = None,
     **more: Any,
@@ -131,11 +134,11 @@ async def site(
         desk = Desk(limits, keys, Settings(**(gateway or {})))
         desk.open(here.cluster.reception, operations)
         async with (
-            listening(desk, address or Address(port=0)) as url,
+            listening(desk, address or Address(port=0), bounds) as url,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as http,
             AsyncExitStack() as stack,
         ):
-            yield Site(url, here, http, stack, desk.grpc)
+            yield Site(url, here, http, stack, desk, desk.grpc)
 
 
 def visit(folder: Path, act: Callable[[Site], Awaitable[None]], *given: Any, **more: Any) -> None:

@@ -222,15 +222,20 @@ def test_buckets_fill_with_time_and_full_ones_are_forgotten(
         assert len(limits._buckets) <= 10
 
 
-def test_tls_by_files(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+def certificates(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
+    """A new certificate, its key, and what trusts it."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
          "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )  # fmt: skip
-    trusted = ssl.create_default_context(cafile=certificate)
+    return certificate, key, ssl.create_default_context(cafile=certificate)
+
+
+def test_tls_by_files(tmp_path: Path) -> None:
+    certificate, key, trusted = certificates(tmp_path)
 
     async def act(here: Site) -> None:
         assert here.url.startswith("https://127.0.0.1:")
@@ -292,3 +297,18 @@ def test_keys_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="keys cannot be written"):
         Keys(tmp_path / "file" / "keys.json").make("a", "", ("user",))
+
+
+def test_rates_that_are_changed_count_at_once() -> None:
+    now_s = iter(range(1, 1000))
+    limits = Limits(lambda: next(now_s) * 1e-9, Rate(requests_per_minute=1))
+    limits.admit("x")  # the whole of a minute, though the clock has gone on
+    with pytest.raises(ApiError):
+        limits.admit("x")
+    limits.change(Rate(requests_per_minute=3), {"vip": Rate()})
+    for _ in range(2):  # one of three was used
+        limits.admit("x")
+    with pytest.raises(ApiError):
+        limits.admit("x")
+    for _ in range(9):
+        limits.admit("vip")
