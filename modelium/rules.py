@@ -207,11 +207,20 @@ def _wake(state: ClusterState, copy: Instance, limits: Limits) -> str:
 def _move(state: ClusterState, copy: Instance, gpus: tuple[str, ...], limits: Limits) -> str:
     if set(gpus) == set(copy.gpus):
         return f"{copy.id} is on {', '.join(gpus)} already"
+    return _goes(state, copy, True, limits) or may_replace(state, copy, gpus, limits)
+
+
+def may_replace(state: ClusterState, copy: Instance, gpus: tuple[str, ...], limits: Limits) -> str:
+    """Say why no copy may be loaded on `gpus` in the place of a ready one, or return "".
+
+    `gpus` may be those of `copy`, which stays until the new one is ready.
+    """
+    if copy.phase is not Phase.READY:
+        return f"{copy.id} is {copy.phase}"
     need = state.models[copy.model].bytes_per_gpu()
     others = [other for other in _staying(state, copy.model) if other.id != copy.id]
     return (
-        _goes(state, copy, True, limits)
-        or _place(state, copy.model, gpus)
+        _place(state, copy.model, gpus)
         or _spread(state, copy.model, gpus, others)
         or _room(state, gpus, need)
         or _slots(state, gpus, limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
-from modelium.config.values import Bounds, Bytes, Count, Host, Port, Rate, Seconds, Section
+from modelium.config.values import Bounds, Bytes, Count, Host, Number, Port, Rate, Seconds, Section
 
 
 class Triton(Section):
@@ -59,6 +59,8 @@ class Gateway(Section):
     port: Port = 8080
     grpc_port: Port | None = None
     """Of KServe's gRPC; it is not served unless a port is given."""
+    insecure: bool = False
+    """Listen without API keys on an address that others can reach."""
     tls_certificate: str | None = None
     """File with the certificate chain (PEM)."""
     tls_key: str | None = None
@@ -116,5 +118,10 @@ class Live(Section):
     retry_most: Seconds = 60.0
     forgive: Seconds = 900.0
     """A model that was given up may be tried again after this time."""
+    keep: Seconds = 30 * 86400.0
+    """Rows of the journal and logs of ended engines are deleted after this time; what
+    organizations have used stays known."""
+    keep_logs: Number = 200
+    """At most so many logs of ended engines are kept, the latest ones."""
     allow_pickle: bool = False
     """Accept models whose weights are pickles, which can run any code."""

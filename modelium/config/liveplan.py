@@ -33,6 +33,7 @@ def live_input(
     from modelium.live.failures import Patience
     from modelium.live.given import Deadlines, LiveInput
     from modelium.live.reception import House
+    from modelium.live.retention import Retention
 
     engines = Engines(plan.models, plan.hardware.by_kind())
     asked, live = plan.simulation.settings(), config.live
@@ -74,6 +75,7 @@ def live_input(
             stall_s=live.stall,
             shutdown_s=live.shutdown,
         ),
+        retention=Retention(live.keep, live.keep_logs),
         share=plan.hardware.share,
     )
 

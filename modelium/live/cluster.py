@@ -31,6 +31,7 @@ from modelium.core import (
     Remind,
     Sleep,
     Tick,
+    Unload,
     Wake,
 )  # fmt: skip
 from modelium.errors import ModeliumError
@@ -52,7 +53,7 @@ from modelium.live.seats import RefusedError, Request
 from modelium.live.unwanted import Unwanted
 from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
-from modelium.rules import may_begin, refusal
+from modelium.rules import may_begin, may_replace, refusal
 from modelium.state import Copy, State
 from modelium.timeline import Timeline
 
@@ -79,6 +80,7 @@ class LiveCluster:
         self.managers = managers
         self.journal = journal
         self.deadlines = given.deadlines
+        self.retention = given.retention
         self.devices = dict(given.devices)
         self.share = given.share
         self.facts = given.facts
@@ -152,7 +154,26 @@ class LiveCluster:
             return
         if isinstance(action, Sleep):
             self.host.look()  # what was free a second ago may be taken
-        why = refusal(self.state, action, self.state.limits)
+        self._carry_out(action, refusal(self.state, action, self.state.limits))
+
+    def replace(self, copy: Copy, gpus: tuple[str, ...], reason: str) -> Move:
+        """Load another copy on `gpus`, which may be its own; `copy` serves until that is ready.
+
+        As `start`, but operators may do it to a pinned copy, too.
+        """
+        action = Move(copy.id, gpus, reason)
+        self._carry_out(action, may_replace(self.state, copy, gpus, self.state.limits))
+        return action
+
+    def dismiss(self, copy: Copy, reason: str) -> Unload:
+        """Let a copy finish its requests and go, though it be pinned or needed."""
+        action = Unload(copy.id, reason, drain=True)
+        here = copy.phase in (Phase.READY, Phase.ASLEEP)
+        self._carry_out(action, "" if here else f"{copy.id} is {copy.phase}")
+        return action
+
+    def _carry_out(self, action: Action, why: str) -> None:
+        """Begin an action, or with `why` refuse it."""
         try:
             row, line = self._write(action, why)
         except JournalError as error:  # what cannot be accounted for is not done
@@ -405,6 +426,11 @@ class LiveCluster:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # The log
+
+    @property
+    def last_number(self) -> int:
+        """The highest number that an instance ever had."""
+        return self._number
 
     def new_name(self, model: str) -> str:
         """A name that no instance ever had."""

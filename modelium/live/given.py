@@ -12,6 +12,7 @@ from modelium.costs import ConfiguredFacts, Work
 from modelium.live.failures import Patience
 from modelium.live.hostmemory import HostMemory
 from modelium.live.reception import House
+from modelium.live.retention import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class LiveInput:
     house: House = field(default_factory=House)
     patience: Patience = field(default_factory=Patience)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    retention: Retention = field(default_factory=Retention)
     host_memory: Callable[[], HostMemory] | None = None
     """Reads the machine's RAM; None: that of `nodes` is believed (where GPUs are pretended)."""
     host_reserve_bytes: int = 0

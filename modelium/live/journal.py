@@ -7,6 +7,7 @@ from a thread. The schema, with the meaning of each column, is `journal.sql`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 from modelium.core import Decision
 from modelium.errors import ModeliumError
 from modelium.managers.engine import Engine
+from modelium.permissions import keep_private, private_file, private_folder
 
 REQUEST_COLUMNS = (
     "id", "arrival_s", "model", "organization", "slo_class", "prompt_tokens", "output_tokens",
@@ -29,6 +31,11 @@ REQUEST_COLUMNS = (
 )  # fmt: skip
 LATER_COLUMNS = (("engines", "asleep_bytes", "INTEGER"),)
 """Columns that journals of earlier versions lack; an older version reads past them."""
+READ_TOKENS = "CASE WHEN instance IS NULL THEN 0 ELSE prompt_tokens END"
+"""Of a row of requests: prompt tokens that an engine has read."""
+SMALL_BYTES = 256 << 20
+"""A journal of an earlier version up to this size is written anew, so that it can become smaller;
+that takes seconds. A larger one uses the room again that its deleted rows leave."""
 KEPT_ROWS = 100_000
 """Rows of requests that are kept in memory while the disk refuses them; then the oldest go."""
 
@@ -69,8 +76,12 @@ class Journal:
         self._rows_lock = threading.Lock()
         self._writing = threading.Lock()
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = _connect(path)
+            private_folder(path.parent)
+            private_file(path)  # SQLite gives its other files the same mode
+            for end in ("-wal", "-shm"):
+                keep_private(path.with_name(path.name + end))
+            self._db = connect(path)
+            self._let_shrink()
             schema = resources.files(__package__).joinpath("journal.sql").read_text("utf-8")
             self._db.executescript(schema)
             self._add_columns()
@@ -189,7 +200,7 @@ class Journal:
         names = ", ".join(REQUEST_COLUMNS)
         try:
             with self._told():
-                db = _connect(self.path)
+                db = connect(self.path)
                 try:
                     with db:
                         db.execute("BEGIN")
@@ -214,17 +225,18 @@ class Journal:
             )
 
     def usage(self) -> list[dict[str, Any]]:
-        """What each organization has used, in all runs, largest first.
+        """What each organization has used, in all runs, largest first; deleted rows count, too.
 
         Prompts of clients that left before they had an engine were read by none.
         """
         self.write_requests()
         with self._told():
             rows = self._db.execute(
-                "SELECT organization, count(*),"
-                " sum(CASE WHEN instance IS NULL THEN 0 ELSE prompt_tokens END),"
-                " sum(output_tokens), sum(gpu_seconds) FROM requests WHERE outcome != 'refused'"
-                " GROUP BY organization ORDER BY sum(gpu_seconds) DESC, organization"
+                "SELECT organization, sum(n), sum(prompt), sum(output), sum(seconds) FROM"
+                f" (SELECT organization, 1 AS n, {READ_TOKENS} AS prompt, output_tokens AS output,"
+                " gpu_seconds AS seconds FROM requests WHERE outcome != 'refused' UNION ALL"
+                " SELECT organization, requests, prompt_tokens, output_tokens, gpu_seconds"
+                " FROM usage) GROUP BY organization ORDER BY sum(seconds) DESC, organization"
             ).fetchall()
         names = ("organization", "requests", "prompt_tokens", "output_tokens", "gpu_seconds")
         return [dict(zip(names, row, strict=True)) for row in rows]
@@ -286,6 +298,16 @@ class Journal:
             row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else default
 
+    def _let_shrink(self) -> None:
+        """Have SQLite keep what it needs to give room back later."""
+        if self._db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            return
+        if self.path.stat().st_size > SMALL_BYTES:
+            return
+        with contextlib.suppress(sqlite3.OperationalError):  # no room on the disk for two of it
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._db.execute("VACUUM")
+
     def _add_columns(self) -> None:
         for table, column, kind in LATER_COLUMNS:
             known = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
@@ -306,7 +328,8 @@ class Journal:
             raise JournalError(f"{self.path}: the journal cannot be used: {error}") from None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the journal's file, for a thread of its own. Raises sqlite3.Error."""
     db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS decisions (
   tier TEXT NOT NULL DEFAULT '',
   stages TEXT NOT NULL DEFAULT '{}'
 );
+CREATE INDEX IF NOT EXISTS decisions_of ON decisions (run, at_s);
 CREATE TABLE IF NOT EXISTS requests (
   run INTEGER NOT NULL REFERENCES runs (id),
   id TEXT NOT NULL,
@@ -64,6 +65,17 @@ CREATE TABLE IF NOT EXISTS timeline (
   model TEXT NOT NULL,
   instance TEXT NOT NULL,
   value REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS timeline_of ON timeline (run, end_s);
+CREATE TABLE IF NOT EXISTS usage ( -- of requests whose own rows were deleted
+  day TEXT NOT NULL,            -- of their arrival, in UTC
+  organization TEXT NOT NULL,
+  model TEXT NOT NULL,
+  requests INTEGER NOT NULL,    -- but for refused ones
+  prompt_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  gpu_seconds REAL NOT NULL,
+  PRIMARY KEY (day, organization, model)
 );
 CREATE TABLE IF NOT EXISTS needs (
   model TEXT NOT NULL,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from modelium.live import watch
+from modelium.live import retention, watch
 from modelium.live.adopting import adopt
 from modelium.live.driving import Driver
 from modelium.live.journal import JournalError
@@ -39,6 +39,7 @@ async def alive(
         "gpus": lambda: watch.gpus(cluster),
         "journal": lambda: watch.journal(cluster),
         "policy": driver.tick,
+        "retention": lambda: retention.keep(cluster),
     }
     watching = [cluster.spawn(watch.always(cluster, name, look)) for name, look in looks.items()]
     try:

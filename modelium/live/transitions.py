@@ -129,10 +129,12 @@ async def unload(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
 
 
 async def move(cluster: LiveCluster, old: Copy, new: Copy, line: Decision) -> None:
-    """Load `new` elsewhere; `old` serves until then, drains and goes."""
+    """Load `new`; `old` serves until then, drains and goes."""
     await load(cluster, new, line)
     if old.id in cluster.state.instances and old.phase is Phase.READY:
-        cluster.start(Unload(old.id, f"moved to {', '.join(new.gpus)}", drain=True))
+        where = ", ".join(new.gpus)
+        moved = f"moved to {where}" if new.gpus != old.gpus else f"{new.id} takes its place"
+        cluster.dismiss(old, moved)
 
 
 async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:

@@ -117,8 +117,8 @@ def test_what_another_thread_is_writing_counts_as_written(
         go_on.wait()
         return usual(path)
 
-    usual = module._connect
-    monkeypatch.setattr(module, "_connect", connect)
+    usual = module.connect
+    monkeypatch.setattr(module, "connect", connect)
     with ThreadPoolExecutor() as pool:
         writing = pool.submit(journal.write_requests)
         taken.wait()
