@@ -51,6 +51,11 @@ class Client:
         )
         return answer
 
+    def reload(self) -> dict[str, Any]:
+        """Have the configuration read again; says what changed."""
+        answer: dict[str, Any] = self._call("POST", "/reload", "why", timeout_s=3600.0)
+        return answer
+
     def delete(self, model: str) -> dict[str, Any]:
         """Have a model unloaded and served no more."""
         answer: dict[str, Any] = self._call(

@@ -36,6 +36,7 @@ COMMANDS = {
     "unpin": "Let the policy decide on a model again.",
     "add": "Add a folder of model files to the repository.",
     "delete": "Remove a model.",
+    "reload": "Have a running server read its configuration again.",
     "logs": "Show what a model's engine writes.",
     "usage": "Show what each organization has used.",
     "key": "Make, list and revoke API keys.",

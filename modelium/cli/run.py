@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import click
 from modelium.cli.options import Times
 from modelium.cli.saying import GONE, say, silence
 from modelium.policies import DEFAULT_POLICY
-from modelium.units import counted
+from modelium.units import counted, rfc3339
 
 if TYPE_CHECKING:
     from modelium.replay import Tally
@@ -35,10 +36,14 @@ DRAW_EVERY_S = 0.5
 )
 @click.option("--gpus", default="", metavar="FLEET", help="GPUs to pretend, such as 4xh100-80g.")
 @click.option("--host", help="Address to listen on.  [default: the configuration's; 127.0.0.1]")
+@click.option("--insecure", is_flag=True, help="Listen without API keys where others can reach it.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 chooses one.")
 @click.option("--emulate", is_flag=True, help="Serve all models with emulated engines.")
 @click.option("--speed", type=Times(), help="Of emulated engines; 10 is ten times as fast.")
 @click.option("--keep-engines", is_flag=True, help="Leave the engines running at the end.")
+@click.option(
+    "--watch-config", is_flag=True, help="Take up changes of the configuration as they are saved."
+)
 @click.option("--out", type=FILE, help="Folder for tables and report of the run, at its end.")
 @click.option("--force", is_flag=True, help="Replace results that are in that folder.")
 @click.option("--replay", type=FILE, metavar="TRACE", help="Play this trace against the server.")
@@ -53,10 +58,12 @@ def run(
     policy: str | None,
     gpus: str,
     host: str | None,
+    insecure: bool,
     port: int | None,
     emulate: bool,
     speed: float | None,
     keep_engines: bool,
+    watch_config: bool,
     out: Path | None,
     force: bool,
     replay: Path | None,
@@ -72,7 +79,7 @@ def run(
 
     asked = order(
         config, policy or "", gpus=gpus, host=host, port=port, emulate=emulate, speed=speed,
-        keep_engines=keep_engines, seed=seed,
+        keep_engines=keep_engines, seed=seed, insecure=insecure, watch_config=watch_config,
     )  # fmt: skip
     if out is not None:
         from modelium.record import check_folder
@@ -136,7 +143,7 @@ def _playing(
         if task.exception() is not None:
             server.stop.set()
         elif as_json:
-            say(json.dumps({"event": "replayed", **task.result().as_dict()}))
+            _json("replayed", task.result().as_dict())
         elif not quiet:
             say(f"Replay  {task.result().sentence()}")
 
@@ -157,12 +164,18 @@ def _say(server: Server, as_json: bool) -> None:
         "notes": list(server.notes),
     }
     if as_json:
-        say(json.dumps({"event": "serving", **told}))
+        _json("serving", told)
         return
     for note in server.notes:
         say(f"Note    {note}")
     what = f"{counted(told['models'], 'model')} on {counted(told['gpus'], 'GPU')}"
     say(f"Serving {what} under {told['policy']}: {server.url}")
+
+
+def _json(event: str, about: Mapping[str, Any]) -> None:
+    """A line of the log: when, what, and about whom."""
+    now = rfc3339(time.time())
+    say(json.dumps({"time": now, "event": event, **about}, default=str))
 
 
 def _lines(as_json: bool) -> Any:
@@ -171,7 +184,7 @@ def _lines(as_json: bool) -> Any:
     def hear(what: str, about: Mapping[str, Any]) -> None:
         if as_json:
             if what not in ("gpus", "decide"):
-                say(json.dumps({"event": what, **about}, default=str))
+                _json(what, about)
         elif (line := sentence(what, about)) is not None:
             say(line.plain)
 

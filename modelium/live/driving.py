@@ -7,6 +7,7 @@ A policy that breaks is told of and skipped: engines and requests go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,18 +26,26 @@ class Driver:
         self.faults = 0
         """Decisions that ended in an exception."""
         self._search: asyncio.Task[Any] | None = None
+        self._exchanged = asyncio.Event()
         cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
         cluster.outlook = self._outlook
         cluster.listen(self._hear)
 
+    def exchange(self, policy: Policy) -> None:
+        """Let another policy decide from now on; it hears a tick at once."""
+        self.policy = policy
+        self.cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
+        self._exchanged.set()
+
     async def tick(self) -> None:
         """Send the first tick, and then one each period of the policy, for ever."""
         while True:
+            self._exchanged.clear()
             self.cluster.tell(Tick())
             every_s = getattr(self.policy, "every_s", None)
-            if every_s is None:
-                return
-            await asyncio.sleep(every_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._exchanged.wait()
 
     def _outlook(self, model: str) -> Outlook | None:
         tells = getattr(self.policy, "outlook", None)
@@ -76,7 +85,9 @@ class Driver:
         finally:
             self._search = None
         self.cluster.tell_news("plan", seconds=time.perf_counter() - begun_s)
-        self._do(event, lambda: policy.adopt(self.cluster.state, thought))
+        exchanged = policy is not self.policy
+        if not exchanged:
+            self._do(event, lambda: policy.adopt(self.cluster.state, thought))
 
     def _do(self, event: Event, decide: Callable[[], Iterable[Action]]) -> None:
         begun_s = time.perf_counter()

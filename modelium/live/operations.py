@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import did_you_mean
 from modelium.live.beginning import cannot_sleep
+from modelium.live.journal import JournalError
 from modelium.live.lines import News, as_news
+from modelium.live.renewing import renew
 from modelium.live.seats import RefusedError
 from modelium.rules import must_stay
 from modelium.state import COMING, Copy
@@ -37,7 +40,9 @@ class Operations:
         self._removed = removed
         self._cluster = cluster
         self._driver = driver
-        self._policy = policy
+        self.policy = policy
+        self.reloads: Callable[[], Awaitable[dict[str, Any]]] | None = None
+        """Reads the configuration again, where there is one."""
         self._asked: dict[int, asyncio.Future[str]] = {}
         cluster.watchers.done.append(self._done)
 
@@ -48,7 +53,7 @@ class Operations:
         cluster = self._cluster
         state, reception = cluster.state, cluster.reception
         return {
-            "policy": self._policy,
+            "policy": self.policy,
             "up_s": cluster.now_s(),
             "models": len(state.models),
             "instances": len(state.instances),
@@ -162,19 +167,46 @@ class Operations:
         self._known(model)
         if why := self._cluster.reception.going.get(model):
             raise RefusedError(CONFLICT, why)
-        self._cluster.roster.pin(model, False)
-        self._cluster.roster.close(model)
-        await asyncio.shield(self._cluster.spawn(self._remove(model)))
+        self._close(model)
+        gone = self._go(model, "an operator removed it", self._removed)
+        await asyncio.shield(self._cluster.spawn(gone))
 
-    async def _remove(self, model: str) -> None:
+    def _close(self, model: str) -> None:
+        """No request is admitted any more, and no pin holds it."""
+        with contextlib.suppress(JournalError):  # counted there; it goes with the model anyway
+            self._cluster.roster.pin(model, False)
+        self._cluster.roster.close(model)
+
+    async def _go(self, model: str, why: str, removed: Callable[[str], None] | None = None) -> None:
+        """See its copies off, then forget it. Raises RefusedError if one has to stay."""
         try:
             await self._clear(model)
         except BaseException:
             self._cluster.reception.going.pop(model, None)  # it stays, and is served
             raise
         self._cluster.roster.drop(model)
-        await self._cluster.call(self._removed, model)
-        self._cluster.tell_news("removed-model", model=model, why="an operator removed it")
+        if removed is not None:
+            await self._cluster.call(removed, model)
+        self._cluster.tell_news("removed-model", model=model, why=why)
+
+    async def withdraw(self, model: str) -> None:
+        """Serve a model no more that the configuration names no longer; its files stay."""
+        why = "the configuration names it no longer"
+        self._close(model)
+        try:
+            await self._go(model, why)
+        except RefusedError as error:
+            self._cluster.tell_news("reload-refused", why=f"{model} is not removed: {error}")
+
+    async def renew(self, model: str) -> None:
+        """Replace the copies of a model that is served otherwise from now on."""
+        await renew(self._cluster, model, self._follow)
+
+    async def reload(self) -> dict[str, Any]:
+        """Take up what has changed in the configuration; says what. Raises RefusedError (409)."""
+        if self.reloads is None:
+            raise RefusedError(CONFLICT, "this server has no configuration to read again")
+        return await self.reloads()
 
     # How
 
@@ -227,10 +259,18 @@ class Operations:
 
     async def act(self, action: Action) -> str:
         """Start an action and wait for its end; returns the error, or ""."""
-        ended = asyncio.get_running_loop().create_future()
+
+        def start() -> Action:
+            self._cluster.start(action)
+            return action
+
+        return await self._follow(start)
+
+    async def _follow(self, start: Callable[[], Action]) -> str:
+        """Wait for the end of what `start` begins, which is told later; the error, or ""."""
+        action, ended = start(), asyncio.get_running_loop().create_future()
         self._asked[id(action)] = ended
         try:
-            self._cluster.start(action)
             return str(await ended)
         finally:
             del self._asked[id(action)]

@@ -123,6 +123,11 @@ class Reception:
 
     # Books
 
+    def change(self, house: House) -> None:
+        """Other rules from now on, but for the router; who waits already keeps its deadline."""
+        self.house = house
+        self.room.limit = house.queue_limit
+
     def demand(self, model: str) -> Demand:
         """The demand of a model; it is made at the first look."""
         if model not in self._demands:

@@ -156,10 +156,10 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             return _line(
                 "model", about["model"], about["why"], "red" if what == "refused-model" else ""
             )
+        case "reloaded" | "reload-refused":
+            return _line("reload", "", about["why"], "green" if what == "reloaded" else "red")
         case "policy-fault":
             return _line("policy", "", about["why"], "bold red")
-        case "hangup":
-            return _line("server", "", about["why"], "yellow")
         case "survivor" | "swept" | "ended":
             return _line(what, about.get("instance", ""), about["why"], "yellow")
     return None

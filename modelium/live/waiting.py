@@ -108,7 +108,7 @@ class WaitingRoom:
     def __init__(self, clock: Callable[[], float], limit: int) -> None:
         """`limit` is per model; times are seconds by `clock`."""
         self._clock = clock
-        self._limit = limit
+        self.limit = limit
         self._queues: dict[str, Queue] = {}
         self._deadlines: list[tuple[float, int, Entry]] = []
         self._left = 0
@@ -123,7 +123,7 @@ class WaitingRoom:
         A request that is sent again was let in before, and is let in again.
         """
         waiting = self.waiting(request.model)
-        if waiting >= self._limit and not request.retries:
+        if waiting >= self.limit and not request.retries:
             why = f"{waiting} requests wait for {request.model} already"
             raise RefusedError(429, why, retry_after_s)
         future = asyncio.get_running_loop().create_future()

@@ -10,12 +10,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelium.config import Config, Plan
+from modelium.config import Config
+from modelium.config.access import access_notes
 from modelium.config.liveplan import sleep_clashes
-from modelium.core import Policy
 from modelium.errors import ModeliumError
 from modelium.live import hostmemory
 from modelium.live.bookkeeping import Bookkeeper
@@ -25,17 +26,22 @@ from modelium.live.life import alive, farewell
 from modelium.live.lock import locked
 from modelium.live.operations import Operations
 from modelium.live.recording import about
+from modelium.live.seats import RefusedError
 from modelium.live.telemetry import Telemetry
+from modelium.live.watch import always
 from modelium.metrics import ModeliumMetrics
-from modelium.registry import make_policy, with_defaults
 from modelium.repository import StoredModel, watch
-from modelium.serving.front import gateway, grpc_note, without_keys
+from modelium.serving.front import Front, grpc_note
 from modelium.serving.hardware import hardware
 from modelium.serving.managers import Managers
+from modelium.serving.openfiles import raise_open_files
 from modelium.serving.order import Order as Order
 from modelium.serving.order import order as order
+from modelium.serving.policy import policy_of
+from modelium.serving.reload import Reload
 from modelium.serving.signals import Signals
 from modelium.serving.stock import Stock
+from modelium.serving.watching import watch_config
 
 if TYPE_CHECKING:
     from modelium.live.driving import Driver
@@ -55,11 +61,17 @@ class Server:
     notes: tuple[str, ...]
     """What had to be assumed."""
     stop: asyncio.Event
+    reload: Reload
     ends: list[Callable[[], object]] = field(default_factory=list)
 
     def on_end(self, do: Callable[[], object]) -> None:
         """Have something done before the gateway closes."""
         self.ends.append(do)
+
+    async def take_up(self) -> None:
+        """Read the configuration again; what changed, or why nothing did, is told as news."""
+        with contextlib.suppress(RefusedError):
+            await self.reload()
 
     def hurry(self) -> None:
         """End at once: requests in flight and engines get no time."""
@@ -74,6 +86,8 @@ async def serving(order: Order) -> AsyncIterator[Server]:
     What may fail comes first: the live folder's lock, then the addresses, then what is configured.
     Until all of it is there, nothing that an earlier run left is touched.
     """
+    few = raise_open_files()
+    asked = order
     inventory, order, plan, notes = hardware(order)
     config, folder = order.config, Path(order.config.live.folder)
     signals = Signals()
@@ -84,11 +98,11 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             metrics.start_server(config.metrics.port, config.metrics.host)
             stack.callback(metrics.stop_server)
         front = await stack.enter_async_context(contextlib.AsyncExitStack())
-        desk, listening = gateway(config)
-        url = await front.enter_async_context(listening)
+        gateway = Front(config)
+        url = await front.enter_async_context(gateway.listening())
         stock = Stock(order, plan)
         managers = Managers(config, folder)
-        policy, name, parameters = _policy(order, stock.plan)
+        policy, name, parameters = policy_of(order, stock.plan)
         stock.sleeps = getattr(policy, "sleeps", True)
         given = _with_ram(stock.given(managers.need), config, inventory)
         slos = {one.model.name: one.model.slo for one in given.served}
@@ -101,16 +115,23 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             alive(cluster, policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy, stock.remove)
+        reload = Reload(asked, order, stock, managers, cluster, driver, operations, gateway)
+        operations.reloads = reload
         all_notes = (
             *notes,
             *stock.notes,
             *_clashes(config, given),
-            *without_keys(config),
+            *access_notes(config),
             *grpc_note(config),
+            *few,
         )
-        server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop)
+        server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop, reload)
         signals.serve(server)
-        desk.open(cluster.reception, operations)
+        gateway.desk.open(cluster.reception, operations)
+        if asked.watch_config and asked.file is not None:
+            look = partial(watch_config, server, asked.read)
+            watching = cluster.spawn(always(cluster, "configuration", look))
+            server.on_end(watching.cancel)
         try:
             yield server
         finally:
@@ -132,14 +153,6 @@ def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInp
 def _clashes(config: Config, given: LiveInput) -> list[str]:
     sleep = any(one.runtime == "vllm" and one.can_sleep for one in given.served)
     return sleep_clashes(config, os.environ) if sleep else []
-
-
-def _policy(order: Order, plan: Plan) -> tuple[Policy, str, dict[str, str]]:
-    """The policy, its name and its parameters. Raises PolicyError."""
-    name, given = with_defaults(order.policy, plan.policy_defaults)
-    words = ",".join(f"{key}={value}" for key, value in given.items())
-    policy = make_policy(f"{name}:{words}", rng_seed=order.seed, models=plan.models)
-    return policy, name, given
 
 
 @contextmanager

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from modelium.config import Config
+from modelium.gateway.desk import Desk, Settings
+from modelium.gateway.keys import Keys
+from modelium.gateway.limits import Limits, Rate
+from modelium.gateway.server import Address, listening, tls
 
-if TYPE_CHECKING:
-    from modelium.gateway.desk import Desk
 
+class Front:
+    """What the section `gateway` says of keys, limits, TLS and web pages."""
 
-def gateway(config: Config) -> tuple[Desk, AbstractAsyncContextManager[str]]:
-    """Its desk, and the context in which it listens: it serves once the desk is opened."""
-    from modelium.gateway.desk import Desk, Settings
-    from modelium.gateway.keys import Keys
-    from modelium.gateway.limits import Limits, Rate
-    from modelium.gateway.server import Address, listening
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError if a file that it names cannot be used."""
+        given = config.gateway
+        certificate, key = given.tls_certificate, given.tls_key
+        self.address = Address(
+            given.host,
+            given.port,
+            Path(certificate) if certificate else None,
+            Path(key) if key else None,
+            given.grpc_port,
+        )
+        self.tls: ssl.SSLContext | None = tls(self.address)
+        self.certificate = _bytes(self.address)
+        self.usual = Rate(**asdict(given.limits))
+        self.special = {name: Rate(**asdict(one)) for name, one in given.organizations.items()}
+        settings = Settings(
+            max_body_bytes=given.max_body,
+            allowed_origins=tuple(given.allowed_origins),
+            open_admin=self.address.loopback,
+        )
+        keys = Keys(Path(given.keys)) if given.keys else None
+        self.desk = Desk(Limits(time.monotonic, self.usual, self.special), keys, settings)
 
-    given = config.gateway
-    certificate, key = given.tls_certificate, given.tls_key
-    address = Address(
-        given.host,
-        given.port,
-        Path(certificate) if certificate else None,
-        Path(key) if key else None,
-        given.grpc_port,
-    )
-    rates = {name: Rate(**asdict(limit)) for name, limit in given.organizations.items()}
-    limits = Limits(time.monotonic, Rate(**asdict(given.limits)), rates)
-    settings = Settings(
-        max_body_bytes=given.max_body,
-        allowed_origins=tuple(given.allowed_origins),
-        open_admin=address.loopback,
-    )
-    keys = Keys(Path(given.keys)) if given.keys else None
-    desk = Desk(limits, keys, settings)
-    return desk, listening(desk, address)
+    def listening(self) -> AbstractAsyncContextManager[str]:
+        """The context in which it listens; gives the URL. It serves once the desk is opened.
+
+        Entering raises ConfigError if that is not possible.
+        """
+        return listening(self.desk, self.address)
+
+    def change(self, other: Front) -> bool:
+        """Do as `other` says from now on; True if new connections get another certificate."""
+        desk, renewed = self.desk, self.certificate != other.certificate
+        desk.limits.change(other.usual, other.special)
+        desk.settings, desk.keys = other.desk.settings, other.desk.keys
+        desk.connections.tls = other.tls
+        self.certificate = other.certificate
+        return renewed
 
 
 def grpc_note(config: Config) -> list[str]:
@@ -48,11 +64,7 @@ def grpc_note(config: Config) -> list[str]:
     return [f"KServe's gRPC is at {given.host}:{given.grpc_port}"] if given.grpc_port else []
 
 
-def without_keys(config: Config) -> list[str]:
-    """What to say at the start where keys are asked for and there are none yet."""
-    from modelium.gateway.keys import Keys
-
-    file = config.gateway.keys
-    if not file or Keys(Path(file)).all():
-        return []
-    return [f"no API key is in {file} yet: calls are refused until `modelium key make` adds one"]
+def _bytes(address: Address) -> list[bytes]:
+    """The files of a certificate, as they are now."""
+    files = (address.tls_certificate, address.tls_key)
+    return [file.read_bytes() for file in files if file is not None]

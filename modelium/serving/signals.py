@@ -20,9 +20,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.
 
 
 def on_hangup(server: Server) -> None:
-    """SIGHUP where there is no terminal that could have been closed."""
-    why = "SIGHUP changes nothing yet: restart the server to have the configuration read again"
-    server.cluster.tell_news("hangup", why=why)
+    """SIGHUP where there is no terminal that could have been closed: reload."""
+    server.cluster.spawn(server.take_up())
 
 
 class Signals:

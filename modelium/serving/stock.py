@@ -84,6 +84,16 @@ class Stock:
         models = {key: entry for key, entry in self._config.models.items() if key != name}
         self._config = replace(self._config, models=models)
 
+    @property
+    def stored(self) -> list[str]:
+        """Models that come from the repository."""
+        return sorted(self._stored)
+
+    def become(self, other: Stock) -> None:
+        """Know what another one knows: that of a configuration which was read later."""
+        self._config, self._plan, self._stored = other._config, other._plan, set(other._stored)
+        self._engines, self.sleeps, self.notes = other._engines, other.sleeps, other.notes
+
     def work_s(self, model: Model, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
         """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""
         return self._engines.work_s(model, gpu, prompt_tokens, output_tokens)

@@ -227,6 +227,7 @@ def test_the_unit_starts_a_command_that_exists_and_lets_engines_live() -> None:
     known = {name for option in run_command.params for name in option.opts}
     assert {option for option in options if option.startswith("--")} <= known
     assert service["KillMode"] == "process"
+    assert service["ExecReload"].endswith("kill -HUP $MAINPID")
     assert "PrivateTmp" not in service
     assert service["RestartPreventExitStatus"] == "2"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from modelium.core import Action, ClusterState, Event, Load, Miss
+from modelium.core import Action, ClusterState, Event, Load, Miss, Tick
 from modelium.policies.diff import Target
 from modelium.policies.lru import Lru
 from modelium.policies.planned import Planned
@@ -97,3 +97,41 @@ def test_a_search_that_breaks_is_told_of(tmp_path: Path) -> None:
             assert await here.ask("a")
 
     asyncio.run(run())
+
+
+def test_a_policy_that_is_exchanged_decides_no_more(tmp_path: Path) -> None:
+    searching, go_on = threading.Event(), threading.Event()
+
+    def plan(state: ClusterState) -> Callable[[], Any]:
+        def search() -> Target:
+            searching.set()
+            assert go_on.wait(QUIET_S)
+            return {"a": [("n0g0",)], "b": []}
+
+        return search
+
+    class Counts(Lru):
+        ticks = 0
+
+        def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
+            self.ticks += isinstance(event, Tick)
+            return super().decide(state, event)
+
+    async def run() -> None:
+        models = [A, model("b", 60)]
+        async with house(tmp_path, models, policy=Planned(plan, None, fallback=Lru())) as here:
+            await here.until(searching.is_set)
+            later = Counts()
+            later.every_s = 0.01
+            here.driver.exchange(later)
+            await here.until(lambda: later.ticks >= 3)  # the first had no period at all
+            assert await here.ask("b")
+            go_on.set()
+            await here.until(lambda: here.said("plan"))
+            assert here.phases("a") == []  # the plan of the one before is not carried out
+            assert here.driver.faults == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        go_on.set()

@@ -1,0 +1,181 @@
+"""The configuration, read again while the server runs: taken up as a whole, or not at all.
+
+All of it is checked first, in a thread; what follows on the loop cannot fail. Copies of models that
+are removed or replaced go in order, after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelium.config import Config, make_plan
+from modelium.config.access import access_notes
+from modelium.config.changes import differences, keeping, needs_restart
+from modelium.core import Policy, Tick
+from modelium.errors import ConfigError, ModeliumError
+from modelium.live.changing import ModelChanges, compare, exchange
+from modelium.live.cluster import LiveCluster
+from modelium.live.given import LiveInput
+from modelium.live.operations import Operations
+from modelium.live.seats import RefusedError
+from modelium.serving.front import Front
+from modelium.serving.managers import Managers
+from modelium.serving.order import Order
+from modelium.serving.policy import policy_of
+from modelium.serving.stock import Stock
+
+if TYPE_CHECKING:
+    from modelium.live.driving import Driver
+
+CONFLICT = 409
+_ONLY_SIMULATED = "simulation."
+_LIVE_TOO = ("simulation.limits", "simulation.rate_window", "simulation.router")
+
+
+@dataclass
+class _Checked:
+    """A configuration that can be taken up."""
+
+    order: Order
+    stock: Stock
+    given: LiveInput
+    policy: tuple[Policy, str, dict[str, str]]
+    front: Front
+    known: list[str]
+    """Models of the repository when it was read."""
+
+
+class Reload:
+    """Takes up what has changed in the configuration's file."""
+
+    def __init__(
+        self,
+        asked: Order,
+        used: Order,
+        stock: Stock,
+        managers: Managers,
+        cluster: LiveCluster,
+        driver: Driver,
+        operations: Operations,
+        front: Front,
+    ) -> None:
+        """`asked` is the order as read, `used` has the GPUs that were found in its place."""
+        self._asked, self._used, self._stock, self._managers = asked, used, stock, managers
+        self._cluster, self._driver, self._operations = cluster, driver, operations
+        self._front = front
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files whose changes it would take up."""
+        given = self._used.config.gateway
+        named = [self._asked.file, given.tls_certificate, given.tls_key]
+        return [Path(file) for file in named if file]
+
+    async def __call__(self) -> dict[str, Any]:
+        """Read the file again; says what changed. Raises RefusedError (409) if nothing did.
+
+        `why` is the line for people, `changed` and `restart` are keys as in the file.
+        """
+        async with self._one_at_a_time:
+            try:
+                told = await self._reload()
+            except ModeliumError as error:
+                why = f"nothing is changed: {error}"
+                self._cluster.tell_news("reload-refused", why=why)
+                raise RefusedError(CONFLICT, why) from None
+            self._cluster.tell_news("reloaded", **told)
+            return told
+
+    async def _reload(self) -> dict[str, Any]:
+        if self._asked.again is None:
+            raise ConfigError("the server was started without a configuration file")
+        while True:
+            asked = await self._cluster.call(self._asked.again)
+            checked = await self._cluster.call(self._check, asked)
+            if checked.known == self._stock.stored:  # else one has come in meanwhile
+                break
+        if why := self._cluster.reception.closed:
+            raise ConfigError(why)
+        changes = compare(self._cluster, checked.given)
+        return self._take_up(asked, checked, changes)
+
+    def _check(self, asked: Order) -> _Checked:
+        """Make all that the new configuration needs. Raises ModeliumError."""
+        config = keeping(self._used.config, asked.config)
+        order = replace(asked, config=config)
+        known = self._stock.stored
+        stock = Stock(order, make_plan(config))
+        policy = policy_of(order, stock.plan)
+        stock.sleeps = getattr(policy[0], "sleeps", True)
+        given = stock.given(self._managers.need)
+        access_notes(config)  # its file of keys can be read
+        return _Checked(order, stock, given, policy, Front(config), known)
+
+    def _take_up(self, asked: Order, checked: _Checked, changes: ModelChanges) -> dict[str, Any]:
+        old, new = self._asked.config, asked.config
+        restart = needs_restart(old, new)
+        keys = [key for key in differences(old, new) if key not in restart and _matters(key)]
+        notes = [note for note in checked.stock.notes if note not in self._stock.notes]
+        self._stock.become(checked.stock)
+        exchange(self._cluster, checked.given, changes)
+        renewed = self._front.change(checked.front)
+        policy, before, after = checked.policy[0], self._used, checked.order
+        if _decided_by(before) != _decided_by(after):
+            self._operations.policy = after.policy
+            self._driver.exchange(policy)
+        # What needs a restart is told again the next time.
+        self._asked = replace(asked, config=keeping(old, new))
+        self._used = checked.order
+        for name in changes.removed:
+            self._cluster.spawn(self._operations.withdraw(name))
+        for name in changes.replaced:
+            self._cluster.spawn(self._operations.renew(name))
+        self._cluster.tell(Tick())  # there may be models to load at once: pinned ones
+        keys = [key for key in keys if not key.startswith("models.")]
+        if before.policy == after.policy:
+            policies = ""
+        else:
+            policies = f"policy {before.policy} -> {after.policy}"
+            keys = [key for key in keys if key != "policy"]
+        parts = [
+            _listed("models added", changes.added),
+            _listed("models removed", changes.removed),
+            _listed("models replaced", changes.replaced),
+            _listed("models adjusted", changes.adjusted),
+            policies,
+            _listed("changed", keys),
+            "the TLS certificate" * renewed,
+            _listed("only a restart changes", restart),
+            *notes,
+        ]
+        said = "; ".join(filter(None, parts)) or "nothing has changed"
+        return {
+            "why": said,
+            "added": changes.added,
+            "removed": changes.removed,
+            "replaced": changes.replaced,
+            "adjusted": changes.adjusted,
+            "changed": keys,
+            "policy": after.policy,
+            "restart": restart,
+            "notes": notes,
+        }
+
+
+def _decided_by(order: Order) -> tuple[str, Config | object]:
+    """What the policy is made of."""
+    return order.policy, order.config.orchestration
+
+
+def _matters(key: str) -> bool:
+    """Not one of those that only simulations read."""
+    return not key.startswith(_ONLY_SIMULATED) or key.startswith(_LIVE_TOO)
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {', '.join(names)}" if names else ""
