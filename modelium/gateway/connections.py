@@ -51,7 +51,7 @@ class Bounds:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = 1 << 20 if soft == resource.RLIM_INFINITY else soft
         most = max(OTHER_FILES, (files - OTHER_FILES) // 2)
-        return cls(most, min(MOST_SILENT, most // 2))
+        return cls(most, min(MOST_SILENT, most))
 
 
 class Connections:

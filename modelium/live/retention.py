@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from modelium.live.journal import READ_TOKENS, connect
+from modelium.live.journal import READ_TOKENS, JournalError, connect
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -47,14 +47,14 @@ async def keep(cluster: LiveCluster) -> None:
     while True:
         try:
             await tidy(cluster)
-        except (sqlite3.Error, OSError) as error:  # a full disk: logs went first
+        except (JournalError, sqlite3.Error, OSError) as error:  # a full disk: logs went first
             why = f"what is too old cannot be deleted: {error}"
             cluster.tell_news("watch-fault", watch="retention", why=why)
         await asyncio.sleep(EVERY_S)
 
 
 async def tidy(cluster: LiveCluster) -> None:
-    """Delete what is too old. Raises sqlite3.Error, OSError."""
+    """Delete what is too old. Raises JournalError, sqlite3.Error, OSError."""
     limits, path = cluster.retention, cluster.journal.path
     before = time.time() - limits.keep_s
     folders = [path.parent / runtime for runtime in cluster.managers]
