@@ -262,7 +262,7 @@ def test_who_calls_while_engines_are_adopted_is_told_to_come_again(
                         seen[path] = answer.status, await answer.json()
                 assert seen["/ready"][0] == 503
                 assert seen["/v2/health/ready"] == (503, {"error": "the server is starting"})
-                assert seen["/health/live"] == (200, {"status": "starting"})
+                assert seen["/health/live"] == (200, {"live": True, "status": "starting"})
                 assert seen["/v2/health/live"] == seen["/health/live"]
                 gate.go.set()
                 await begun.wait()
