@@ -14,7 +14,6 @@ from modelium.config.hardware import on_fleet
 from modelium.errors import ConfigError
 from modelium.policies import DEFAULT_POLICY
 
-
 Stamp = tuple[str, int, int, int]
 """How a file looks: its path, when it was changed, its size and number."""
 
