@@ -17,6 +17,7 @@ RESTART = (
     "gateway.port",
     "live.allow_pickle",
     "live.folder",
+    "live.host_reserve",
     "live.stall",
     "metrics",
     "model_repository",
