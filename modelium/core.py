@@ -69,8 +69,14 @@ class Model:
     """At most one copy per node (anti-affinity)."""
     can_sleep: bool = True
     """What runs it can put it to sleep (Triton and Ray Serve cannot): else it is only unloaded."""
+    gpus_allowed: frozenset[str] | None = None
+    """The only GPUs that a copy may be on; None: all."""
     family: str = "llm"
     """Key of the timing profile: what this model computes, e.g. "llama-3.1-8b"."""
+
+    def may_use(self, gpu: str) -> bool:
+        """Whether a copy may be on this GPU."""
+        return self.gpus_allowed is None or gpu in self.gpus_allowed
 
     def bytes_per_gpu(self, kv_bytes: int | None = None) -> int:
         """Bytes that a loaded copy holds on each of its GPUs, with a KV pool of `kv_bytes`."""

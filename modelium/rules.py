@@ -9,6 +9,7 @@ from modelium.core import (
     ClusterState,
     Instance,
     Load,
+    Model,
     Move,
     Phase,
     Remind,
@@ -19,6 +20,9 @@ from modelium.core import (
 from modelium.core import Limits as Limits  # re-exported: whoever asks for a refusal needs it
 from modelium.errors import did_you_mean
 from modelium.units import counted, format_bytes, format_seconds
+
+MOST_SHOWN = 8
+"""GPUs that a message lists."""
 
 
 def refusal(state: ClusterState, action: Action, limits: Limits) -> str:
@@ -62,19 +66,32 @@ def fits_nowhere(state: ClusterState, model: str, whole: Mapping[str, int] | Non
     """Say why `model` fits on no GPUs, were they empty; an empty string if it fits."""
     spec, whole = state.models[model], whole or {}
     need = spec.bytes_per_gpu()
-    sizes = {gpu.id: whole.get(gpu.id, gpu.memory_bytes) for gpu in state.gpus.values()}
+    allowed = [gpu for gpu in state.gpus.values() if spec.may_use(gpu.id)]
+    sizes = {gpu.id: whole.get(gpu.id, gpu.memory_bytes) for gpu in allowed}
     by_node: dict[str, int] = {}
-    for gpu in state.gpus.values():
+    for gpu in allowed:
         by_node[gpu.node] = by_node.get(gpu.node, 0) + (sizes[gpu.id] >= need)
     if max(by_node.values(), default=0) >= spec.gpus:
         return ""
     largest = max(sizes.values(), default=0)
     on = f"each of {spec.gpus} GPUs of one node" if spec.gpus > 1 else "a GPU"
-    return (
-        f"{model} needs {format_bytes(need)} on {on}; "
-        f"the largest GPU here offers {format_bytes(largest)}"
-        + (f" and no node has {spec.gpus} that large" if largest >= need else "")
+    if spec.gpus_allowed is None:
+        among = "the largest GPU here"
+    else:
+        among = f"it may use {bound_to(spec)} only"
+        if not allowed:
+            return f"{model} needs {format_bytes(need)} on {on}; {among}, none of which works now"
+        among += ", the largest of which"
+    return f"{model} needs {format_bytes(need)} on {on}; {among} offers {format_bytes(largest)}" + (
+        f" and no node has {spec.gpus} that large" if largest >= need else ""
     )
+
+
+def bound_to(model: Model) -> str:
+    """The GPUs that a bound model may use, in words."""
+    gpus = sorted(model.gpus_allowed or (), key=lambda gpu: (len(gpu), gpu))
+    shown = ", ".join(gpus[:MOST_SHOWN])
+    return f"{shown} and {len(gpus) - MOST_SHOWN} more" if len(gpus) > MOST_SHOWN else shown
 
 
 def _load(
@@ -98,7 +115,11 @@ def _place(state: ClusterState, model: str, gpus: tuple[str, ...]) -> str:
     for gpu in gpus:
         if gpu not in state.gpus:
             return f"no working GPU called {gpu!r}.{did_you_mean(gpu, state.gpus)}"
-    want = state.models[model].gpus
+    spec = state.models[model]
+    want = spec.gpus
+    for gpu in gpus:
+        if not spec.may_use(gpu):
+            return f"{model} may not use {gpu}, only {bound_to(spec) or 'none'}"
     if not len(gpus) == len(set(gpus)) == want:
         return f"{model} needs {want} different GPUs, got {', '.join(gpus) or 'none'}"
     nodes = {state.gpus[gpu].node for gpu in gpus}

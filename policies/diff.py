@@ -95,9 +95,12 @@ class _Steps:
             if self._take(copy.model, copy.gpus, need):
                 yield Wake(copy.id, self._why(copy.model, "wakes", costs.wake_s(copy.id)))
         for model, gpus in self.missing:
+            spec = self.state.models[model]
             if self.starts <= 0 or any(gpu not in self.rooms for gpu in gpus):
                 continue
-            need = self.state.models[model].bytes_per_gpu()
+            if not all(map(spec.may_use, gpus)):  # nobody leaves for what would be refused
+                continue
+            need = spec.bytes_per_gpu()
             old = self._movable(model)
             if old and all(self.rooms[gpu] >= need for gpu in gpus):
                 self._take(model, gpus, need)
@@ -105,7 +108,7 @@ class _Steps:
                 yield Move(old.id, gpus, self._why(model, "moves", costs.load_s(model, gpus)))
                 continue
             kv_bytes = self.kv_bytes.get(model)
-            need = self.state.models[model].bytes_per_gpu(kv_bytes)
+            need = spec.bytes_per_gpu(kv_bytes)
             if self._allowed(model, gpus) and self._take(model, gpus, need):
                 why = self._why(model, "loads", costs.load_s(model, gpus))
                 yield Load(model, gpus, why, kv_bytes)

@@ -67,6 +67,12 @@ class Want:
     most: int = 1_000_000
     spread: bool = False
     """At most one copy per node."""
+    allowed: frozenset[str] | None = None
+    """The only GPUs that a new copy may take; None: all."""
+
+    def may_use(self, gpu: str) -> bool:
+        """Whether a new copy may take this GPU."""
+        return self.allowed is None or gpu in self.allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +204,12 @@ class Effort:
 
 
 def free_gpus(problem: Problem, want: Want) -> dict[str, list[str]]:
-    """By node: the GPUs that a new copy may take: large enough, and no copy there already."""
+    """By node: the GPUs that a new copy may take: allowed, large enough, without a copy yet."""
     taken = {gpu for copy in problem.held_of(want.model) for gpu in copy.gpus}
     by_node: dict[str, list[str]] = defaultdict(list)
     for room in problem.rooms:
-        if room.memory_mib >= want.fixed_mib + want.kv_min_mib and room.gpu not in taken:
+        fits = room.memory_mib >= want.fixed_mib + want.kv_min_mib
+        if fits and room.gpu not in taken and want.may_use(room.gpu):
             by_node[room.node].append(room.gpu)
     return {node: gpus for node, gpus in by_node.items() if len(gpus) >= want.gpus}
 
@@ -221,5 +228,5 @@ def groups(problem: Problem, want: Want) -> list[tuple[str, ...]]:
 
 def aligned(problem: Problem, want: Want, node: str) -> bool:
     """A heavy model has too many groups on this node to consider all of them."""
-    n = sum(room.node == node for room in problem.rooms)
+    n = sum(room.node == node and want.may_use(room.gpu) for room in problem.rooms)
     return comb(n, want.gpus) > MAX_GROUPS and not problem.light(want)

@@ -154,6 +154,7 @@ class View:
             least=least_copies(model),
             most=min(model.max_replicas, max(least_copies(model), math.ceil(kinds_most) + 1)),
             spread=model.spread,
+            allowed=model.gpus_allowed,
         )
 
     def _work(self, model: Model, rate: float) -> dict[str, int]:
@@ -161,7 +162,8 @@ class View:
         if not asked.arrivals or rate <= 0:
             return {}
         prompt, output = asked.prompt_tokens / asked.arrivals, asked.output_tokens / asked.arrivals
-        one_of = {gpu.kind: gpu.id for gpu in self.state.gpus.values()}
+        may_use = model.may_use
+        one_of = {gpu.kind: gpu.id for gpu in self.state.gpus.values() if may_use(gpu.id)}
         return {
             kind: math.ceil(1000 * rate * self.state.costs.work_s(model.name, gpu, prompt, output))
             for kind, gpu in one_of.items()
@@ -170,7 +172,8 @@ class View:
     def _load_s(self, model: Model) -> dict[str, float]:
         by_node: dict[str, list[str]] = {}
         for gpu in self.state.gpus.values():
-            by_node.setdefault(gpu.node, []).append(gpu.id)
+            if model.may_use(gpu.id):
+                by_node.setdefault(gpu.node, []).append(gpu.id)
         return {
             node: self.state.costs.load_s(model.name, tuple(gpus[: model.gpus]))
             for node, gpus in by_node.items()

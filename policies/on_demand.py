@@ -236,9 +236,11 @@ class OnDemand:
         if len(staying) >= spec.max_replicas:
             return
         allowed: Collection[str] = state.gpus
+        if spec.gpus_allowed is not None:
+            allowed = [gpu for gpu in state.gpus if gpu in spec.gpus_allowed]
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
-            allowed = [gpu.id for gpu in state.gpus.values() if gpu.node not in nodes]
+            allowed = [gpu for gpu in allowed if state.gpus[gpu].node not in nodes]
         size = spec.bytes_per_gpu(self.kv_bytes(state, model))
         yield Need(model, size, spec.gpus, allowed)
 

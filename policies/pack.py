@@ -72,7 +72,7 @@ def _load(state: ClusterState, model: Model, rate_per_s: float) -> float:
     if not rate_per_s or not asked.arrivals or not state.gpus:
         return 0.0
     prompt, output = asked.prompt_tokens / asked.arrivals, asked.output_tokens / asked.arrivals
-    gpu = next(iter(state.gpus))
+    gpu = next(filter(model.may_use, state.gpus), next(iter(state.gpus)))
     return rate_per_s * state.costs.work_s(model.name, gpu, prompt, output)
 
 
@@ -92,6 +92,7 @@ def _site(
         for gpu, free in room.items()
         if (load[gpu] + item.share <= rho_max or not load[gpu])
         and not any(gpu in gpus for gpus in others)
+        and item.model.may_use(gpu)
     }
     for copy in state.instances_of(item.model.name):
         here = copy.phase is not Phase.LEAVING and copy.gpus not in others

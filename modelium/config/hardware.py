@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from modelium.catalog import GpuSpec
 from modelium.catalog.fleet import HOST_TO_GPU_MEMORY
 from modelium.catalog.gpunames import parse
 from modelium.config import schema
-from modelium.config.devices import GpuName, find_all
+from modelium.config.devices import GpuName, find, find_all
 from modelium.config.values import build, said
 from modelium.core import Gpu, Node
 from modelium.costs import Links
@@ -51,6 +51,29 @@ class Hardware:
     """Where each GPU is in the inventory."""
     left_out: tuple[GpuName, ...] = ()
     """GPUs that are there but not to be used."""
+
+    def only(self, ids: Collection[str]) -> Hardware:
+        """The same with these GPUs alone."""
+        return dataclasses.replace(
+            self,
+            gpus=tuple(gpu for gpu in self.gpus if gpu.id in ids),
+            names=tuple(name for name in self.names if name.id in ids),
+            specs={gpu: spec for gpu, spec in self.specs.items() if gpu in ids},
+        )
+
+    def allowed(self, words: Sequence[str]) -> Hardware:
+        """The same with the GPUs that `words` name alone. Raises ConfigError if one names none."""
+        named: set[str] = set()
+        for word in words:
+            found = {name.id for name in find(word, [*self.names, *self.left_out])}
+            if not (used := found & {name.id for name in self.names}):
+                raise ConfigError(f"{word!r} is a GPU that cluster.use leaves out")
+            named |= used
+        return self.only(named)
+
+    def whole(self) -> Hardware:
+        """The same without MIG instances."""
+        return self.only({name.id for name in self.names if not name.parent})
 
     def kinds(self) -> list[str]:
         """The kinds of GPUs, most numerous first."""

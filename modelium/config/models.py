@@ -62,10 +62,13 @@ def served(
     try:
         settings = config.vllm.default_settings.under(entry.vllm).under(_flags(config, entry))
         spec, size = _facts(name, entry, settings, config.repository)
+        allowed = _allowed(entry, hardware)
         if spec is None:
             base = _unknown(name, entry, size, own)
         else:
-            base = _known(spec, entry, settings, hardware)
+            base = _known(spec, entry, settings, allowed)
+        if base.gpus > 1:
+            allowed = _without_parts(base.gpus, allowed)
     except ModeliumError as error:
         raise ConfigError(f"models.{name}: {error}") from None
     model = dataclasses.replace(
@@ -76,6 +79,7 @@ def served(
         min_replicas=entry.min_replicas,
         spread=entry.spread,
         can_sleep=entry.runtime not in ("triton", "ray"),
+        gpus_allowed=None if allowed is hardware else frozenset(gpu.id for gpu in allowed.gpus),
         **_given(
             kv_bytes=entry.kv,
             kv_bytes_per_token=entry.kv_per_token,
@@ -90,6 +94,29 @@ def served(
     stages = build(build(Stages(), config.load), entry.load)
     profiles = of_model(own, name, spec, model.gpus)
     return Served(model, spec, settings, entry.infer, stages, profiles)
+
+
+def _allowed(entry: schema.ModelEntry, hardware: Hardware) -> Hardware:
+    """The GPUs that copies may be on; all of `hardware` itself where nothing is said."""
+    if entry.gpus_allowed is None or not hardware.names:
+        return hardware
+    try:
+        return hardware.allowed(entry.gpus_allowed)
+    except ConfigError as error:
+        raise ConfigError(f"gpus_allowed: {error}") from None
+
+
+def _without_parts(gpus: int, hardware: Hardware) -> Hardware:
+    """A copy on several GPUs needs whole ones: engines cannot join MIG instances."""
+    if not any(name.parent for name in hardware.names):
+        return hardware
+    whole = hardware.whole()
+    if not whole.gpus:
+        raise ConfigError(
+            f"it needs {gpus} GPUs, but those here are MIG instances, which cannot serve one copy"
+            " together; give gpus: 1, or leave MIG mode"
+        )
+    return whole
 
 
 def slo(section: schema.Slo) -> Slo | None:

@@ -324,6 +324,9 @@ class ModelEntry(Section):
     max_replicas: Count | None = None
     spread: bool = False
     """At most one copy per node."""
+    gpus_allowed: GpuWords | None = None
+    """The only GPUs that a copy may be on: numbers, UUIDs or their beginnings, ids (gpu0), kinds.
+    [default: all]"""
     vllm: EngineSettings = EngineSettings()
     infer: Infer | None = None
     load: LoadStages = LoadStages()

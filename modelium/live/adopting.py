@@ -66,10 +66,15 @@ async def _adoptable(cluster: LiveCluster, record: Record) -> bool:
 
 
 def _fits(cluster: LiveCluster, record: Record) -> bool:
-    """The GPUs are there still, with enough memory that nobody else was promised."""
-    state = cluster.state
+    """The GPUs are there still, with enough memory that nobody else was promised.
+
+    What its model may not use, since the configuration was changed, counts as gone.
+    """
+    state, model = cluster.state, cluster.state.models[record.model]
     return all(
-        gpu in state.gpus and state.free_bytes(gpu) >= _holds(cluster, record)
+        gpu in state.gpus
+        and model.may_use(gpu)
+        and state.free_bytes(gpu) >= _holds(cluster, record)
         for gpu in record.gpus
     )
 

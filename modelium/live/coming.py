@@ -132,8 +132,9 @@ class Arrivals:
         asleep = [c for c in state.instances_of(model) if c.phase is Phase.ASLEEP]
         if asleep:
             return min(map(self._enters_s, asleep))
-        some = tuple(state.gpus)[: state.models[model].gpus]
-        return state.costs.load_s(model, some) if len(some) == state.models[model].gpus else None
+        spec = state.models[model]
+        some = tuple(filter(spec.may_use, state.gpus))[: spec.gpus]
+        return state.costs.load_s(model, some) if len(some) == spec.gpus else None
 
     def stage_of(self, model: str) -> tuple[str, float]:
         """The stage of a model's load and the share of the load that is done."""

@@ -333,6 +333,7 @@ class Operations:
             "runtime": served.runtime,
             "path": str(served.path or ""),
             "gpus": sorted({gpu for copy in copies for gpu in copy.gpus}),
+            "gpus_allowed": None if model.gpus_allowed is None else sorted(model.gpus_allowed),
             "instances": [self._copy(copy) for copy in copies],
             "pinned": model.pinned,
             "qps": demand.request_rate_per_s,

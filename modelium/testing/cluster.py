@@ -154,7 +154,8 @@ def _load_and_serve(make: Make) -> None:
 
 
 def _refuse(make: Make) -> None:
-    script = Script(make, [model("a", 50), model("pinned", 8, pinned=True)], 1)
+    elsewhere = model("elsewhere", 8, gpus_allowed=frozenset({"n0g1"}))
+    script = Script(make, [model("a", 50), model("pinned", 8, pinned=True), elsewhere], 1)
     pinned = script.ready("pinned", "n0g0")
     instance = script.ready("a", "n0g0")
     script.submit("a")
@@ -167,6 +168,7 @@ def _refuse(make: Make) -> None:
         Sleep(instance, 3, "wrong 6"),
         Move(instance, ("n0g0",), "wrong 7"),
         Unload("nobody#1", "wrong 8"),
+        Load("elsewhere", ("n0g0",), "wrong 9: not allowed there"),
     ):
         words = refusal(script.state, action, script.state.limits)
         begin = len(script.heard)

@@ -9,7 +9,18 @@ from contextlib import contextmanager
 from typing import Any, get_args
 from unittest.mock import patch
 
-from modelium.core import Action, ClusterState, Event, Instance, Policy, Remind, Sleep, Unload
+from modelium.core import (
+    Action,
+    ClusterState,
+    Event,
+    Instance,
+    Load,
+    Move,
+    Policy,
+    Remind,
+    Sleep,
+    Unload,
+)  # fmt: skip
 from modelium.testing.claims import claim
 from modelium.testing.scenarios import SCENARIOS, Scenario
 
@@ -24,10 +35,11 @@ def check_policy(make: Callable[[], Policy]) -> None:
     """Run the policies that `make` returns through small clusters and check their contract.
 
     Claims: only actions come back, each with a reason that has a number; nothing is done to pinned
-    copies, nor to busy ones without `drain`; the same events and states give the same decisions;
-    no wall clock and no random numbers of the process are used; the state is not changed; unknown
-    events are ignored; nobody waits for ever, not even for a copy that is never idle (unless the
-    policy has `answers_misses = False`: it serves what it chose to, and leaves the rest waiting).
+    copies, nor to busy ones without `drain`; models are put on GPUs only that they may use; the
+    same events and states give the same decisions; no wall clock and no random numbers of the
+    process are used; the state is not changed; unknown events are ignored; nobody waits for ever,
+    not even for a copy that is never idle (unless the policy has `answers_misses = False`: it
+    serves what it chose to, and leaves the rest waiting).
     Raises AssertionError that says which claim is broken, where and when.
     """
     for scenario in SCENARIOS:
@@ -87,6 +99,11 @@ def _check(state: ClusterState, action: Action, where: str) -> None:
     )
     if isinstance(action, Remind):
         claim(action.at_s >= state.now_s, f"{action} is in the past, {where}")
+    if isinstance(action, Load) and (model := state.models.get(action.model)):
+        claim(all(map(model.may_use, action.gpus)), f"{action} where it may not be, {where}")
+    if isinstance(action, Move) and (copy := state.instances.get(action.instance)):
+        may_use = state.models[copy.model].may_use
+        claim(all(map(may_use, action.gpus)), f"{action} where it may not be, {where}")
     if isinstance(action, Unload | Sleep) and (copy := state.instances.get(action.instance)):
         claim(not state.models[copy.model].pinned, f"{action} although it is pinned, {where}")
         claim(action.drain or not copy.busy, f"{action} although it is busy, {where}")

@@ -116,6 +116,19 @@ SCENARIOS = (
         lost=((60.0, 200.0, "n0g0"), (250.0, 300.0, "n0g1")),
     ),
     Scenario(
+        "some models may use some GPUs only",
+        (
+            model("a", 60, gpus_allowed=frozenset({"n0g0"})),
+            model("right", 50, gpus_allowed=frozenset({"n0g1", "n1g0"})),
+            model("pair", 100, gpus=2, gpus_allowed=frozenset({"n1g0", "n1g1"})),
+            model("pinned", 10, pinned=True, gpus_allowed=frozenset({"n1g1"})),
+            model("anywhere", 40),
+            model("too", 60),
+        ),
+        *nodes_of(2, 2),
+        lost=((60.0, 200.0, "n0g0"),),
+    ),
+    Scenario(
         "little host memory",
         (model("a", 60), model("b", 50), model("c", 40)),
         *nodes_of(1, host_gib=45),

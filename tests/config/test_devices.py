@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import pytest
 from modelium.config import Config, make_plan
 from modelium.config.files import examine
 from modelium.config.hardware import Hardware
+from modelium.config.schema import FoundGpu, NodeEntry
+from modelium.core import Model
 from modelium.errors import ConfigError
+from modelium.registry import make_policy
+from modelium.sim import simulate
+from modelium.traces import Workload, generate
 from modelium.units import GIB
 
 FLEET: list[Any] = [
@@ -84,3 +90,80 @@ def test_what_cannot_name_gpus_is_refused_with_its_place(
     config, problems = examine(file)
     assert config is None
     assert any(why in problem for problem in problems), problems
+
+
+def allowed(words: Any, use: Any = None, **model: Any) -> list[str] | None:
+    """The GPUs that a model may use, by what the configuration says."""
+    entry = {"catalogue": "llama-3.2-1b", "gpus_allowed": words, **model}
+    cluster = {"gpus": FLEET, "use": use}
+    plan = make_plan(Config.of({"cluster": cluster, "models": {"m": entry}}))
+    bound = plan.models["m"].model.gpus_allowed
+    return None if bound is None else sorted(bound)
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        (None, None),
+        ([0, "GPU-bb"], ["gpu0", "gpu2"]),
+        ("l4-24g", ["gpu2", "gpu3"]),
+        ("gpu1", ["gpu1"]),
+    ],
+)
+def test_a_model_is_bound_to_the_gpus_that_are_named(words: Any, ids: list[str] | None) -> None:
+    assert allowed(words) == ids
+
+
+def test_a_bound_model_is_bound_to_what_is_used_of_its_gpus() -> None:
+    assert allowed("l4-24g", use=[0, 2]) == ["gpu2"]
+    with pytest.raises(
+        ConfigError, match=r"models\.m: gpus_allowed: '3' is a GPU that cluster\.use"
+    ):
+        allowed([0, 3], use=[0, 2])
+    with pytest.raises(ConfigError, match=r"gpus_allowed: no GPU is called 'gpu7'\. Did you mean"):
+        allowed("gpu7")
+
+
+def test_a_bound_model_is_sized_for_the_gpus_that_it_may_use() -> None:
+    def gpus(words: Any) -> int:
+        entry = {"catalogue": "qwen2.5-14b", "gpus_allowed": words}
+        return make_plan(
+            Config.of({"cluster": {"gpus": FLEET}, "models": {"m": entry}})
+        ).models["m"].model.gpus  # fmt: skip
+
+    assert (gpus("h100"), gpus("l4-24g")) == (1, 2)
+
+
+def test_simulate_keeps_models_on_their_gpus() -> None:
+    """Both would go to the H100s, which have most room."""
+    models = {
+        "phi-4": {"gpus_allowed": ["GPU-aa22"]},
+        "llama-3.2-1b": {"gpus_allowed": "l4-24g"},
+    }
+    plan = make_plan(Config.of({"cluster": {"gpus": FLEET}, "models": models}))
+    work = Workload(models=tuple(models), span_s=120.0, rate_per_s=0.5)
+    run = simulate(plan.sim_input(), make_policy("lru"), generate(work, seed=1))
+    loads = {(line.model, line.gpus) for line in run.decisions if line.kind == "load"}
+    assert {model for model, _ in loads} == set(models)
+    assert ("phi-4", ("gpu1",)) in loads
+    assert {gpu for model, gpus in loads for gpu in gpus if model != "phi-4"} <= {"gpu2", "gpu3"}
+
+
+def test_mig_instances_are_not_joined() -> None:
+    parts = [
+        FoundGpu(kind="l4-24g", memory=24 * GIB, device=i, number=f"0:{i}", parent="GPU-cut")
+        for i in range(4)
+    ]
+    wholes = [FoundGpu(kind="h100-80g", device=4 + i, number=str(1 + i)) for i in range(2)]
+
+    def model(gpus: list[FoundGpu], **entry: Any) -> Model:
+        node = NodeEntry(name="n", gpus=[*gpus])
+        given = Config.of({"models": {"m": {"catalogue": "llama-3.2-1b", **entry}}})
+        config = replace(given, cluster=replace(given.cluster, nodes=[node]))
+        return make_plan(config).models["m"].model
+
+    assert model(parts).gpus == 1
+    assert model(parts).gpus_allowed is None
+    assert model([*parts, *wholes], gpus=2).gpus_allowed == {"gpu1", "gpu2"}
+    with pytest.raises(ConfigError, match=r"it needs 2 GPUs, but those here are MIG instances"):
+        model(parts, gpus=2)

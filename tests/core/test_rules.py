@@ -33,6 +33,7 @@ def test_a_load_that_fits_is_allowed(books: Any) -> None:
         (Load("tp", ("n0g0", "n0g0")), "tp needs 2 different GPUs, got n0g0, n0g0"),
         (Load("tp", ("n0g0", "n0g0", "n0g1")), "tp needs 2 different GPUs, got n0g0, n0g0, n0g1"),
         (Load("tp", ("n0g0", "n1g0")), "tp needs its 2 GPUs on one node, got n0, n1"),
+        (Load("bound", ("n0g1",)), "bound may not use n0g1, only n0g0, n1g0"),
         (Load("large", ("n0g0",)), "needs 90.0 GiB on n0g0, 80.0 GiB is free"),
         (Load("a", ("n0g0",), kv_bytes=60 * GIB), "needs 90.0 GiB on n0g0, 80.0 GiB is free"),
         (Unload("x"), "no instance called 'x'."),
@@ -44,7 +45,8 @@ def test_a_load_that_fits_is_allowed(books: Any) -> None:
 def test_wrong_names_places_and_sizes_are_refused_with_their_numbers(
     books: Any, action: Any, words: str
 ) -> None:
-    b = books(a=30, large=90, tp=Model("tp", 120 * GIB, gpus=2))
+    bound = Model("bound", 8 * GIB, gpus_allowed=frozenset({"n1g0", "n0g0"}))
+    b = books(a=30, large=90, tp=Model("tp", 120 * GIB, gpus=2), bound=bound)
     said = refusal(b.state, action, FREE)
     assert said == words or (words.endswith(".") and said.startswith(words))
 
@@ -232,3 +234,29 @@ def test_missing_pinned_models_and_replicas_are_counted(books: Any) -> None:
     b.add("two", "n0g1")
     b.state.change(leaving, Phase.LEAVING)
     assert pinned_missing(b.state) == {"two": 1, "both": 2}
+
+
+def test_a_bound_model_stays_on_its_gpus_and_has_to_fit_there(books: Any) -> None:
+    only = frozenset({"n0g0", "n1g0"})
+    b = books(
+        a=Model("a", 30 * GIB, gpus_allowed=only),
+        large=Model("large", 90 * GIB, gpus_allowed=only),
+        pair=Model("pair", 30 * GIB, gpus=2, gpus_allowed=only),
+        free=30,
+    )
+    assert refusal(b.state, Load("a", ("n1g0",)), FREE) == ""
+    assert refusal(b.state, Load("free", ("n1g1",)), FREE) == ""
+    copy = b.add("a", "n0g0")
+    words = "a may not use n0g1, only n0g0, n1g0"
+    assert refusal(b.state, Move(copy.id, ("n0g1",)), FREE) == words
+    assert refusal(b.state, Move(copy.id, ("n1g0",)), FREE) == ""
+    assert never_fits(b.state, "a") == ""
+    assert fits_nowhere(b.state, "large") == (
+        "large needs 90.0 GiB on a GPU; it may use n0g0, n1g0 only, the largest of which offers"
+        " 80.0 GiB"
+    )
+    assert "and no node has 2 that large" in fits_nowhere(b.state, "pair")
+    b.state.lose("n0g0")
+    assert fits_nowhere(b.state, "a") == ""
+    b.state.lose("n1g0")
+    assert "it may use n0g0, n1g0 only, none of which works now" in fits_nowhere(b.state, "a")

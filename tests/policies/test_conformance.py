@@ -140,6 +140,12 @@ class SaysNonsense(Spoilt):
         return [*actions, "load 1 more"]
 
 
+class Trespasses(Spoilt):
+    def spoil(self, state, event, actions):
+        spared = [gpu for gpu in state.gpus if not state.models["a"].may_use(gpu)]
+        return [*actions, *(Load("a", (gpu,), "because 1") for gpu in spared)]
+
+
 class FearsTheUnknown(Spoilt):
     def spoil(self, state, event, actions):
         known = isinstance(event, Miss | Tick | Fault) or type(event).__name__ == "Done"
@@ -160,6 +166,7 @@ class FearsTheUnknown(Spoilt):
         (Meddles, "changed the state"),
         (SaysNonsense, "is no action"),
         (FearsTheUnknown, "unknown event"),
+        (Trespasses, "where it may not be"),
     ],
 )
 def test_the_suite_finds_each_breach(make: Callable[[], Spoilt], words: str) -> None:

@@ -146,3 +146,11 @@ def test_pursuing_a_target_that_fits_reaches_it(
     w.cluster.begin()
     w.cluster.run(100.0)
     assert len(w.log) == done  # and then nothing more
+
+
+def test_nobody_leaves_for_a_copy_that_may_not_come(world: type) -> None:
+    w = world({"a": 60, "b": 60}, [80, 80], more={"b": {"gpus_allowed": frozenset({"g1"})}})
+    w.load("a g0")
+    assert diff(w.state, {"b": [("g0",)]}, tidy=False) == []
+    [load] = diff(w.state, {"b": [("g1",)]}, tidy=False)
+    assert (load.model, load.gpus) == ("b", ("g1",))

@@ -68,6 +68,7 @@ def _want(draw: st.DrawFn, name: str, heavy: bool) -> Want:
         least=draw(st.sampled_from([0, 0, 1, 2])),
         most=draw(st.sampled_from([1, 2])),
         spread=draw(st.booleans()),
+        allowed=draw(st.sampled_from([None, None, frozenset({"g0"}), frozenset({"g1", "g2"})])),
     )
 
 
@@ -174,10 +175,12 @@ def _loads(problem: Problem, fates: dict[str, Fate], want: Want) -> list[Loads]:
     there = [copy for copy in held if fates[copy.id] is not Fate.GONE]
     awake = sum(fates[copy.id] is Fate.AWAKE for copy in held)
     taken = {gpu for copy in held for gpu in copy.gpus}
+    allowed = want.allowed or frozenset(problem.room)
+    open_ = [r.gpu for r in problem.rooms if r.gpu in allowed and r.gpu not in taken]
     groups = [
         group
         for size in [want.gpus]
-        for group in combinations([r.gpu for r in problem.rooms if r.gpu not in taken], size)
+        for group in combinations(open_, size)
         if len({problem.room[gpu].node for gpu in group}) == 1
     ]
     found = []
