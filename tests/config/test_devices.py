@@ -116,9 +116,7 @@ def test_a_model_is_bound_to_the_gpus_that_are_named(words: Any, ids: list[str] 
 
 def test_a_bound_model_is_bound_to_what_is_used_of_its_gpus() -> None:
     assert allowed("l4-24g", use=[0, 2]) == ["gpu2"]
-    with pytest.raises(
-        ConfigError, match=r"models\.m: gpus_allowed: '3' is a GPU that cluster\.use"
-    ):
+    with pytest.raises(ConfigError, match=r"models\.m: gpus_allowed: '3' is a GPU that clus"):
         allowed([0, 3], use=[0, 2])
     with pytest.raises(ConfigError, match=r"gpus_allowed: no GPU is called 'gpu7'\. Did you mean"):
         allowed("gpu7")
@@ -143,10 +141,9 @@ def test_simulate_keeps_models_on_their_gpus() -> None:
     plan = make_plan(Config.of({"cluster": {"gpus": FLEET}, "models": models}))
     work = Workload(models=tuple(models), span_s=120.0, rate_per_s=0.5)
     run = simulate(plan.sim_input(), make_policy("lru"), generate(work, seed=1))
-    loads = {(line.model, line.gpus) for line in run.decisions if line.kind == "load"}
-    assert {model for model, _ in loads} == set(models)
-    assert ("phi-4", ("gpu1",)) in loads
-    assert {gpu for model, gpus in loads for gpu in gpus if model != "phi-4"} <= {"gpu2", "gpu3"}
+    loads = [row for row in run.decisions.to_pylist() if row["kind"] == "load"]
+    places = {(row["model"], *row["gpus"].split()) for row in loads}
+    assert places == {("phi-4", "gpu1"), ("llama-3.2-1b", "gpu2")}
 
 
 def test_mig_instances_are_not_joined() -> None:
@@ -156,8 +153,8 @@ def test_mig_instances_are_not_joined() -> None:
     ]
     wholes = [FoundGpu(kind="h100-80g", device=4 + i, number=str(1 + i)) for i in range(2)]
 
-    def model(gpus: list[FoundGpu], **entry: Any) -> Model:
-        node = NodeEntry(name="n", gpus=[*gpus])
+    def model(there: list[FoundGpu], **entry: Any) -> Model:
+        node = NodeEntry(name="n", gpus=[*there])
         given = Config.of({"models": {"m": {"catalogue": "llama-3.2-1b", **entry}}})
         config = replace(given, cluster=replace(given.cluster, nodes=[node]))
         return make_plan(config).models["m"].model

@@ -140,7 +140,11 @@ def test_gpus_are_chosen_lost_from_the_start_and_counted_anew(folder: Path) -> N
     driver = FakeDriver(folder, *["NVIDIA H100 80GB HBM3"] * 6)
     driver.status[0] = LOST
     driver.write()
-    config = {**CONFIG, "cluster": {"use": [0, "GPU-0001", 3, 4]}, "policy": "lru"}
+    models = [
+        {"name": MODELS[0], "runtime": "emulated"},
+        {"name": MODELS[1], "runtime": "emulated", "gpus_allowed": ["GPU-0004"]},
+    ]
+    config = {**CONFIG, "models": models, "cluster": {"use": [0, "GPU-0001", 3, 4]}}
     seen = {**driver.environment, "CUDA_VISIBLE_DEVICES": "0,1,3,GPU-0004,9,5"}
     with running(folder / "run", config, env=seen) as server:
         notes = server.wait_for("serving")["notes"]
@@ -154,8 +158,9 @@ def test_gpus_are_chosen_lost_from_the_start_and_counted_anew(folder: Path) -> N
         for model in MODELS:
             ask(server, model)
         places = {model["name"]: model["gpus"] for model in server.client.models()}
-        assert places == {MODELS[0]: ["gpu1"], MODELS[1]: ["gpu3"]}
-        assert engines(folder) == {MODELS[0]: ["GPU-0001"], MODELS[1]: ["GPU-0003"]}
+        assert places == {MODELS[0]: ["gpu1"], MODELS[1]: ["gpu4"]}, "not gpu3, which is as free"
+        assert engines(folder) == {MODELS[0]: ["GPU-0001"], MODELS[1]: ["GPU-0004"]}
+        assert [one["gpus_allowed"] for one in server.client.models()] == [None, ["gpu4"]]
         driver.status[0], driver.totals[0] = 0, 40 * GIB  # not what was taken for granted
         driver.write()
         until_gpus(server, lambda gpus: not gpus[0]["lost"])
@@ -166,12 +171,12 @@ def test_gpus_are_chosen_lost_from_the_start_and_counted_anew(folder: Path) -> N
     driver.names, driver.uuids = driver.names[1:], driver.uuids[1:]
     driver.status, driver.totals = driver.status[1:], {}
     driver.write()
-    config["cluster"] = {"use": ["GPU-0001", "GPU-0003"]}
+    config["cluster"] = {"use": ["GPU-0001", "GPU-0004"]}
     with running(folder / "run", config, env=driver.environment) as server:
-        assert "cluster.use leaves out GPU 1, 3, 4" in server.wait_for("serving")["notes"]
+        assert "cluster.use leaves out GPU 1, 2, 4" in server.wait_for("serving")["notes"]
         models = server.client.models()
         assert {one["name"]: one["gpus"] for one in models} == {
-            MODELS[0]: ["gpu0"], MODELS[1]: ["gpu2"],
+            MODELS[0]: ["gpu0"], MODELS[1]: ["gpu3"],
         }  # fmt: skip
         assert [one["status"] for one in models] == ["ready", "ready"], "they were adopted"
         ask(server, MODELS[1])
@@ -241,4 +246,19 @@ def test_engines_are_known_where_the_driver_has_other_process_numbers(folder: Pa
         [inner] = psutil.Process(server.process.pid).children()
         inner.terminate()
         assert server.process.wait(WITHIN_S) == 0
+    assert still_there(folder) == []
+
+
+def test_mig_instances_are_planned_with_by_their_own_size(folder: Path) -> None:
+    driver = FakeDriver(folder, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
+    name = "NVIDIA H100 80GB HBM3 MIG 1g.20gb"
+    driver.instances = {0: {i: (f"MIG-{i}", 20 * GIB, name) for i in (0, 3)}}
+    driver.write()
+    with running(folder / "run", CONFIG, env=driver.environment) as server:
+        gpus = server.client.status()["gpus"]
+        assert [gpu["id"] for gpu in gpus] == ["gpu1", "gpu0:0", "gpu0:3"]
+        assert [gpu["memory_bytes"] for gpu in gpus] == [int(n * GIB * 0.9) for n in (80, 20, 20)]
+        ask(server, MODELS[0])
+        assert server.client.models()[0]["gpus"] == ["gpu1"]
+        assert server.end() == 0
     assert still_there(folder) == []
