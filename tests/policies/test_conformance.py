@@ -142,8 +142,9 @@ class SaysNonsense(Spoilt):
 
 class Trespasses(Spoilt):
     def spoil(self, state, event, actions):
-        spared = [gpu for gpu in state.gpus if not state.models["a"].may_use(gpu)]
-        return [*actions, *(Load("a", (gpu,), "because 1") for gpu in spared)]
+        bound = [m for m in state.models.values() if m.gpus_allowed is not None]
+        wrong = [(m.name, gpu) for m in bound for gpu in state.gpus if not m.may_use(gpu)]
+        return [*actions, *(Load(name, (gpu,), "because 1") for name, gpu in wrong)]
 
 
 class FearsTheUnknown(Spoilt):
