@@ -70,6 +70,8 @@ class Clients:
 
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CLIENTS))
     outcomes: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
+    """Statuses of the answers that told of a failure."""
     lost: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
@@ -89,6 +91,8 @@ class Clients:
             outcome, words = send(url, model, tokens, stream, name)
             self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
             self.outcomes[outcome] += 1
+            if outcome == TOLD:
+                self.told[words[:3]] += 1
             if outcome not in may:
                 self.lost.append(f"{name} of {model} was {outcome}: {words}")
             return outcome
@@ -114,8 +118,7 @@ def send(url: str, model: str, tokens: int, stream: bool, name: str) -> tuple[st
     finally:
         connection.close()
     if answer.status == 200:
-        whole = told["usage"]["completion_tokens"] == tokens
-        return (ANSWERED, "") if whole else (CUT, f"{told['usage']}")
+        return _whole(told["usage"]["completion_tokens"], tokens)
     return TOLD, f"{answer.status} {told['error']['message']}"
 
 
@@ -124,12 +127,16 @@ def _streamed(answer: http.client.HTTPResponse, tokens: int) -> tuple[str, str]:
     for line in answer:
         data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
         if data == b"[DONE]":
-            return (ANSWERED, "") if pieces == tokens and not words else (TOLD, words)
+            return (TOLD, f"200 {words}") if words else _whole(pieces, tokens)
         if data and "error" in (event := json.loads(data)):
             words = str(event["error"]["message"])
         elif data:
             pieces += 1
-    return (TOLD, words) if words else (CUT, f"the stream ended after {pieces} pieces")
+    return CUT, f"the stream ended after {pieces} pieces: {words}"
+
+
+def _whole(pieces: int, tokens: int) -> tuple[str, str]:
+    return (ANSWERED, "") if pieces == tokens else (CUT, f"{pieces} of {tokens} tokens came")
 
 
 @dataclass

@@ -219,13 +219,17 @@ def configuration(rng: Rng, folder: Path) -> str:
 # Policies
 
 
+PARAMETERS = {
+    name: [row["name"] for row in describe(name)["parameters"]] for name in names()
+}  # fmt: skip
+
+
 def policy(rng: Rng, folder: Path) -> str:
     """A policy in the words of the command line."""
-    known = rng.choice(names())
-    parameters = [row["name"] for row in describe(known)["parameters"]]
+    known = rng.choice(list(PARAMETERS))
     pairs = []
     for _ in range(rng.randrange(4)):
-        key = rng.choice([*parameters, "every_s", "", "x"])
+        key = rng.choice([*PARAMETERS[known], "every_s", "", "x"])
         value = rng.choice([str(odd(rng))[:80], str(rng.randrange(100)), "true", "lru", "1e-9"])
         pairs.append(f"{key}={value}" if rng.random() < 0.95 else value)
     text = f"{known}:{','.join(pairs)}" if rng.random() < 0.95 else str(odd(rng))[:80]
