@@ -78,7 +78,7 @@ def read_header(path: Path) -> dict[str, Any]:
     for name, tensor in header.items():
         if not _is_tensor(tensor, data_bytes):
             raise ProfileError(
-                f"{path} describes tensor {name[:80]!r} as {str(tensor)[:120]}, which cannot be"
+                f"{path} describes tensor {name[:80]!r} as {repr(tensor)[:120]}, which cannot be"
                 f" true of a file of {size} bytes; is the download complete?"
             )
     held = sum(end - begin for begin, end in (t["data_offsets"] for t in header.values()))
