@@ -38,6 +38,11 @@ class RecordError(ModeliumError):
     """The output folder of a run cannot be read or written."""
 
 
+def one_line(text: str) -> str:
+    """Return `text` as a terminal may show it: names and files may hold what breaks its lines."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 SLIP = 0.9
 """From this likeness on, a name that need not be known is a known one with a slip."""
 

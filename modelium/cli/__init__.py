@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from modelium import __version__
-from modelium.errors import ModeliumError, did_you_mean
+from modelium.errors import ModeliumError, did_you_mean, one_line
 
 COMMANDS = {
     "simulate": "Play a request trace against one policy or several.",
@@ -124,5 +124,5 @@ def invoke(args: list[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    click.echo(f"modelium: {message}", err=True)
+    click.echo(f"modelium: {one_line(message)}", err=True)
     return code

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from modelium.errors import one_line
+
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
@@ -24,5 +26,5 @@ def check(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     else:
         for finding in findings:
             verdict = click.style(f"{finding.verdict:<5}", COLOURS[finding.verdict])
-            click.echo(f"{verdict} {finding.what:<11} {finding.says}")
+            click.echo(f"{verdict} {finding.what:<11} {one_line(finding.says)}")
     ctx.exit(2 if any(finding.verdict == "wrong" for finding in findings) else 0)

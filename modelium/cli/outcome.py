@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelium.errors import RecordError
+from modelium.errors import RecordError, one_line
 from modelium.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def show(outcome: Mapping[str, Any]) -> None:
     say("Trace", _trace_line(outcome["trace"]))
     say("Cluster", _cluster_line(outcome["cluster"]))
     say("Costs", "; ".join(outcome["calibration"]))
-    say("Assumed", "; ".join(outcome["assumptions"]))
+    say("Assumed", one_line("; ".join(outcome["assumptions"])))
     say("SLO", "; ".join(outcome["slos"]))
     click.echo()
     print_table(outcome["runs"], console())

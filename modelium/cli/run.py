@@ -15,6 +15,7 @@ import click
 
 from modelium.cli.options import Times
 from modelium.cli.saying import GONE, say, silence
+from modelium.errors import one_line
 from modelium.policies import DEFAULT_POLICY
 from modelium.units import counted, rfc3339
 
@@ -167,7 +168,7 @@ def _say(server: Server, as_json: bool) -> None:
         _json("serving", told)
         return
     for note in server.notes:
-        say(f"Note    {note}")
+        say(f"Note    {one_line(note)}")
     what = f"{counted(told['models'], 'model')} on {counted(told['gpus'], 'GPU')}"
     say(f"Serving {what} under {told['policy']}: {server.url}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from modelium.errors import ConfigError, did_you_mean
+from modelium.errors import ConfigError, did_you_mean, one_line
 from modelium.units import counted, parse_seconds
 
 if TYPE_CHECKING:
@@ -109,4 +109,4 @@ def save(trace: Trace, out: str) -> None:
 def tell(trace: Trace) -> None:
     """Say on stderr what reading or making the trace had to assume."""
     for note in dict.fromkeys(trace.notes):
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {one_line(note)}", err=True)

@@ -59,6 +59,7 @@ def test_wrong_words_are_one_line_and_code_2(modelium: Run, args: list[str], sai
     ("error", "code", "said"),
     [
         (TraceError("t.csv, row 3: no"), 2, "modelium: t.csv, row 3: no\n"),
+        (TraceError("a\nb\x1b[1m"), 2, "modelium: a\\nb\\x1b[1m\n"),
         (KeyboardInterrupt(), 130, "modelium: interrupted\n"),
     ],
 )
