@@ -45,7 +45,7 @@ class Client:
         return answer
 
     def act(self, model: str, verb: str) -> dict[str, Any]:
-        """load, unload, sleep, wake, pin or unpin a model; returns when it is done."""
+        """load, unload, sleep, wake, update, pin or unpin a model; returns when it is done."""
         answer: dict[str, Any] = self._call(
             "POST", f"/models/{quote(model)}/{verb}", "status", timeout_s=3600.0
         )

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "modelium.permissions": (),
     "modelium.addresses": (),
     "modelium.fingerprint": (),
+    "modelium.unfinished": (),
     "modelium.state": ("core", "hostram"),
     "modelium.rules": ("core", "errors", "units"),
     "modelium.costs": ("core",),
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
         "conversation", "room", "timeline", "managers", "metrics", "catalog", "fingerprint",
-        "permissions",
+        "permissions", "unfinished",
     ),
 }  # fmt: skip
 """Part of the package to the other parts that it may use; those not named here may use all."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "unload": "Have a model unloaded.",
     "sleep": "Put a model to sleep, weights in host RAM.",
     "wake": "Wake a sleeping model.",
+    "update": "Take up a model's changed files without a gap.",
     "pin": "Keep a model loaded, whatever the policy thinks.",
     "unpin": "Let the policy decide on a model again.",
     "add": "Add a folder of model files to the repository.",
@@ -43,7 +44,9 @@ COMMANDS = {
 }
 """Name and one-line help; the command itself is `modelium.cli.<name>.<name>`, but for these:"""
 ELSEWHERE = {
-    **dict.fromkeys(("load", "unload", "sleep", "wake", "pin", "unpin", "delete"), "operate"),
+    **dict.fromkeys(
+        ("load", "unload", "sleep", "wake", "update", "pin", "unpin", "delete"), "operate"
+    ),
     **dict.fromkeys(("list", "usage"), "status"),
 }
 ALIASES = {"serve": "run"}

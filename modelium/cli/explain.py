@@ -41,6 +41,8 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
     for one in now:
         if one["error"]:
             click.echo(f"its last load failed: {one['error']}")
+        if one["files_changed"]:
+            click.echo(f"its files changed since it was loaded: {one['files_changed']}")
             for line in one["log"].strip().splitlines()[-LOG_LINES:]:
                 click.echo(f"  | {line}")
     for line in lines:

@@ -1,4 +1,4 @@
-"""`modelium load|unload|sleep|wake|pin|unpin MODEL`: what operators do to one model."""
+"""`modelium load|unload|sleep|wake|update|pin|unpin MODEL`: what operators do to one model."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def _verb(name: str, says: str) -> click.Command:
         else:
             where = f" on {' '.join(told['gpus'])}" if told["gpus"] else ""
             pinned = ", pinned" if told["pinned"] else ""
+            for line in told.get("updated", ()):
+                click.echo(line)
             click.echo(f"{told['name']} is {told['status']}{where}{pinned}")
 
     return command
@@ -32,6 +34,10 @@ unload = _verb(
 )
 sleep = _verb("sleep", "Let MODEL finish its requests, then sleep with its weights in host RAM.")
 wake = _verb("wake", "Wake MODEL's sleeping copies.")
+update = _verb(
+    "update",
+    "Replace copies of MODEL that were loaded from older files, without a gap where there is room.",
+)
 pin = _verb("pin", "Keep MODEL loaded, whatever the policy thinks; outlives a restart.")
 unpin = _verb("unpin", "Let the policy decide on MODEL again.")
 

@@ -53,7 +53,7 @@ def list_(url: str, key: str, as_json: bool) -> None:
             "idle": _seconds(one["idle_s"]),
             "waiting": one["waiting"],
             "bytes a GPU": _bytes(one["bytes_per_gpu"]),
-            "": one["error"],
+            "": one["error"] or _outdated(one["files_changed"]),
         }
         for one in models
     ]
@@ -95,6 +95,10 @@ def _table(rows: list[dict[str, Any]], right: tuple[str, ...]) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
+
+
+def _outdated(changed: str) -> str:
+    return f"files changed since it was loaded: {changed}" if changed else ""
 
 
 def _seconds(seconds: float | None) -> str:

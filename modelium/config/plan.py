@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelium.catalog.fleet import DEFAULT_SHARE
@@ -51,6 +51,13 @@ class Plan:
             slo_classes=self.slo_classes,
             notes=notes,
         )
+
+
+def with_model(plan: Plan, config: schema.Config, name: str) -> Plan:
+    """The plan with one model as its files and its entry are now. Raises ConfigError."""
+    own = measured(config.profiles, config.models) if config.profiles else []
+    one = served(name, config.models[name], config, plan.hardware, own)
+    return replace(plan, models={**plan.models, name: one})
 
 
 def make_plan(config: schema.Config) -> Plan:

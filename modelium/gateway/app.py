@@ -22,7 +22,7 @@ from modelium.gateway.predict import predict
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODEL = r"{model:.+}"
 """Names may hold slashes, as in "org/name"."""
-VERBS = r"{verb:load|unload|sleep|wake|pin|unpin}"
+VERBS = r"{verb:load|unload|sleep|wake|update|pin|unpin}"
 KEEP_ALIVE_S = 3.0
 """Shorter than vLLM's 5 s: a connection that the engine is about to close is not used again."""
 LARGE_BYTES = 64 << 10

@@ -91,6 +91,7 @@ def _operators() -> Schema:
         "unload": "Let it finish and go; a load or wake under way is cancelled",
         "sleep": "Let it finish and sleep",
         "wake": "Wake it",
+        "update": "Replace copies that were loaded from older files; `updated` says how",
         "pin": "Keep it loaded whatever the policy thinks",
         "unpin": "Let the policy decide again",
     }

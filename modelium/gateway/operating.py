@@ -77,7 +77,7 @@ async def usage(http: web.Request) -> web.Response:
 
 
 async def act(http: web.Request) -> web.Response:
-    """POST /models/{model}/load|unload|sleep|wake|pin|unpin; answers when it is done."""
+    """POST /models/{model}/load|unload|sleep|wake|update|pin|unpin; answers when it is done."""
     desk, model = http.app[DESK], http.match_info["model"]
     try:
         return json_response(await _verbs(desk, http)[http.match_info["verb"]](model))
@@ -125,6 +125,7 @@ def _verbs(
         "unload": admin.unload,
         "sleep": slept,
         "wake": admin.wake,
+        "update": admin.update,
         "pin": pinned,
         "unpin": unpinned,
     }

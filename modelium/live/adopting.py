@@ -109,6 +109,7 @@ def _enter(cluster: LiveCluster, record: Record) -> None:
         copy.host_bytes = model.weights_bytes if record.sleep_level == 1 else 0
     state.add(copy)
     cluster.engines[copy.id] = engine
+    cluster.files.adopted(copy)
     cluster.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
     cluster.held[copy.id] = copy.bytes_per_gpu
     cluster.memory.took(copy, engine)

@@ -39,6 +39,7 @@ from modelium.live import transitions
 from modelium.live.beginning import begin
 from modelium.live.coming import Arrivals
 from modelium.live.failures import Failures
+from modelium.live.files import Files
 from modelium.live.given import LiveInput
 from modelium.live.hostmemory import HostWatch
 from modelium.live.inventory import Inventory
@@ -122,6 +123,7 @@ class LiveCluster:
         self.memory = Memory(self, inventory)
         self.arrivals = Arrivals(self)
         self.unwanted = Unwanted(self)
+        self.files = Files(self, given.renew)
         self.roster = Roster(self)
         self.talk = Conversation(
             self.reception,
@@ -349,6 +351,7 @@ class LiveCluster:
         self.timeline.mark(copy, "")
         self.state.remove(copy)
         self.engines.pop(copy.id, None)
+        self.files.forget(copy)
         self.reception.close_meters(copy.id)
         self.room.give(copy.gpus, self.held.pop(copy.id, 0))
         self.lost.pop(copy.id, None)

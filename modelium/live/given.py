@@ -71,3 +71,5 @@ class LiveInput:
     """RAM that sleeping engines leave free."""
     share: float = 1.0
     """Of each GPU's memory that models may use."""
+    renew: Callable[[str], Served] | None = None
+    """Analyses the files of a model anew, in a thread. Raises ModeliumError."""

@@ -38,6 +38,7 @@ async def alive(
         "engines": lambda: watch.engines(cluster),
         "gpus": lambda: watch.gpus(cluster),
         "journal": lambda: watch.journal(cluster),
+        "files": lambda: watch.files(cluster),
         "policy": driver.tick,
         "retention": lambda: retention.keep(cluster),
     }

@@ -14,6 +14,7 @@ from modelium.live.journal import JournalError
 from modelium.live.lines import News, as_news
 from modelium.live.renewing import renew
 from modelium.live.seats import RefusedError
+from modelium.live.updating import update
 from modelium.rules import must_stay
 from modelium.state import COMING, Copy
 
@@ -44,6 +45,7 @@ class Operations:
         self.reloads: Callable[[], Awaitable[dict[str, Any]]] | None = None
         """Reads the configuration again, where there is one."""
         self._asked: dict[int, asyncio.Future[str]] = {}
+        self._updating: set[str] = set()
         cluster.watchers.done.append(self._done)
 
     # What there is
@@ -150,6 +152,28 @@ class Operations:
     async def wake(self, model: str) -> dict[str, Any]:
         """Wake all sleeping copies. Raises RefusedError: 404, 409."""
         return await self._each(model, lambda copy: Wake(copy.id, REASON), (Phase.ASLEEP,))
+
+    async def update(self, model: str) -> dict[str, Any]:
+        """Have copies that were loaded from older files replaced; `updated` says how.
+
+        It goes on if the caller is cancelled. Raises RefusedError: 404, 409, 503.
+        """
+        self._known(model)
+        if why := self._cluster.reception.going.get(model):
+            raise RefusedError(CONFLICT, why)
+        if model in self._updating:
+            raise RefusedError(CONFLICT, f"{model} is being updated already")
+        return await asyncio.shield(self._cluster.spawn(self._update(model)))
+
+    async def _update(self, model: str) -> dict[str, Any]:
+        self._updating.add(model)
+        try:
+            self._cluster.failures.forget(model)
+            done = await update(self._cluster, model, self._follow)
+        finally:
+            self._updating.discard(model)
+        self._known(model)
+        return {**self._model(self._cluster.state.models[model]), "updated": done}
 
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]:
         """Keep a model loaded whatever the policy thinks, or no longer; 404 as above."""
@@ -344,7 +368,8 @@ class Operations:
             "idle_s": None if used_s == float("-inf") else max(0.0, cluster.now_s() - used_s),
             "bytes_per_gpu": model.bytes_per_gpu(),
             "requests": demand.arrivals,
-            "error": trouble.why if trouble else "",
+            "files_changed": next(filter(None, map(cluster.files.outdated, copies)), ""),
+            "error": trouble.why if trouble else cluster.files.trouble(model.name),
             "log": trouble.log if trouble else "",
         }
 
@@ -362,6 +387,7 @@ class Operations:
             "waiting": copy.waiting,
             "served": copy.served,
             "bytes_per_gpu": copy.bytes_per_gpu,
+            "files_changed": self._cluster.files.outdated(copy),
             "url": engine.url if engine else "",
             "api": engine.api if engine else "",
             "engine_name": engine.name if engine else "",

@@ -31,6 +31,7 @@ class Roster:
         name = served.model.name
         self.served[name] = served
         self._cluster.reception.most_running[name] = served.max_num_seqs
+        self._cluster.files.analysed(name)
         self._cluster.failures.forget(name)
         self.correct(name)
 
@@ -51,6 +52,7 @@ class Roster:
         self._pins = {other: pin for other, pin in self._pins.items() if other != name}
         with contextlib.suppress(JournalError):  # counted there
             self._cluster.journal.keep(PINS, self._pins)
+        self._cluster.files.drop(name)
         del self.served[name]
 
     def pin(self, name: str, pinned: bool) -> None:

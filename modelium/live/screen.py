@@ -152,6 +152,8 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             )
         case "journal":
             return _line("journal", "", about["why"], "green" if about["well"] else "red")
+        case "files":
+            return _line("files", about["model"], about["why"], "yellow")
         case "new-model" | "refused-model" | "removed-model":
             return _line(
                 "model", about["model"], about["why"], "red" if what == "refused-model" else ""

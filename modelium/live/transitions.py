@@ -32,6 +32,7 @@ SURVIVOR_AGAIN_S = 30.0
 async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     """Bring up a new copy: wait for room, start its engine, see it answer."""
     await _take(cluster, copy, copy.bytes_per_gpu, line)
+    await cluster.files.read(copy)
     served = cluster.roster.served[copy.model]
     line.tier = cluster.state.source_tier(copy.model, copy.node).value
     cluster.timeline.mark(copy, "loading")
@@ -45,6 +46,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     engine = await cluster.call(manager.start, order(cluster, copy, coming), coming.progress)
     cluster.engines[copy.id] = engine
     cluster.check(copy)
+    await cluster.files.confirm(copy)
     cluster.journal.running(engine)
     line.stages.update(engine.stages)
     cluster.learnt.took(copy.model, line.tier, cluster.state.now_s - coming.begun_s)
@@ -56,6 +58,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
 async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     """Bring back a sleeping copy."""
     await _take(cluster, copy, copy.bytes_per_gpu - cluster.held[copy.id], line)
+    await cluster.files.compare(copy)
     line.tier = f"sleep-{copy.sleep_level}"
     cluster.timeline.mark(copy, "loading")
     engine = cluster.engines[copy.id]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FLUSH_EVERY_S = 0.25
 GPUS_EVERY_S = 1.0
+FILES_EVERY_S = 5.0
 ALIVE_EVERY_S = 0.5
 AGAIN_S = 1.0
 """After an error, before the next look."""
@@ -82,6 +83,13 @@ def lose(cluster: LiveCluster, gpu: str, why: str) -> None:
     for copy in list(cluster.state.instances_on(gpu)):
         cluster.kill(cluster.state.copy(copy.id), f"{gpu} was lost: {why}")
     cluster.tell(Fault(gpu, f"lost: {why}"))
+
+
+async def files(cluster: LiveCluster) -> None:
+    """Notice models whose files change in place."""
+    while True:
+        await asyncio.sleep(FILES_EVERY_S)
+        await cluster.files.look()
 
 
 async def journal(cluster: LiveCluster) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from modelium.analyze import ModelFiles, analyze
 from modelium.errors import ModeliumError
+from modelium.unfinished import files_in
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 """A name, or "organization/name"."""
 MOST_LETTERS = 200
-UNFINISHED = (".part", ".tmp", ".incomplete", ".download", ".crdownload", ".partial", ".lock")
-"""Endings of files that are being written."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """Endings of files that run code when they are loaded, unless they are TorchScript archives."""
 
@@ -40,7 +38,7 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> ModelFiles:
     Refused are links that lead out of the folder, pickles unless allowed, and folders that hold no
     model that anybody could serve.
     """
-    for file in _files(folder):
+    for file in files_in(folder):
         if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
             raise RepositoryError(f"{file.relative_to(folder)} is a link that leads out of it")
     try:
@@ -64,7 +62,7 @@ def _python(folder: Path) -> ModelFiles | None:
     code = folder / "model.py"
     if not code.is_file():
         return None
-    text, files = code.read_text(encoding="utf-8", errors="replace"), list(_files(folder))
+    text, files = code.read_text(encoding="utf-8", errors="replace"), list(files_in(folder))
     triton = "TritonPythonModel" in text
     return ModelFiles(
         path=str(folder),
@@ -81,20 +79,10 @@ def _python(folder: Path) -> ModelFiles | None:
     )
 
 
-def unfinished(folder: Path) -> str:
-    """Say why a folder looks as if it were still being written, or return ""."""
-    for file in _files(folder):
-        if file.name.endswith(UNFINISHED):
-            return f"{file.name} is being written"
-        if file.suffix == ".safetensors" and (why := _cut(file)):
-            return f"{file.name} {why}"
-    return ""
-
-
 def listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of every file: what changes while a folder is being written."""
     found = []
-    for file in _files(folder):
+    for file in files_in(folder):
         try:
             stat = file.lstat()
         except FileNotFoundError:
@@ -103,30 +91,7 @@ def listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted(found))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    # `walk`, unlike `rglob`, goes on when a folder is taken away meanwhile.
-    inside = (Path(at, name) for at, folders, names in os.walk(folder) for name in folders + names)
-    return (file for file in inside if file.is_symlink() or file.is_file())
-
-
 def _pickles(folder: Path, found: ModelFiles) -> Iterator[Path]:
     if found.format == "torchscript":
         return iter(())
-    return (file for file in _files(folder) if file.suffix in PICKLES)
-
-
-def _cut(file: Path) -> str:
-    """A safetensors file says in its header how long it is."""
-    import json
-
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as data:
-            length = int.from_bytes(data.read(8), "little")
-            if size < 8 or length > size - 8:
-                return "is not whole yet"
-            header = json.loads(data.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
-    except (OSError, ValueError, TypeError, KeyError, IndexError):
-        return ""  # whole, but wrong: the analysis says how
-    return "is not whole yet" if size < 8 + length + max(ends, default=0) else ""
+    return (file for file in files_in(folder) if file.suffix in PICKLES)

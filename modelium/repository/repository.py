@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modelium.analyze import ModelFiles
 from modelium.errors import did_you_mean
 from modelium.repository.checking import RepositoryError as RepositoryError
 from modelium.repository.checking import check_folder, check_name
 from modelium.units import format_bytes
+
+ASKED_FOR = "as asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class StoredModel:
     runtime_reason: str
     added: float
     """Unix time."""
+
+    @property
+    def runtime_asked(self) -> str:
+        """The runtime that whoever added it asked for; "" if it was chosen from its files."""
+        return self.runtime if self.runtime_reason == ASKED_FOR else ""
 
 
 class ModelRepository:
@@ -80,19 +88,31 @@ class ModelRepository:
             if target.exists():
                 raise RepositoryError(f"{target} exists but is not in the index; move it away")
             self._move(folder, target)
-            model = StoredModel(
-                name,
-                str(target.relative_to(self.path)),
-                found.architecture,
-                found.format,
-                found.parameters,
-                found.weights_bytes,
-                runtime or found.runtime,
-                "as asked for" if runtime else found.runtime_reason,
-                time.time(),
-            )
-            index[name] = model
-        return model
+            index[name] = self._stored(name, target, found, runtime)
+            return index[name]
+
+    def _stored(self, name: str, target: Path, found: ModelFiles, runtime: str) -> StoredModel:
+        return StoredModel(
+            name,
+            str(target.relative_to(self.path)),
+            found.architecture,
+            found.format,
+            found.parameters,
+            found.weights_bytes,
+            runtime or found.runtime,
+            ASKED_FOR if runtime else found.runtime_reason,
+            time.time(),
+        )
+
+    def renew_model(self, name: str) -> StoredModel:
+        """Analyse a model anew whose files have changed in place. Raises RepositoryError."""
+        with self._locked() as index:
+            if name not in index:
+                raise RepositoryError(f"no model called {name!r}.{did_you_mean(name, index)}")
+            folder = self.path / index[name].path
+            found = check_folder(folder, allow_pickle=self.allow_pickle)
+            index[name] = self._stored(name, folder, found, index[name].runtime_asked)
+            return index[name]
 
     def get_model(self, name: str) -> StoredModel:
         """What is known of a model. Raises RepositoryError."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from modelium.repository.checking import RepositoryError, listing, unfinished
+from modelium.repository.checking import RepositoryError, listing
 from modelium.repository.repository import ModelRepository, StoredModel
+from modelium.unfinished import unfinished
 
 STILL_S = 2.0
 """A folder that has not changed for so long is taken for whole."""

@@ -110,13 +110,13 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
         Bookkeeper(cluster)
         Telemetry(cluster, metrics)
-        front.enter_context(_incoming(cluster, stock, managers))
         driver = await stack.enter_async_context(
             alive(cluster, policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy, stock.remove)
         reload = Reload(asked, order, stock, managers, cluster, driver, operations, gateway)
         operations.reloads = reload
+        front.enter_context(_incoming(cluster, stock))
         all_notes = (
             *notes,
             *stock.notes,
@@ -156,7 +156,7 @@ def _clashes(config: Config, given: LiveInput) -> list[str]:
 
 
 @contextmanager
-def _incoming(cluster: LiveCluster, stock: Stock, managers: Managers) -> Iterator[None]:
+def _incoming(cluster: LiveCluster, stock: Stock) -> Iterator[None]:
     """Serve what is put into the repository's `incoming/`, from when it is whole."""
     if stock.repository is None:
         yield
@@ -168,9 +168,7 @@ def _incoming(cluster: LiveCluster, stock: Stock, managers: Managers) -> Iterato
     def come(name: str, stored: StoredModel | None, why: str) -> None:
         try:
             if stored is not None and name not in cluster.state.models:
-                one = stock.add(stored)
-                managers.need(one.runtime)
-                cluster.roster.put(one)
+                cluster.roster.put(stock.add(stored))
         except ModeliumError as error:
             why = str(error)
         kind = "refused-model" if why else "new-model"

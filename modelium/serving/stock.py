@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modelium.analyze import analyze
-from modelium.config import Config, Plan, make_plan
+from modelium.config import Config, Plan
 from modelium.config.engines import Engines
 from modelium.config.liveplan import live_input, served
+from modelium.config.plan import with_model
 from modelium.config.schema import ModelEntry
 from modelium.core import Model
 from modelium.errors import ConfigError, ModeliumError, ProfileError
@@ -36,6 +38,8 @@ class Stock:
         """The policy may put engines to sleep."""
         self._stored: set[str] = set()
         """Models that come from the repository."""
+        self._need: Callable[[str], None] = lambda runtime: None
+        self._lock = threading.Lock()
         for stored in self.repository.list_models() if self.repository else ():
             if stored.name in self._config.models:
                 continue
@@ -52,6 +56,7 @@ class Stock:
         repository, which came by themselves, are left out, and a note says so. Raises ConfigError.
         """
         given = live_input(self._config, self._plan, emulate=self._emulate, sleeps=self.sleeps)
+        self._need = need
         there = []
         for one in given.served:
             try:
@@ -61,7 +66,7 @@ class Stock:
                 if one.model.name not in self._stored:
                     raise
                 self.notes.append(f"{one.model.name} is not served: {error}")
-        return replace(given, served=there, work=self.work_s)
+        return replace(given, served=there, work=self.work_s, renew=self.renew)
 
     @property
     def plan(self) -> Plan:
@@ -70,19 +75,26 @@ class Stock:
 
     def add(self, stored: StoredModel) -> Served:
         """A model that has come into the repository. Raises ModeliumError."""
-        self._enter(stored)
-        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
-        return served(
-            self._config, self._plan, self._engines, stored.name,
-            emulate=self._emulate, sleeps=self.sleeps,
-        )  # fmt: skip
+        with self._lock:
+            self._enter(stored)
+            return self._served(stored.name)
+
+    def renew(self, name: str) -> Served:
+        """A model as its files are now, analysed anew; from any thread. Raises ModeliumError."""
+        with self._lock:
+            if self.repository is not None and name in self._stored:
+                self._enter(self.repository.renew_model(name))
+            else:
+                self._plan = with_model(self._plan, self._config, name)
+            return self._served(name)
 
     def remove(self, name: str) -> None:
         """A model is served no more; its files go if the repository holds them."""
         if self.repository and any(name == one.name for one in self.repository.list_models()):
             self.repository.remove_model(name)
-        models = {key: entry for key, entry in self._config.models.items() if key != name}
-        self._config = replace(self._config, models=models)
+        with self._lock:
+            models = {key: entry for key, entry in self._config.models.items() if key != name}
+            self._config = replace(self._config, models=models)
 
     @property
     def stored(self) -> list[str]:
@@ -101,9 +113,18 @@ class Stock:
     def _enter(self, stored: StoredModel) -> None:
         models = {**self._config.models, stored.name: self._entry(stored)}
         config = replace(self._config, models=models)
-        self._plan = make_plan(config)
+        self._plan = with_model(self._plan, config, stored.name)
         self._config = config
         self._stored.add(stored.name)
+
+    def _served(self, name: str) -> Served:
+        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
+        one = served(
+            self._config, self._plan, self._engines, name,
+            emulate=self._emulate, sleeps=self.sleeps,
+        )  # fmt: skip
+        self._need(one.runtime)
+        return one
 
     def _entry(self, stored: StoredModel) -> ModelEntry:
         """What the configuration would say of a model in the repository."""

@@ -24,6 +24,8 @@ def test_a_model_through_all_its_states(tmp_path: Path) -> None:
             done, told = await here.post(f"/models/a/{verb}")
             assert (done, told["status"]) == (200, status)
             assert (await here.get("/models/a"))[1]["status"] == status
+        done, told = await here.post("/models/a/update")
+        assert (done, told["status"], told["updated"]) == (200, "unloaded", ["a is up to date"])
         assert (await here.post("/models/a/pin"))[1]["pinned"] is True
         assert (await here.post("/models/a/load"))[0] == 200
         status, told = await here.post("/models/a/unload")

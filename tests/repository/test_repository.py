@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch
-from modelium.repository.checking import check_name, listing, unfinished
+from modelium.repository.checking import check_name, listing
+from modelium.unfinished import unfinished
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,
