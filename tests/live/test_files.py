@@ -144,21 +144,24 @@ def test_an_update_loads_the_new_copy_beside_the_old_one(tmp_path: Path, pinned:
     assert engines_of(tmp_path) == []
 
 
-def test_an_update_goes_to_another_gpu_or_else_drains_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "how"),
+    [
+        (2, "was replaced on n0g1 without a gap"),
+        (1, "went first, since no GPU has room for a second copy"),
+    ],
+)
+def test_an_update_goes_to_another_gpu_or_else_drains_first(
+    tmp_path: Path, gpus: int, how: str
+) -> None:
     async def act() -> None:
-        async with served(tmp_path, A, 2) as (here, folder):
+        async with served(tmp_path, A, gpus) as (here, folder):
             old = await loaded(here)
             weights(folder, 200)
             told = await operations(here).update("a")
-            assert told["updated"] == [f"{old} was replaced on n0g1 without a gap"]
+            assert told["updated"] == [f"{old} {how}"]
             await here.until(lambda: old not in here.cluster.state.instances)
-            # Now the other GPU is full.
-            weights(folder, 300)
-            here.cluster.state.resize("n0g0", 1 << 30)
-            [old] = here.cluster.state.instances
-            told = await operations(here).update("a")
-            assert told["updated"] == [f"{old} went first, since no GPU has room for a second copy"]
-            assert told["status"] == "ready"
+            assert (row(here)["status"], row(here)["files_changed"]) == ("ready", "")
             assert await here.ask("a")
 
     run(act)
