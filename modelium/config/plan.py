@@ -55,7 +55,8 @@ class Plan:
 
 def with_model(plan: Plan, config: schema.Config, name: str) -> Plan:
     """The plan with one model as its files and its entry are now. Raises ConfigError."""
-    own = measured(config.profiles, config.models) if config.profiles else []
+    kinds = {*config.cluster.kinds, *plan.hardware.kinds()}
+    own = measured(config.profiles, config.models, kinds) if config.profiles else []
     one = served(name, config.models[name], config, plan.hardware, own)
     return replace(plan, models={**plan.models, name: one})
 
