@@ -41,10 +41,12 @@ def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
     for one in now:
         if one["error"]:
             click.echo(f"its last load failed: {one['error']}")
-        if one["files_changed"]:
-            click.echo(f"its files changed since it was loaded: {one['files_changed']}")
             for line in one["log"].strip().splitlines()[-LOG_LINES:]:
                 click.echo(f"  | {line}")
+        if one["files_changed"]:
+            click.echo(f"its files changed since it was loaded: {one['files_changed']}")
+        if one["files_error"]:
+            click.echo(f"its files cannot be served: {one['files_error']}")
     for line in lines:
         click.echo(_sentence(line))
     if not lines:

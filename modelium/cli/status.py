@@ -53,7 +53,7 @@ def list_(url: str, key: str, as_json: bool) -> None:
             "idle": _seconds(one["idle_s"]),
             "waiting": one["waiting"],
             "bytes a GPU": _bytes(one["bytes_per_gpu"]),
-            "": one["error"] or _outdated(one["files_changed"]),
+            "": one["error"] or _files(one),
         }
         for one in models
     ]
@@ -97,7 +97,11 @@ def _table(rows: list[dict[str, Any]], right: tuple[str, ...]) -> None:
     console.print(table)
 
 
-def _outdated(changed: str) -> str:
+def _files(one: dict[str, Any]) -> str:
+    """What is to be said of a model's files, if anything."""
+    if one["files_error"]:
+        return f"its files cannot be served: {one['files_error']}"
+    changed = one["files_changed"]
     return f"files changed since it was loaded: {changed}" if changed else ""
 
 

@@ -19,7 +19,7 @@ from modelium.errors import ModeliumError
 from modelium.fingerprint import FilesIdentity, fingerprint
 from modelium.live.given import Served
 from modelium.managers.engine import StartError
-from modelium.state import Copy
+from modelium.state import GOING, Copy
 from modelium.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -85,6 +85,18 @@ class Files:
         seen, loaded = self._seen.get(copy.model), self._loaded.get(copy.id)
         return seen.now.difference(loaded) if seen is not None and loaded is not None else ""
 
+    def outdated_copies(self, model: str) -> dict[str, str]:
+        """Instances that were loaded from older files and are not leaving, each with what changed.
+
+        None of a model that is served no more.
+        """
+        state = self._cluster.state
+        if model not in state.models:
+            return {}
+        copies = [state.copy(one.id) for one in state.instances_of(model)]
+        staying = [copy for copy in copies if copy.phase not in GOING]
+        return {copy.id: what for copy in staying if (what := self.outdated(copy))}
+
     def trouble(self, model: str) -> str:
         """Why a model's changed files cannot be served; "" if they can."""
         seen = self._seen.get(model)
@@ -106,7 +118,7 @@ class Files:
             if self._waits_s(self._seen[name]) <= 0 and not self._turn(name).locked():
                 async with self._turn(name):
                     await self._take_up(name)
-            self.drop_sleepers(name)
+            self._drop_sleepers(name)
 
     async def settle(self, model: str, go_on: Callable[[], None] = lambda: None) -> None:
         """Look at a model now, wait until its files are settled, and take them up.
@@ -175,15 +187,12 @@ class Files:
         seen.analysed = identity
         return ""
 
-    def drop_sleepers(self, model: str) -> None:
+    def _drop_sleepers(self, model: str) -> None:
         """Unload copies that sleep with older weights."""
-        cluster = self._cluster
-        if model not in cluster.state.models:
-            return
-        for one in list(cluster.state.instances_of(model)):
-            copy = cluster.state.copy(one.id)
-            if copy.phase is Phase.ASLEEP and (what := self.outdated(copy)):
-                cluster.dismiss(copy, f"its files changed since it was loaded: {what}")
+        for name, what in self.outdated_copies(model).items():
+            copy = self._cluster.state.copy(name)
+            if copy.phase is Phase.ASLEEP:
+                self._cluster.dismiss(copy, f"its files changed since it was loaded: {what}")
 
     # Loads and wakes
 

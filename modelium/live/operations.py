@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
-from modelium.errors import did_you_mean
+from modelium.errors import ModeliumError, did_you_mean
 from modelium.live.beginning import cannot_sleep
 from modelium.live.journal import JournalError
 from modelium.live.lines import News, as_news
-from modelium.live.renewing import renew
+from modelium.live.replacement import replace_copies
 from modelium.live.seats import RefusedError
-from modelium.live.updating import update
 from modelium.rules import must_stay
 from modelium.state import COMING, Copy
 
@@ -45,7 +45,7 @@ class Operations:
         self.reloads: Callable[[], Awaitable[dict[str, Any]]] | None = None
         """Reads the configuration again, where there is one."""
         self._asked: dict[int, asyncio.Future[str]] = {}
-        self._updating: set[str] = set()
+        self._replacing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         cluster.watchers.done.append(self._done)
 
     # What there is
@@ -161,19 +161,26 @@ class Operations:
         self._known(model)
         if why := self._cluster.reception.going.get(model):
             raise RefusedError(CONFLICT, why)
-        if model in self._updating:
+        if self._replacing[model].locked():
             raise RefusedError(CONFLICT, f"{model} is being updated already")
         return await asyncio.shield(self._cluster.spawn(self._update(model)))
 
     async def _update(self, model: str) -> dict[str, Any]:
-        self._updating.add(model)
-        try:
-            self._cluster.failures.forget(model)
-            done = await update(self._cluster, model, self._follow)
-        finally:
-            self._updating.discard(model)
+        cluster = self._cluster
+        async with self._replacing[model]:
+            cluster.failures.forget(model)
+            try:
+                await cluster.files.settle(model)
+            except ModeliumError as error:
+                raise RefusedError(CONFLICT, f"{model} is not updated: {error}") from None
+            done: list[str] = []
+            while old := cluster.files.outdated_copies(model):
+                done += await replace_copies(
+                    cluster, {name: f"update: {what}" for name, what in old.items()}, self._follow
+                )
         self._known(model)
-        return {**self._model(self._cluster.state.models[model]), "updated": done}
+        told = done or [f"{model} is up to date"]
+        return {**self._model(cluster.state.models[model]), "updated": told}
 
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]:
         """Keep a model loaded whatever the policy thinks, or no longer; 404 as above."""
@@ -222,9 +229,17 @@ class Operations:
         except RefusedError as error:
             self._cluster.tell_news("reload-refused", why=f"{model} is not removed: {error}")
 
-    async def renew(self, model: str) -> None:
-        """Replace the copies of a model that is served otherwise from now on."""
-        await renew(self._cluster, model, self._follow)
+    def replace(self, model: str, reason: str) -> None:
+        """Have all copies that there are now replaced, in the background; news tell failures."""
+        copies = [copy.id for copy in self._cluster.state.instances_of(model)]
+        self._cluster.spawn(self._replace(model, dict.fromkeys(copies, reason)))
+
+    async def _replace(self, model: str, reasons: Mapping[str, str]) -> None:
+        async with self._replacing[model]:
+            try:
+                await replace_copies(self._cluster, reasons, self._follow)
+            except RefusedError as error:
+                self._cluster.tell_news("reload-refused", why=f"{model}: {error}")
 
     async def reload(self) -> dict[str, Any]:
         """Take up what has changed in the configuration; says what. Raises RefusedError (409)."""
@@ -369,7 +384,8 @@ class Operations:
             "bytes_per_gpu": model.bytes_per_gpu(),
             "requests": demand.arrivals,
             "files_changed": next(filter(None, map(cluster.files.outdated, copies)), ""),
-            "error": trouble.why if trouble else cluster.files.trouble(model.name),
+            "files_error": cluster.files.trouble(model.name),
+            "error": trouble.why if trouble else "",
             "log": trouble.log if trouble else "",
         }
 

@@ -134,7 +134,7 @@ class Reload:
         for name in changes.removed:
             self._cluster.spawn(self._operations.withdraw(name))
         for name in changes.replaced:
-            self._cluster.spawn(self._operations.renew(name))
+            self._operations.replace(name, "its settings changed")
         self._cluster.tell(Tick())  # there may be models to load at once: pinned ones
         keys = [key for key in keys if not key.startswith("models.")]
         if before.policy == after.policy:

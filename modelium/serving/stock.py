@@ -81,9 +81,12 @@ class Stock:
 
     def renew(self, name: str) -> Served:
         """A model as its files are now, analysed anew; from any thread. Raises ModeliumError."""
+        stored = None
+        if self.repository is not None and name in self._stored:
+            stored = self.repository.renew_model(name)  # may wait for other processes
         with self._lock:
-            if self.repository is not None and name in self._stored:
-                self._enter(self.repository.renew_model(name))
+            if stored is not None:
+                self._enter(stored)
             else:
                 self._plan = with_model(self._plan, self._config, name)
             return self._served(name)
@@ -103,8 +106,10 @@ class Stock:
 
     def become(self, other: Stock) -> None:
         """Know what another one knows: that of a configuration which was read later."""
-        self._config, self._plan, self._stored = other._config, other._plan, set(other._stored)
-        self._engines, self.sleeps, self.notes = other._engines, other.sleeps, other.notes
+        with self._lock:
+            self._config, self._plan, self._stored = other._config, other._plan, set(other._stored)
+            self._engines, self._need = other._engines, other._need
+            self.sleeps, self.notes = other.sleeps, other.notes
 
     def work_s(self, model: Model, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
         """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""

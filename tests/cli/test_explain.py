@@ -15,7 +15,8 @@ class Scripted:
     """Answers as the server of one state would."""
 
     def __init__(self, **title: Any) -> None:
-        model = {"status": "unloaded", "gpus": [], "waiting": 1, "error": ""}
+        model = {"status": "unloaded", "gpus": [], "waiting": 1, "error": "", "log": ""}
+        model |= {"files_changed": "", "files_error": ""}
         chat = {**model, "name": "chat", "waits_for": "", "left_s": None, "waiting": 0}
         self._models = [chat, {**model, "name": "title", **title}]
 
@@ -61,3 +62,15 @@ def test_it_is_had_as_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads(said(monkeypatch, "title", "--json", waits_for=WAITS, left_s=15.0))
     assert told["model"]["waits_for"] == WAITS
     assert told["model"]["left_s"] == 15.0
+
+
+def test_it_says_what_is_wrong_with_a_load_and_with_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = {"waits_for": "", "left_s": None}
+    told = said(monkeypatch, "title", **idle, error="no room", log="one\ntwo\n")
+    assert told.splitlines()[1:4] == ["its last load failed: no room", "  | one", "  | two"]
+    files = {"files_changed": "config.json was changed", "files_error": "config.json: no JSON"}
+    told = said(monkeypatch, "title", **idle, **files)
+    assert told.splitlines()[1:3] == [
+        "its files changed since it was loaded: config.json was changed",
+        "its files cannot be served: config.json: no JSON",
+    ]

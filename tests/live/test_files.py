@@ -177,7 +177,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one(tmp_path: Path) -> 
         ) as (here, folder):
             old = await loaded(here)
             weights(folder, 200)
-            with pytest.raises(RefusedError, match=f"{old} serves on: its new version") as why:
+            with pytest.raises(RefusedError, match=f"{old} serves on: its replacement") as why:
                 await operations(here).update("a")
             assert why.value.status == 503
             assert list(here.cluster.state.instances) == [old]
@@ -197,7 +197,7 @@ def test_files_that_cannot_be_served_are_told(tmp_path: Path) -> None:
             (folder / "config.json").write_text("{]")
             with pytest.raises(RefusedError, match=r"not updated: a: config\.json: no model"):
                 await operations(here).update("a")
-            assert row(here)["error"] == "config.json: no model"
+            assert (row(here)["files_error"], row(here)["error"]) == ("config.json: no model", "")
             assert await here.ask("a")
 
     run(act)

@@ -259,7 +259,7 @@ def refuses_to_start(folder: Path, says: str, *options: str) -> None:
         (("--gpus", "4xh10"), "no GPU called 'h10' in the catalogue. Did you mean 'h100'?"),
         (("--gpus", "0xh100-80g"), "'0xh100-80g' has 0 GPUs"),
         (("--host", ""), "--host is empty; 127.0.0.1 is this machine"),
-        (("--host", "host.invalid"), "the gateway cannot listen on host.invalid:0"),
+        (("--host", "host.invalid", "--insecure"), "cannot listen on host.invalid:0"),
         (("--policy", "lr"), "no policy called 'lr'. Did you mean 'lru'?"),
         (("--speed", "0"), "0.0 is not in the range x>0"),
         (("--replay", "nothing.csv"), "nothing.csv does not exist"),
