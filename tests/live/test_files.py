@@ -167,6 +167,24 @@ def test_an_update_goes_to_another_gpu_or_else_drains_first(
     run(act)
 
 
+def test_what_loads_while_its_settings_change_is_begun_again(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with served(tmp_path, held=True) as (here, _):
+            here.cluster.start(Load("a", ("n0g0",), "the test"))
+            await here.until(lambda: here.said("progress"))
+            operations(here).replace("a", "its settings changed")
+            here.go.set()
+            await here.until(lambda: here.phases("a") == ["ready"])
+            ends = [(one["kind"], one["error"]) for one in here.said("done")]
+            assert ends[0] == ("load", "cancelled: its settings changed")
+            [copy] = here.cluster.state.instances.values()
+            assert copy.id == "a#2"
+            assert here.cluster.failures.of("a") is None
+
+    run(act)
+    assert engines_of(tmp_path) == []
+
+
 def test_a_new_version_that_does_not_load_leaves_the_old_one(tmp_path: Path) -> None:
     broken = {**INSTANT, "fault": "fail_start"}
 

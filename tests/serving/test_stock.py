@@ -83,3 +83,15 @@ def test_a_runtime_that_is_missing_is_told_of_what_was_asked_for(tmp_path: Path)
     there = stock(tmp_path, models={"small": {"path": "small", "runtime": "vllm"}})
     with pytest.raises(ConfigError, match="vllm is not installed"):
         there.given(missing)
+
+
+def test_what_a_later_configuration_knows_is_taken_over(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "incoming" / "small")
+    there = stock(tmp_path)
+    later = stock(tmp_path, models={"own": {"catalogue": "qwen2.5-0.5b", "runtime": "emulated"}})
+    there.given(lambda runtime: None)
+    later.given(lambda runtime: None if runtime == "emulated" else missing(runtime))
+    there.become(later)
+    assert list(there.plan.models) == ["own"]
+    with pytest.raises(ConfigError, match="vllm is not installed"):
+        taken_in(there, "small")
