@@ -6,11 +6,16 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from modelium.cli.options import as_json
 from modelium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modelium.config import Config
+    from modelium.repository import ModelRepository, StoredModel
 
 
 @click.command()
@@ -18,12 +23,16 @@ from modelium.errors import ConfigError
 @click.argument("name", default="")
 @click.option("--runtime", type=click.Choice(["vllm", "triton", "ray"]), help="Instead of ours.")
 @click.option("--move", is_flag=True, help="Move the files instead of copying them.")
+@click.option("--replace", is_flag=True, help="Put them in the place of the model of that name.")
 @as_json
-def add(folder: Path, name: str, runtime: str | None, move: bool, as_json: bool) -> None:
+def add(
+    folder: Path, name: str, runtime: str | None, move: bool, replace: bool, as_json: bool
+) -> None:
     """Add the model files in FOLDER to the repository, as NAME (its own, if not given).
 
     They are checked and analysed first; a server serves the new model from its next start on, and
-    a running one at once if the files are put into the repository's `incoming/` instead.
+    a running one at once if the files are put into the repository's `incoming/` instead. A running
+    server goes on with a model that is replaced as it was, until `modelium update NAME`.
     """
     from modelium.config import find, read
     from modelium.repository import ModelRepository
@@ -33,13 +42,14 @@ def add(folder: Path, name: str, runtime: str | None, move: bool, as_json: bool)
     if config is None or config.model_repository is None:
         raise ConfigError("no repository: set model_repository in the configuration")
     repository = ModelRepository(config.repository, allow_pickle=config.live.allow_pickle)
+    _served_from_there(config, name or folder.name)
     source = folder
     if not move and folder.is_dir():
         source = repository.path / f".adding-{folder.name}"
         shutil.rmtree(source, ignore_errors=True)
         shutil.copytree(folder, source, symlinks=True)
     try:
-        model = repository.add_model_from_incoming(source, name or folder.name, runtime or "")
+        model = _add(repository, source, name or folder.name, runtime or "", replace)
     finally:
         if source is not folder:
             shutil.rmtree(source, ignore_errors=True)
@@ -47,3 +57,26 @@ def add(folder: Path, name: str, runtime: str | None, move: bool, as_json: bool)
         click.echo(json.dumps(asdict(model), indent=2))
     else:
         click.echo(f"{model.name} is in {repository.path}: {model.runtime}, {model.runtime_reason}")
+
+
+def _served_from_there(config: Config, name: str) -> None:
+    """What the configuration serves from elsewhere would never be served from the repository."""
+    entry, place = config.models.get(name), f"models/{name}"
+    if entry is None:
+        return
+    path = (config.repository / entry.path).resolve() if entry.path else None
+    if path != (config.repository / place).resolve():
+        where = f"from {path}" if path else "without files"
+        raise ConfigError(
+            f"models.{name}: the configuration serves it {where}: say `path: {place}` there, take"
+            " it out, or give these files another name"
+        )
+
+
+def _add(
+    repository: ModelRepository, source: Path, name: str, runtime: str, replace: bool
+) -> StoredModel:
+    if not replace or all(model.name != name for model in repository.list_models()):
+        return repository.add_model_from_incoming(source, name, runtime)
+    with repository.replacing(source, name, runtime) as model:
+        return model

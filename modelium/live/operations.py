@@ -153,15 +153,16 @@ class Operations:
         """Wake all sleeping copies. Raises RefusedError: 404, 409."""
         return await self._each(model, lambda copy: Wake(copy.id, REASON), (Phase.ASLEEP,))
 
-    async def update(self, model: str) -> dict[str, Any]:
+    async def update(self, model: str, *, wait: bool = False) -> dict[str, Any]:
         """Have copies that were loaded from older files replaced; `updated` says how.
 
-        It goes on if the caller is cancelled. Raises RefusedError: 404, 409, 503.
+        While others replace its copies, it waits or refuses. It goes on if the caller is cancelled.
+        Raises RefusedError: 404, 409, 503.
         """
         self._known(model)
         if why := self._cluster.reception.going.get(model):
             raise RefusedError(CONFLICT, why)
-        if self._replacing[model].locked():
+        if self._replacing[model].locked() and not wait:
             raise RefusedError(CONFLICT, f"{model} is being updated already")
         return await asyncio.shield(self._cluster.spawn(self._update(model)))
 

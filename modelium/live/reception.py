@@ -177,7 +177,7 @@ class Reception:
 
     async def want(self, model: str, why: str) -> None:
         """Wish, and wait until it is ready. Raises RefusedError if it cannot be loaded."""
-        if never := self._closed_to(model) or self._never(model):
+        if never := self._closed_to(model) or self.never(model):
             raise RefusedError(503, never)
         granted = self._granted.get(model)
         if granted is None:
@@ -289,7 +289,7 @@ class Reception:
             self._demands[name].arrive()
 
     async def _wait(self, request: Request, told: Callable[[Waiting], None] | None) -> Seat:
-        if why := self._never(request.model):
+        if why := self.never(request.model):
             raise RefusedError(503, why)
         wait_s = self.house.max_wait_s if request.deadline_s is None else request.deadline_s
         left_s = self.control.left_s(request.model)
@@ -317,7 +317,7 @@ class Reception:
     def _closed_to(self, model: str) -> str:
         return self.closed or self.going.get(model, "")
 
-    def _never(self, model: str) -> str:
+    def never(self, model: str) -> str:
         """Why a model can never be loaded; as long as a GPU is lost, nobody can tell."""
         state = self._state
         if len(state.gpus) < len(state.all_gpus):

@@ -52,6 +52,8 @@ async def _replace(cluster: LiveCluster, copy: Copy, reason: str, follow: Follow
         elif copy.phase is Phase.READY and (gpus := _place_beside(cluster, copy)):
             await _move(cluster, copy, gpus, reason, follow)
             told = f"{copy.id} was replaced on {', '.join(gpus)} without a gap"
+        elif copy.phase is Phase.READY and (never := cluster.reception.never(copy.model)):
+            raise RefusedError(FAILED, f"{copy.id} serves on: {never}")
         elif copy.phase is Phase.READY:
             await _dismiss(cluster, copy, reason, follow)
             told, absent = f"{copy.id} went first, since no GPU has room for a second copy", True

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +28,20 @@ from modelium.analyze import ModelFiles
 from modelium.errors import did_you_mean
 from modelium.repository.checking import RepositoryError as RepositoryError
 from modelium.repository.checking import check_folder, check_name
+from modelium.repository.replacement import Replacement, begin, recover
+from modelium.repository.stored import ASKED_FOR
+from modelium.repository.stored import StoredModel as StoredModel
 from modelium.units import format_bytes
-
-ASKED_FOR = "as asked for"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """What the index says of one model."""
-
-    name: str
-    path: str
-    """Folder of its files, relative to the repository."""
-    architecture: str
-    format: str
-    parameters: int | None
-    weights_bytes: int
-    runtime: str
-    """vllm, triton or ray."""
-    runtime_reason: str
-    added: float
-    """Unix time."""
-
-    @property
-    def runtime_asked(self) -> str:
-        """The runtime that whoever added it asked for; "" if it was chosen from its files."""
-        return self.runtime if self.runtime_reason == ASKED_FOR else ""
 
 
 class ModelRepository:
     """One repository. Safe for several processes: the index is replaced whole, under a lock."""
 
     def __init__(self, path: str | Path, *, allow_pickle: bool = False) -> None:
-        """Make the folders where they are missing. Raises RepositoryError."""
+        """Make the folders where they are missing; put back what a replacement left half done.
+
+        Raises RepositoryError.
+        """
         self.path = Path(path)
         self.incoming, self.models = self.path / "incoming", self.path / "models"
         self.allow_pickle = allow_pickle
@@ -69,6 +50,7 @@ class ModelRepository:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RepositoryError(f"{self.path}: no repository: {error.strerror}") from None
+        recover(self)
 
     def add_model_from_incoming(
         self, path: str | Path, name: str = "", runtime: str = ""
@@ -80,18 +62,21 @@ class ModelRepository:
         folder, name = Path(path), check_name(name or Path(path).name)
         if not folder.is_dir() or folder.is_symlink():
             raise RepositoryError(f"{folder} is not a folder of model files")
-        with self._locked() as index:
+        with self.locked() as index:
             if name in index:
-                raise RepositoryError(f"there is a model called {name!r} already; delete it first")
+                raise RepositoryError(
+                    f"there is a model called {name!r} already; delete it first, or replace it"
+                )
             found = check_folder(folder, allow_pickle=self.allow_pickle)
             target = self.models / name
             if target.exists():
                 raise RepositoryError(f"{target} exists but is not in the index; move it away")
-            self._move(folder, target)
-            index[name] = self._stored(name, target, found, runtime)
+            self.move(folder, target)
+            index[name] = self.stored(name, target, found, runtime)
             return index[name]
 
-    def _stored(self, name: str, target: Path, found: ModelFiles, runtime: str) -> StoredModel:
+    def stored(self, name: str, target: Path, found: ModelFiles, runtime: str) -> StoredModel:
+        """What the index is to say of a model whose files were analysed."""
         return StoredModel(
             name,
             str(target.relative_to(self.path)),
@@ -104,14 +89,35 @@ class ModelRepository:
             time.time(),
         )
 
+    def begin_replacing(self, path: str | Path, name: str, runtime: str = "") -> Replacement:
+        """Put a folder in the place of a model's files, until that is committed or rolled back.
+
+        `runtime` overrides the choice. Raises RepositoryError and leaves everything as it was.
+        """
+        folder = Path(path)
+        if not folder.is_dir() or folder.is_symlink():
+            raise RepositoryError(f"{folder} is not a folder of model files")
+        return begin(self, folder, name, runtime)
+
+    @contextmanager
+    def replacing(self, path: str | Path, name: str, runtime: str = "") -> Iterator[StoredModel]:
+        """Put a folder in the place of a model's files, for good unless the body raises."""
+        replacement = self.begin_replacing(path, name, runtime)
+        try:
+            yield replacement.stored
+        except BaseException:
+            replacement.roll_back()
+            raise
+        replacement.commit()
+
     def renew_model(self, name: str) -> StoredModel:
         """Analyse a model anew whose files have changed in place. Raises RepositoryError."""
-        with self._locked() as index:
+        with self.locked() as index:
             if name not in index:
                 raise RepositoryError(f"no model called {name!r}.{did_you_mean(name, index)}")
             folder = self.path / index[name].path
             found = check_folder(folder, allow_pickle=self.allow_pickle)
-            index[name] = self._stored(name, folder, found, index[name].runtime_asked)
+            index[name] = self.stored(name, folder, found, index[name].runtime_asked)
             return index[name]
 
     def get_model(self, name: str) -> StoredModel:
@@ -132,7 +138,7 @@ class ModelRepository:
     def remove_model(self, name: str) -> None:
         """Delete a model's files; whoever serves it unloads it first. Raises RepositoryError."""
         folder = self.folder(name)
-        with self._locked() as index:
+        with self.locked() as index:
             index.pop(name, None)
         # First out of the way, then deleted: half a model is never found under its name.
         grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.path))
@@ -150,11 +156,11 @@ class ModelRepository:
             "models": len(models),
             "weights_bytes": sum(model.weights_bytes for model in models),
             "by_runtime": by_runtime,
-            "incoming": len([one for one in self.incoming.iterdir() if one.is_dir()]),
+            "incoming": len([one for one in self.incoming.iterdir() if _is_model(one)]),
             "free_bytes": shutil.disk_usage(self.path).free,
         }
 
-    def _move(self, folder: Path, target: Path) -> None:
+    def move(self, folder: Path, target: Path) -> None:
         """Move at once on one file system; else copy under another name, then rename."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -195,7 +201,7 @@ class ModelRepository:
             raise RepositoryError(f"{self._index}: not an index of models: {error}") from None
 
     @contextmanager
-    def _locked(self) -> Iterator[dict[str, StoredModel]]:
+    def locked(self) -> Iterator[dict[str, StoredModel]]:
         """The index, to be changed; written at the end unless something fails."""
         with (self.path / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -206,3 +212,7 @@ class ModelRepository:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(json.dumps(rows, indent=2) + "\n")
             Path(name).replace(self._index)
+
+
+def _is_model(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")

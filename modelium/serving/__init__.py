@@ -7,8 +7,8 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from modelium.config import Config
 from modelium.config.access import access_notes
 from modelium.config.liveplan import sleep_clashes
-from modelium.errors import ModeliumError
 from modelium.live import hostmemory
 from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
@@ -30,9 +29,9 @@ from modelium.live.seats import RefusedError
 from modelium.live.telemetry import Telemetry
 from modelium.live.watch import always
 from modelium.metrics import ModeliumMetrics
-from modelium.repository import StoredModel, watch
 from modelium.serving.front import Front, grpc_note
 from modelium.serving.hardware import hardware
+from modelium.serving.incoming import incoming
 from modelium.serving.managers import Managers
 from modelium.serving.openfiles import raise_open_files
 from modelium.serving.order import Order as Order
@@ -116,7 +115,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         operations = Operations(cluster, driver, order.policy, stock.remove)
         reload = Reload(asked, order, stock, managers, cluster, driver, operations, gateway)
         operations.reloads = reload
-        front.enter_context(_incoming(cluster, stock))
+        front.enter_context(incoming(cluster, stock, operations))
         all_notes = (
             *notes,
             *stock.notes,
@@ -153,26 +152,3 @@ def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInp
 def _clashes(config: Config, given: LiveInput) -> list[str]:
     sleep = any(one.runtime == "vllm" and one.can_sleep for one in given.served)
     return sleep_clashes(config, os.environ) if sleep else []
-
-
-@contextmanager
-def _incoming(cluster: LiveCluster, stock: Stock) -> Iterator[None]:
-    """Serve what is put into the repository's `incoming/`, from when it is whole."""
-    if stock.repository is None:
-        yield
-        return
-
-    def told(name: str, stored: StoredModel | None, why: str) -> None:
-        cluster.loop.call_soon_threadsafe(come, name, stored, why)
-
-    def come(name: str, stored: StoredModel | None, why: str) -> None:
-        try:
-            if stored is not None and name not in cluster.state.models:
-                cluster.roster.put(stock.add(stored))
-        except ModeliumError as error:
-            why = str(error)
-        kind = "refused-model" if why else "new-model"
-        cluster.tell_news(kind, model=name, why=why or "it came into the repository")
-
-    with watch(stock.repository, told):
-        yield

@@ -166,13 +166,20 @@ def test_wrong_words_are_one_line(modelium: Said, server: Running) -> None:
 
 def test_a_model_is_added_and_deleted(modelium: Said, server: Running) -> None:
     tiny.llama(server.folder / "tiny")
-    code, out, _ = modelium("add", "tiny", "org/tiny", "--json")
+    code, first, _ = modelium("add", "tiny", "org/tiny", "--json")
     assert code == 0
-    assert json.loads(out)["runtime"] == "vllm"
+    assert json.loads(first)["runtime"] == "vllm"
     assert (server.folder / "tiny" / "config.json").is_file()  # copied, not moved
     code, _, err = modelium("add", "tiny", "org/tiny")
     assert code == 2
     assert "already" in err
+    tiny.llama(server.folder / "tiny", layers=3)
+    code, out, _ = modelium("add", "tiny", "org/tiny", "--replace", "--json")
+    assert code == 0
+    assert json.loads(out)["weights_bytes"] > json.loads(first)["weights_bytes"]
+    code, _, err = modelium("add", "tiny", "qwen2.5-7b")
+    assert code == 2
+    assert "serves it without files: say `path: models/qwen2.5-7b` there" in err
     code, _, err = modelium("add", "tiny", "../tiny")
     assert code == 2
     assert "no name for a model" in err

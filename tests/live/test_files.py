@@ -205,6 +205,21 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one(tmp_path: Path) -> 
     run(act)
 
 
+def test_a_new_version_that_fits_nowhere_leaves_the_old_one(tmp_path: Path) -> None:
+    huge = replace(SMALL, weights_bytes=200 << 30)
+
+    async def act() -> None:
+        async with served(tmp_path, renew=lambda old: replace(old, model=huge)) as (here, folder):
+            old = await loaded(here)
+            weights(folder, 200)
+            with pytest.raises(RefusedError, match=f"{old} serves on: .* can never run here"):
+                await operations(here).update("a")
+            assert here.phases("a") == ["ready"]
+            assert list(here.cluster.state.instances) == [old]
+
+    run(act)
+
+
 def test_files_that_cannot_be_served_are_told(tmp_path: Path) -> None:
     def broken(old: Served) -> Served:
         raise ModeliumError("config.json: no model")

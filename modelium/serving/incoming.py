@@ -1,0 +1,121 @@
+"""Models that are put into the repository's `incoming/`: served from when they are whole.
+
+One whose name is in the repository already is a new version: it is put in the other's place, and
+copies are replaced as by `modelium update`. If it cannot be loaded, the version before is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelium.core import Phase
+from modelium.errors import ModeliumError
+from modelium.live.cluster import LiveCluster
+from modelium.live.operations import Operations
+from modelium.repository import ModelRepository, Replacement, StoredModel, watch
+from modelium.serving.stock import Stock
+from modelium.state import COMING
+
+
+@contextmanager
+def incoming(cluster: LiveCluster, stock: Stock, operations: Operations) -> Iterator[None]:
+    """Serve what is put into `incoming/`, until the body ends."""
+    if stock.repository is None:
+        yield
+        return
+    arrivals = _Incoming(cluster, stock, operations, stock.repository)
+    with watch(stock.repository, arrivals.told, replace=arrivals.replace, refuses=arrivals.refuses):
+        yield
+
+
+class _Incoming:
+    def __init__(
+        self,
+        cluster: LiveCluster,
+        stock: Stock,
+        operations: Operations,
+        repository: ModelRepository,
+    ) -> None:
+        self._cluster, self._stock, self._operations = cluster, stock, operations
+        self._repository = repository
+
+    # In the watcher's thread
+
+    def told(self, name: str, stored: StoredModel | None, why: str) -> None:
+        """A folder was taken in, or refused."""
+        self._cluster.loop.call_soon_threadsafe(self._come, name, stored, why)
+
+    def refuses(self, name: str) -> str:
+        """Why a folder of this name would never be served; "" if it would."""
+        served = self._cluster.roster.served.get(name)
+        if served is None or served.path == (self._repository.models / name).resolve():
+            return ""
+        where = f"from {served.path}" if served.path else "without files"
+        return (
+            f"`models` of the configuration serves {name!r} already, {where}: take it out there, or"
+            " give this folder another name"
+        )
+
+    def replace(self, folder: Path, name: str, over: Callable[[str], None]) -> None:
+        """A new version of a model has come; `over` is told when it has its place, or why not."""
+
+        def begin() -> None:
+            self._cluster.spawn(self._replace(folder, name, over))
+
+        self._cluster.loop.call_soon_threadsafe(begin)
+
+    # On the loop
+
+    def _come(self, name: str, stored: StoredModel | None, why: str) -> None:
+        try:
+            if stored is not None and name not in self._cluster.state.models:
+                self._cluster.roster.put(self._stock.add(stored))
+        except ModeliumError as error:
+            why = str(error)
+        self._tell(name, why, "it came into the repository")
+
+    async def _replace(self, folder: Path, name: str, over: Callable[[str], None]) -> None:
+        cluster, was_up = self._cluster, self._is_up(name)
+        try:
+            version = await cluster.call(self._repository.begin_replacing, folder, name)
+            why = await self._serve(name, version)
+            if why:
+                await cluster.call(version.roll_back)
+                await self._restore(name, was_up)
+            else:
+                await cluster.call(version.commit)
+        except (ModeliumError, OSError) as error:
+            why = str(error)
+        await cluster.call(over, why)
+        self._tell(name, why and f"not replaced: {why}", "a new version has taken its place")
+
+    async def _serve(self, name: str, version: Replacement) -> str:
+        """Have copies replaced by those of the new version; why that cannot be."""
+        cluster = self._cluster
+        try:
+            if name in cluster.state.models:
+                await self._operations.update(name, wait=True)
+            else:
+                cluster.roster.put(await cluster.call(self._stock.add, version.stored))
+        except Exception as error:  # whatever it is: the version before is to be put back
+            return str(error) or type(error).__name__
+        return ""
+
+    async def _restore(self, name: str, was_up: bool) -> None:
+        """The files before are back: copies that have the new version, or are gone, as well."""
+        if name in self._cluster.state.models and not self._cluster.reception.closed:
+            await self._operations.update(name, wait=True)
+            if was_up and not self._is_up(name):
+                self._cluster.reception.wish(name, "its version before is put back")
+
+    def _is_up(self, name: str) -> bool:
+        state = self._cluster.state
+        if name not in state.models:
+            return False
+        return any(one.phase in (*COMING, Phase.READY) for one in state.instances_of(name))
+
+    def _tell(self, name: str, why: str, else_: str) -> None:
+        kind = "refused-model" if why else "new-model"
+        self._cluster.tell_news(kind, model=name, why=why or else_)
