@@ -112,7 +112,19 @@ def served(
     batch = _batch(plan, engines, name) if runtime in ("vllm", "emulated") else None
     most = batch.max_num_seqs if batch else None
     model = replace(model, can_sleep=can_sleep)
-    return Served(model, runtime, path and path.resolve(), settings, can_sleep, most)
+    server = _server(config, runtime)
+    return Served(model, runtime, path and path.resolve(), settings, can_sleep, most, server)
+
+
+def _server(config: schema.Config, runtime: str) -> dict[str, Any]:
+    """What the runtime itself is started with; vLLM's variables are those of each engine."""
+    if runtime == "vllm":
+        return {"environment": config.vllm.environment}
+    if runtime == "triton":
+        return {"environment": config.triton.environment, "env": config.triton.env}
+    if runtime == "ray":
+        return {"environment": config.ray.environment, "env": config.ray.env}
+    return {}
 
 
 def _runtime(config: schema.Config, name: str, path: Path | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelium.core import Phase
 from modelium.live.journal import Record
+from modelium.live.launch import Difference, difference, files_of
 from modelium.managers.engine import Engine, EngineError
 from modelium.state import Copy
 
@@ -20,17 +21,22 @@ async def adopt(cluster: LiveCluster) -> list[str]:
     """Adopt what the journal says is alive and is; end the rest. Returns the adopted instances.
 
     An engine that was still starting is ended: nobody waits for it any more, and its start may
-    hang for the same reason as before.
+    hang for the same reason as before. One that was started with something else than what is
+    configured now is ended if it is of another model by now, or if its server has to be started
+    anew; else it serves, and is `outdated` until another one takes its place. Engines of which an
+    earlier version did not keep that are adopted as they are.
     """
     records = [_found_again(cluster, record) for record in cluster.journal.alive()]
     taken = await asyncio.gather(*(_adoptable(cluster, record) for record in records))
     adopted: list[str] = []
-    for record, ours in zip(records, taken, strict=True):
+    for record, (ours, differs) in zip(records, taken, strict=True):
         if ours and _fits(cluster, record):
-            _enter(cluster, record)
+            _enter(cluster, record, differs)
             adopted.append(record.instance)
         else:
-            await _end(cluster, record)
+            if differs:
+                cluster.notes.append(f"{record.instance} ran already and was ended: {differs}")
+            await _end(cluster, record, differs or "left by an earlier run")
     known = list(cluster.engines.values())
     for manager in cluster.managers.values():
         for swept in await cluster.call(manager.sweep, known):
@@ -55,14 +61,20 @@ def _found_again(cluster: LiveCluster, record: Record) -> Record:
     return replace(record, gpus=gpus, engine=now)
 
 
-async def _adoptable(cluster: LiveCluster, record: Record) -> bool:
+async def _adoptable(cluster: LiveCluster, record: Record) -> tuple[bool, str]:
+    """Whether it is, and what differs from what is configured now."""
     manager = cluster.managers.get(record.runtime)
     served = cluster.roster.served.get(record.model)
     if record.engine is None or manager is None or served is None:
-        return False
+        return False, ""
     if served.runtime != record.runtime:
-        return False
-    return await cluster.call(manager.adopt, record.engine)
+        return False, f"runtime was {record.runtime}, is {served.runtime}"
+    found = Difference()
+    if record.launch is not None:
+        found = await cluster.call(difference, record.launch, served)
+    if not found.may_serve:
+        return False, found.words
+    return await cluster.call(manager.adopt, record.engine), found.words
 
 
 def _fits(cluster: LiveCluster, record: Record) -> bool:
@@ -93,7 +105,7 @@ def _holds(cluster: LiveCluster, record: Record) -> int:
     return min(kept, record.bytes_per_gpu)
 
 
-def _enter(cluster: LiveCluster, record: Record) -> None:
+def _enter(cluster: LiveCluster, record: Record, differs: str) -> None:
     engine: Engine | None = record.engine
     assert engine is not None, "only engines that ran are adopted"
     state, asleep = cluster.state, record.sleep_level > 0
@@ -109,7 +121,7 @@ def _enter(cluster: LiveCluster, record: Record) -> None:
         copy.host_bytes = model.weights_bytes if record.sleep_level == 1 else 0
     state.add(copy)
     cluster.engines[copy.id] = engine
-    cluster.files.adopted(copy)
+    cluster.files.adopted(copy, files_of(record.launch) if record.launch is not None else None)
     cluster.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
     cluster.held[copy.id] = copy.bytes_per_gpu
     cluster.memory.took(copy, engine)
@@ -119,11 +131,19 @@ def _enter(cluster: LiveCluster, record: Record) -> None:
             cluster.memory.learn_asleep(copy, copy.bytes_per_gpu)
     else:
         cluster.make_ready(copy, "")
+    if differs:
+        cluster.settings_changed[copy.id] = differs
+    if what := cluster.outdated(copy):
+        cluster.notes.append(f"{copy.id} ran already and is replaced: {what}")
+    elif record.launch is None:
+        cluster.notes.append(
+            f"{copy.id} ran already; an earlier version started it, which did not keep with what"
+            f" settings. `modelium unload {copy.model}` has those of now used"
+        )
     cluster.tell_news("adopted", instance=copy.id, model=copy.model, gpus=copy.gpus)
 
 
-async def _end(cluster: LiveCluster, record: Record) -> None:
-    why = "left by an earlier run"
+async def _end(cluster: LiveCluster, record: Record, why: str) -> None:
     if record.engine is not None and record.runtime in cluster.managers:
         manager, grace_s = cluster.managers[record.runtime], cluster.deadlines.stop_grace_s
         with contextlib.suppress(EngineError):  # the sweep tries once more

@@ -55,7 +55,7 @@ from modelium.live.unwanted import Unwanted
 from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
 from modelium.rules import may_begin, may_replace, refusal
-from modelium.state import Copy, State
+from modelium.state import GOING, Copy, State
 from modelium.timeline import Timeline
 
 T = TypeVar("T")
@@ -92,6 +92,10 @@ class LiveCluster:
         """Copies that were lost during a transition, and why."""
         self.outlook: Callable[[str], Outlook | None] = lambda model: None
         """What the policy says that requests for a model may expect."""
+        self.settings_changed: dict[str, str] = {}
+        """Adopted copies that were started with other settings than those of now, and which."""
+        self.notes: list[str] = []
+        """What is to be said of engines of an earlier run."""
         self.waits_for_room: dict[str, asyncio.Future[None]] = {}
         self.decisions: deque[tuple[int, Decision]] = deque(maxlen=KEPT_DECISIONS)
         self.watchers = Watchers()
@@ -166,6 +170,21 @@ class LiveCluster:
         action = Move(copy.id, gpus, reason)
         self._carry_out(action, may_replace(self.state, copy, gpus, self.state.limits))
         return action
+
+    def outdated(self, copy: Copy) -> str:
+        """How a copy differs from what would be loaded now, in words; "" if it does not."""
+        return self.settings_changed.get(copy.id) or self.files.outdated(copy)
+
+    def outdated_copies(self, model: str) -> dict[str, str]:
+        """Outdated instances of a model that are not leaving, and how they differ.
+
+        None of a model that is served no more.
+        """
+        if model not in self.state.models:
+            return {}
+        copies = [self.state.copy(one.id) for one in self.state.instances_of(model)]
+        staying = [copy for copy in copies if copy.phase not in GOING]
+        return {copy.id: what for copy in staying if (what := self.outdated(copy))}
 
     def dismiss(self, copy: Copy, reason: str) -> Unload:
         """Let a copy finish its requests and go, though it be pinned or needed."""
@@ -351,6 +370,7 @@ class LiveCluster:
         self.timeline.mark(copy, "")
         self.state.remove(copy)
         self.engines.pop(copy.id, None)
+        self.settings_changed.pop(copy.id, None)
         self.files.forget(copy)
         self.reception.close_meters(copy.id)
         self.room.give(copy.gpus, self.held.pop(copy.id, 0))

@@ -19,7 +19,7 @@ from modelium.errors import ModeliumError
 from modelium.fingerprint import FilesIdentity, fingerprint
 from modelium.live.given import Served
 from modelium.managers.engine import StartError
-from modelium.state import GOING, Copy
+from modelium.state import Copy
 from modelium.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -84,18 +84,6 @@ class Files:
         """What has changed since a copy was loaded, in words; "" if nothing has."""
         seen, loaded = self._seen.get(copy.model), self._loaded.get(copy.id)
         return seen.now.difference(loaded) if seen is not None and loaded is not None else ""
-
-    def outdated_copies(self, model: str) -> dict[str, str]:
-        """Instances that were loaded from older files and are not leaving, each with what changed.
-
-        None of a model that is served no more.
-        """
-        state = self._cluster.state
-        if model not in state.models:
-            return {}
-        copies = [state.copy(one.id) for one in state.instances_of(model)]
-        staying = [copy for copy in copies if copy.phase not in GOING]
-        return {copy.id: what for copy in staying if (what := self.outdated(copy))}
 
     def trouble(self, model: str) -> str:
         """Why a model's changed files cannot be served; "" if they can."""
@@ -189,10 +177,10 @@ class Files:
 
     def _drop_sleepers(self, model: str) -> None:
         """Unload copies that sleep with older weights."""
-        for name, what in self.outdated_copies(model).items():
+        for name, what in self._cluster.outdated_copies(model).items():
             copy = self._cluster.state.copy(name)
             if copy.phase is Phase.ASLEEP:
-                self._cluster.dismiss(copy, f"its files changed since it was loaded: {what}")
+                self._cluster.dismiss(copy, f"outdated: {what}")
 
     # Loads and wakes
 

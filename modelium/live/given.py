@@ -28,6 +28,9 @@ class Served:
     """Its engines are started so that they can be put to sleep."""
     max_num_seqs: int | None = None
     """Requests that one of its engines works on at a time; None: it does not say."""
+    server: Mapping[str, Any] = field(default_factory=dict)
+    """What the runtime itself is started with, as configured: "environment", where it is
+    installed, and "env", its variables, where one server has several engines."""
 
 
 @dataclass(frozen=True, slots=True)

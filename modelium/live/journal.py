@@ -29,7 +29,7 @@ REQUEST_COLUMNS = (
     "outcome", "why", "instance", "first_token_s", "finish_s", "cold", "retries", "slo_met",
     "gpu_seconds",
 )  # fmt: skip
-LATER_COLUMNS = (("engines", "asleep_bytes", "INTEGER"),)
+LATER_COLUMNS = (("engines", "asleep_bytes", "INTEGER"), ("engines", "launch", "TEXT"))
 """Columns that journals of earlier versions lack; an older version reads past them."""
 READ_TOKENS = "CASE WHEN instance IS NULL THEN 0 ELSE prompt_tokens END"
 """Of a row of requests: prompt tokens that an engine has read."""
@@ -59,6 +59,8 @@ class Record:
     """None: it was being started when the executor ended."""
     asleep_bytes: int | None = None
     """What it was seen to keep of each GPU, if it sleeps."""
+    launch: Mapping[str, Any] | None = None
+    """What it was started with, as `live.launch` has it; None: an earlier version did not say."""
 
 
 class Journal:
@@ -105,9 +107,10 @@ class Journal:
         with self._told():
             self._do(
                 "INSERT INTO engines (instance, run, model, runtime, gpus, bytes_per_gpu, phase,"
-                " began) VALUES (?, ?, ?, ?, ?, ?, 'starting', ?)",
+                " began, launch) VALUES (?, ?, ?, ?, ?, ?, 'starting', ?, ?)",
                 record.instance, self.run, record.model, record.runtime,
                 json.dumps(record.gpus), record.bytes_per_gpu, time.time(),
+                json.dumps(record.launch) if record.launch is not None else None,
             )  # fmt: skip
 
     def running(
@@ -135,14 +138,17 @@ class Journal:
         with self._told():
             rows = self._db.execute(
                 "SELECT instance, model, runtime, gpus, bytes_per_gpu, phase, sleep_level, engine,"
-                " asleep_bytes FROM engines WHERE phase != 'ended' ORDER BY rowid"
+                " asleep_bytes, launch FROM engines WHERE phase != 'ended' ORDER BY rowid"
             ).fetchall()
         return [
             Record(
                 instance, model, runtime, tuple(json.loads(gpus)), size, phase, level,
                 Engine.from_dict(json.loads(engine)) if engine else None, asleep_bytes,
+                json.loads(launch) if launch else None,
             )
-            for instance, model, runtime, gpus, size, phase, level, engine, asleep_bytes in rows
+            for (
+                instance, model, runtime, gpus, size, phase, level, engine, asleep_bytes, launch
+            ) in rows
         ]  # fmt: skip
 
     def last_number(self) -> int:

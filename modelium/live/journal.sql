@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS engines (
   began REAL NOT NULL,
   ended REAL,
   why TEXT NOT NULL DEFAULT '',
-  asleep_bytes INTEGER          -- asleep: what it was seen to keep of each GPU
+  asleep_bytes INTEGER,         -- asleep: what it was seen to keep of each GPU
+  launch TEXT                   -- JSON: what it was started with, as live/launch.py has it
 );
 CREATE INDEX IF NOT EXISTS engines_alive ON engines (phase) WHERE phase != 'ended';
 CREATE TABLE IF NOT EXISTS decisions (

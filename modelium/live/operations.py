@@ -154,7 +154,7 @@ class Operations:
         return await self._each(model, lambda copy: Wake(copy.id, REASON), (Phase.ASLEEP,))
 
     async def update(self, model: str, *, wait: bool = False) -> dict[str, Any]:
-        """Have copies that were loaded from older files replaced; `updated` says how.
+        """Have copies of older files, or of other settings, replaced; `updated` says how.
 
         While others replace its copies, it waits or refuses. It goes on if the caller is cancelled.
         Raises RefusedError: 404, 409, 503.
@@ -175,13 +175,22 @@ class Operations:
             except ModeliumError as error:
                 raise RefusedError(CONFLICT, f"{model} is not updated: {error}") from None
             done: list[str] = []
-            while old := cluster.files.outdated_copies(model):
+            while not cluster.reception.closed and (old := cluster.outdated_copies(model)):
                 done += await replace_copies(
                     cluster, {name: f"update: {what}" for name, what in old.items()}, self._follow
                 )
         self._known(model)
         told = done or [f"{model} is up to date"]
         return {**self._model(cluster.state.models[model]), "updated": told}
+
+    async def update_adopted(self) -> None:
+        """Update, one after another, models that have outdated copies; news tell failures."""
+        models = list(self._cluster.state.models)
+        for model in sorted(name for name in models if self._cluster.outdated_copies(name)):
+            try:
+                await self.update(model, wait=True)
+            except RefusedError as error:
+                self._cluster.tell_news("files", model=model, why=str(error))
 
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]:
         """Keep a model loaded whatever the policy thinks, or no longer; 404 as above."""
@@ -405,6 +414,7 @@ class Operations:
             "served": copy.served,
             "bytes_per_gpu": copy.bytes_per_gpu,
             "files_changed": self._cluster.files.outdated(copy),
+            "settings_changed": self._cluster.settings_changed.get(copy.id, ""),
             "url": engine.url if engine else "",
             "api": engine.api if engine else "",
             "engine_name": engine.name if engine else "",

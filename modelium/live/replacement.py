@@ -99,7 +99,8 @@ async def _load_again(cluster: LiveCluster, old: Copy, reason: str, follow: Foll
 
 def _is_wanted(cluster: LiveCluster, model: str) -> bool:
     """It is served still, and no copy of it is up or coming."""
-    if model not in cluster.state.models or model in cluster.reception.going:
+    reception = cluster.reception
+    if model not in cluster.state.models or model in reception.going or reception.closed:
         return False
     copies = cluster.state.instances_of(model)
     return not any(one.phase in (*COMING, Phase.READY) for one in copies)

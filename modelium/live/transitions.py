@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modelium.core import Decision, Phase, Unload
 from modelium.live.coming import order
 from modelium.live.journal import JournalError, Record
+from modelium.live.launch import launched_with
 from modelium.managers.engine import EngineError, StartError
 from modelium.rules import refusal
 from modelium.state import Copy
@@ -37,8 +38,10 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     line.tier = cluster.state.source_tier(copy.model, copy.node).value
     cluster.timeline.mark(copy, "loading")
     gpus, size = copy.gpus, copy.bytes_per_gpu
+    launch = await cluster.call(launched_with, served)
+    cluster.check(copy)
     cluster.journal.starting(
-        Record(copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None)
+        Record(copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None, None, launch)
     )
     coming = cluster.arrivals.expect(copy, cluster.state.costs.load_s(copy.model, gpus))
     await cluster.memory.begins(copy)

@@ -119,6 +119,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         all_notes = (
             *notes,
             *stock.notes,
+            *cluster.notes,
             *_clashes(config, given),
             *access_notes(config),
             *grpc_note(config),
@@ -127,6 +128,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop, reload)
         signals.serve(server)
         gateway.desk.open(cluster.reception, operations)
+        cluster.spawn(operations.update_adopted())
         if asked.watch_config and asked.file is not None:
             look = partial(watch_config, server, asked.read)
             watching = cluster.spawn(always(cluster, "configuration", look))
