@@ -50,6 +50,8 @@ SPEED = 50
 STEP = {"kind": "generate", "kv_tokens": 10_000_000, "step": {"decode_c": 0.1}}
 """2 ms a token at that speed."""
 ENGINE = {"engine": STEP, "max_model_len": 10_000_000}
+POOL = "4GiB"
+"""Of each copy: what the longest request would take has no room anywhere."""
 SHORT, LONG, ENDLESS = 20, 300, 9_000_000
 MODELS = ("llama-3.1-8b", "qwen2.5-7b", "mistral-7b")
 ROOMY = {"kind": "h100-80g", "memory": "40GiB", "count": 2}
@@ -58,7 +60,7 @@ ROOMY = {"kind": "h100-80g", "memory": "40GiB", "count": 2}
 
 def config(**more: Any) -> dict[str, Any]:
     """Three models on two GPUs, sections laid over that."""
-    models = {name: {"settings": dict(ENGINE)} for name in MODELS}
+    models = {name: {"kv": POOL, "settings": dict(ENGINE)} for name in MODELS}
     plain = {"cluster": {"gpus": [ROOMY]}, "models": models, "emulated": {"speed": SPEED}}
     live = {"retry_first": 0.1, "retry_most": 0.1, **more.pop("live", {})}
     return {**plain, "live": live, **more}
@@ -251,7 +253,7 @@ def executor_killed(site: Site) -> Iterator[None]:
     """While one model serves and one loads: the next start adopts the first, ends the other."""
     long_load = config()
     stages = {"process": 0.0, "weights": 1e8}
-    long_load["models"][MODELS[1]] = {"settings": {**ENGINE, "stages": stages}}
+    long_load["models"][MODELS[1]] = {"kv": POOL, "settings": {**ENGINE, "stages": stages}}
     while True:
         with contextlib.ExitStack() as stack:
             stack.enter_context(killed_at_the_end(site, long_load))
@@ -316,7 +318,8 @@ def load_fails(site: Site) -> Iterator[None]:
     slow = config(live={"load_tries": tries, "retry_first": 0.1, "retry_most": 0.1})
     # Long enough to be killed in the middle.
     slow["models"][MODELS[0]] = {
-        "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 50.0}}
+        "kv": POOL,
+        "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 50.0}},
     }
     with site.serving(slow, "--emulate"):
         for turn in itertools.count():
@@ -346,7 +349,10 @@ def loading(site: Site) -> set[int]:
 def load_is_slow(site: Site) -> Iterator[None]:
     """Slower than its deadline: told why; another model is answered meanwhile."""
     late = config(live={"load_tries": 1, "load_deadline": 1.0, "forgive": 0.01})
-    late["models"][MODELS[0]] = {"settings": {**ENGINE, "stages": {"process": 0.0, "weights": 1e8}}}
+    late["models"][MODELS[0]] = {
+        "kv": POOL,
+        "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 1e8}},
+    }
     with site.serving(late, "--emulate"):
         while True:
             waiting = [site.ask(MODELS[0], may=(TOLD,)) for _ in range(3)]
@@ -361,7 +367,8 @@ def port_taken(site: Site) -> Iterator[None]:
     """A second server, on the same port or in the same folder, ends and disturbs nothing."""
     slow = config()
     slow["models"][MODELS[1]] = {
-        "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 50.0}}
+        "kv": POOL,
+        "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 50.0}},
     }
     with site.serving(slow, "--emulate"):
         assert site.server is not None

@@ -128,7 +128,7 @@ class OnDemand:
             case Done(Sleep(instance), error, "") if error and self._could_sleep(state, instance):
                 self._sleepless = {n for n in self._sleepless if n in state.instances} | {instance}
                 return self._bring(state, self._missed(state, _longest_wait_first(state)))
-            case Done() if self._least:
+            case Done(_, error, instance) if self._least and (instance or not error):
                 return self._bring(state, self._required(state))
             case Tick() | Fault():
                 missed = self._missed(state, _longest_wait_first(state))

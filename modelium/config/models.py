@@ -179,6 +179,9 @@ def _known(
     """As vLLM would serve it on the most numerous GPUs that can hold it, if there are any."""
     context = settings.max_model_len or spec.max_context
     pool = max(settings.max_model_len or 0, min(DEFAULT_KV_TOKENS, 8 * context))
+    if entry.kv is not None and spec.kv_bytes_per_token:
+        # No more GPUs for a cache that a copy is not to have.
+        pool = min(pool, entry.kv // spec.kv_bytes_per_token)
     if not hardware.gpus:
         return core_model(spec, gpus=entry.gpus, kv_tokens=pool)
     failures = []

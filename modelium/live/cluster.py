@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import filterfalse
 from typing import Any, TypeVar
 
 from modelium.conversation import Conversation
@@ -57,6 +58,7 @@ from modelium.room import Room
 from modelium.rules import may_begin, may_replace, refusal
 from modelium.state import GOING, Copy, State
 from modelium.timeline import Timeline
+from modelium.units import format_seconds
 
 T = TypeVar("T")
 THREADS = 64
@@ -114,7 +116,7 @@ class LiveCluster:
             {gpu.id: gpu for gpu in given.gpus},
             {},
             self.now_s,
-            lambda: self.reception.waiting_models(),
+            lambda: filterfalse(self.failures.rests, self.reception.waiting_models()),
             given.limits,
         )
         self.host = HostWatch(self.state, given.host_memory, given.host_reserve_bytes)
@@ -160,7 +162,20 @@ class LiveCluster:
             return
         if isinstance(action, Sleep):
             self.host.look()  # what was free a second ago may be taken
-        self._carry_out(action, refusal(self.state, action, self.state.limits))
+        why = refusal(self.state, action, self.state.limits)
+        self._carry_out(action, why or self._rests(action))
+
+    def _rests(self, action: Action) -> str:
+        """Why a model must not be loaded yet: plans want it whether it comes up or not."""
+        match action:
+            case Load(model):
+                pass
+            case Move(instance):
+                model = self.state.instances[instance].model
+            case _:
+                return ""
+        left_s = self.failures.left_s(model)
+        return f"{model} rests after a failed load for {format_seconds(left_s)}" if left_s else ""
 
     def replace(self, copy: Copy, gpus: tuple[str, ...], reason: str) -> Move:
         """Load another copy on `gpus`, which may be its own; `copy` serves until that is ready.
@@ -254,7 +269,7 @@ class LiveCluster:
                 left_s = self.failures.left_s(copy.model)
                 self._refuse(copy.model, words, left_s, trouble.log.strip()[-MOST_LOG:])
             wait_s = self.failures.left_s(copy.model)
-            self.loop.call_later(wait_s + 0.01, self._offer)
+            self.loop.call_later(wait_s + 0.01, self._rested)
         if copy.id in self.state.instances:
             self.close(copy, Phase.LEAVING)
             await transitions.see_off(self, copy, why)
@@ -335,8 +350,9 @@ class LiveCluster:
         """The stage of a model's load and the share of the load that is done."""
         return self.arrivals.stage_of(model)
 
-    def _offer(self) -> None:
-        self._instant = self.now_s()
+    def _rested(self) -> None:
+        """A model may be tried again: for whoever waits, and where copies must always be."""
+        self.tell(Tick())
         self.talk.offer()
 
     def _soon(self, say: Callable[[], None]) -> None:

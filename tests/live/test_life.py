@@ -18,6 +18,7 @@ from modelium.live.journal import Journal
 from modelium.live.recording import read_run
 from modelium.live.seats import RefusedError, Request, Waiting
 from modelium.managers.engine import Engine
+from modelium.policies.planned import Planned
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, NEVER_S
 from tests.live.house import UNPROBED, House, engines_of, frozen, house
@@ -175,6 +176,32 @@ def test_a_model_that_cannot_be_loaded_is_given_up_with_its_cause(tmp_path: Path
             with pytest.raises(RefusedError) as told:
                 await operations(here).load("a")
             assert row["log"].strip()[-50:] in str(told.value)
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+
+
+def test_a_plan_does_not_load_what_rests_after_a_failure(tmp_path: Path) -> None:
+    """The plan wants it whatever comes of it, and is asked again and again."""
+
+    async def run() -> None:
+        broken = {**INSTANT, "fault": "fail_start"}
+        patience = Patience(tries=2, first_s=0.05)
+        wants = Planned(lambda state: {"a": [("n0g0",)]}, every_s=0.02)
+        async with house(
+            tmp_path, [model("a", 60)], policy=wants, settings=broken, faults=True,
+            patience=patience,
+        ) as here:  # fmt: skip
+
+            def ended() -> list[str]:
+                return [line.error for _, line in here.cluster.decisions if line.error]
+
+            await here.until(lambda: len(ended()) > 20)
+            tried = [why for why in ended() if "rests after a failed load for" not in why]
+            assert len(tried) == patience.tries
+            assert not here.cluster.state.instances
+            with pytest.raises(RefusedError):
+                await operations(here).load("a")  # an operator need not wait
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []

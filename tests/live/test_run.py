@@ -48,10 +48,11 @@ ENDLESS = {
     **CONFIG,
     "models": {
         "mistral-7b": {
+            "kv": "4GiB",
             "settings": {
                 "max_model_len": 10_000_000,
                 "engine": {"kind": "generate", "kv_tokens": 10_000_000, "step": {"decode_c": 0.1}},
-            }
+            },
         }
     },
 }
