@@ -168,17 +168,21 @@ class Site:
         every = [one for gpu in self.status()["gpus"] for one in gpu["instances"]]
         return list({one["id"]: one for one in every}.values())
 
-    def engine(self, model: str) -> int:
-        """The process of a ready instance of the model."""
-        [pid] = [
-            one["pid"] for one in self.instances()
-            if one["model"] == model and one["phase"] == "ready"
+    def ready(self, model: str) -> list[dict[str, Any]]:
+        """The model's instances that take requests, the busiest first."""
+        there = [
+            one for one in self.instances() if one["model"] == model and one["phase"] == "ready"
         ]  # fmt: skip
-        return int(pid)
+        return sorted(there, key=lambda one: -one["running"])
 
-    def must_run(self, pid: int) -> None:
-        """An engine that was there before has been adopted."""
-        if pid not in {one["pid"] for one in self.instances()}:
+    def signal(self, model: str, number: int) -> None:
+        """Send a signal to every engine that serves the model."""
+        for one in self.ready(model):
+            os.killpg(one["pid"], number)
+
+    def must_run(self, pids: set[int]) -> None:
+        """Engines that were there before have been adopted."""
+        for pid in pids - {one["pid"] for one in self.instances()}:
             self.clients.lost.append(f"engine {pid} was not adopted")
 
     @contextmanager
@@ -236,7 +240,7 @@ def engine_killed(site: Site) -> Iterator[None]:
             stream = site.ask(busy, ENDLESS, stream=True, may=(TOLD,))
             whole = [site.ask(busy, LONG) for _ in range(4)]
             until(lambda: running_at(site, busy) == 5)
-            os.killpg(site.engine(busy), signal.SIGKILL)
+            site.signal(busy, signal.SIGKILL)
             aside = site.ask(other)
             for asked in (stream, aside, *whole):
                 asked.result()
@@ -258,13 +262,13 @@ def executor_killed(site: Site) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(killed_at_the_end(site, long_load))
             site.ask(MODELS[0], recorded=False).result()
-            pid = site.engine(MODELS[0])
+            pids = {one["pid"] for one in site.ready(MODELS[0])}
             cut = site.ask(MODELS[1], may=(CUT,), recorded=False)
             assert site.server is not None
             site.server.wait_for("progress", stage="weights")
         cut.result()
         with site.serving(config(), "--emulate"):
-            site.must_run(pid)
+            site.must_run(pids)
             for asked in [site.ask(model) for model in MODELS[:2]]:
                 asked.result()
             site.settle()
@@ -305,7 +309,7 @@ def engine_hangs(site: Site) -> Iterator[None]:
         while True:
             site.ask(MODELS[1]).result()
             site.ask(MODELS[0]).result()
-            os.kill(site.engine(MODELS[0]), signal.SIGSTOP)
+            site.signal(MODELS[0], signal.SIGSTOP)
             for asked in [*(site.ask(MODELS[0]) for _ in range(3)), site.ask(MODELS[1])]:
                 asked.result()
             site.settle()
@@ -348,7 +352,7 @@ def loading(site: Site) -> set[int]:
 
 def load_is_slow(site: Site) -> Iterator[None]:
     """Slower than its deadline: told why; another model is answered meanwhile."""
-    late = config(live={"load_tries": 1, "load_deadline": 1.0, "forgive": 0.01})
+    late = config(live={"load_tries": 1, "load_deadline": 4.0, "forgive": 0.01})
     late["models"][MODELS[0]] = {
         "kv": POOL,
         "settings": {**ENGINE, "stages": {"process": 0.0, "weights": 1e8}},
@@ -435,12 +439,10 @@ def gpu_lost(site: Site) -> Iterator[None]:
     with site.serving(real, env=driver.environment):
         while True:
             site.ask(MODELS[0]).result()
-            [where] = {gpu for one in site.instances() for gpu in one["gpus"]
-                       if one["model"] == MODELS[0]}  # fmt: skip
-            number = int(where.removeprefix("gpu"))
-            stream = site.ask(MODELS[0], ENDLESS, stream=True, may=(TOLD,))
+            stream = site.ask(MODELS[0], LONG * 5, stream=True, may=(ANSWERED, TOLD))
             whole = [site.ask(MODELS[0], LONG * 5) for _ in range(3)]
             until(lambda: running_at(site, MODELS[0]) == 4)
+            number = int(site.ready(MODELS[0])[0]["gpus"][0].removeprefix("gpu"))
             driver.status[number] = LOST
             driver.write()
             for asked in (stream, *whole):
@@ -479,7 +481,7 @@ def clock_step(site: Site) -> Iterator[None]:
     for turn in itertools.count():
         with running(site.folder, config(), "--emulate", env=env) as site.server:
             site.ask(MODELS[0], recorded=False).result()
-            pid = site.engine(MODELS[0])
+            pids = {one["pid"] for one in site.ready(MODELS[0])}
             asked = [site.ask(MODELS[0], LONG * 3, stream=i % 2 == 0, recorded=False)
                      for i in range(4)]  # fmt: skip
             step.write_text(str(3600.0 * (1 if turn % 2 else -1)))
@@ -491,7 +493,7 @@ def clock_step(site: Site) -> Iterator[None]:
             site.server.end(signal.SIGKILL)
         step.write_text(str(3600.0 * (-1 if turn % 2 else 1)))
         with site.serving(config(), "--emulate", env=env):
-            site.must_run(pid)
+            site.must_run(pids)
             site.settle()
         step.write_text("0")
         site.orphans += still_there(site.folder)
