@@ -13,13 +13,14 @@ ENGINES := .engines
 VLLM := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 PIP_INSTALL := install -qq --disable-pip-version-check
 
-.PHONY: help demo demo-live test lint bench docs engines engines-vllm engines-triton engines-ray
+.PHONY: help demo demo-live test coverage lint bench docs engines engines-vllm engines-triton engines-ray
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   how several policies would serve the bundled trace: a table and a report"
 	@echo "make demo-live  a live server with emulated engines, under the demo's trace; Ctrl-C ends it"
-	@echo "make test   all tests, with coverage; real servers included"
+	@echo "make test   all tests; real servers included"
+	@echo "make coverage  the same, and which lines no test reached"
 	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  how fast the simulator and the gateway are, and how close to others"
@@ -90,6 +91,9 @@ $(ENGINES)/ray/.ready: engines/ray.txt
 	@touch $@
 
 test: $(READY) engines
+	@$(VENV)/bin/pytest -n 2 --dist loadfile
+
+coverage: $(READY) engines
 	@$(VENV)/bin/pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: $(READY)
