@@ -24,6 +24,7 @@ MODELS = ["llama-3.1-8b", "qwen2.5-7b"]
 CONFIG: dict[str, Any] = {
     "models": [{"name": name, "runtime": "emulated"} for name in MODELS],
     "emulated": {"speed": 50},
+    "policy": "lru",  # whose copies have their models' own KV pools, on the GPU with most room
 }
 FOREIGN = 999_999
 """A process that is not ours; no such process runs, as far as the driver is not concerned."""
