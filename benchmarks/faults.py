@@ -24,6 +24,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -82,15 +83,19 @@ class Clients:
     def ask(
         self, url: str, model: str, tokens: int = SHORT, *, stream: bool = False,
         may: tuple[str, ...] = (ANSWERED,), recorded: bool = True,
+        begun: threading.Event | None = None,
     ) -> Future[str]:  # fmt: skip
-        """Send a request; the outcome is in the tally before the future has it."""
+        """Send a request; the outcome is in the tally before the future has it.
+
+        `begun` happens with the first piece of a stream.
+        """
         name = f"r{next(self.numbers)}"
         if recorded:
             self.names.append(name)
 
         def work() -> str:
             begun_s = time.monotonic()
-            outcome, words = send(url, model, tokens, stream, name)
+            outcome, words = send(url, model, tokens, stream, name, begun or threading.Event())
             self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
             self.outcomes[outcome] += 1
             if outcome == TOLD:
@@ -102,7 +107,9 @@ class Clients:
         return self.pool.submit(work)
 
 
-def send(url: str, model: str, tokens: int, stream: bool, name: str) -> tuple[str, str]:
+def send(
+    url: str, model: str, tokens: int, stream: bool, name: str, begun: threading.Event
+) -> tuple[str, str]:
     """One completion: what became of it, and the words that came with it."""
     body = {"model": model, "prompt": "hello", "max_tokens": tokens, "stream": stream}
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
@@ -113,7 +120,7 @@ def send(url: str, model: str, tokens: int, stream: bool, name: str) -> tuple[st
         )  # fmt: skip
         answer = connection.getresponse()
         if answer.status == 200 and stream:
-            return _streamed(answer, tokens)
+            return _streamed(answer, tokens, begun)
         told = json.loads(answer.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         return CUT, f"{type(error).__name__}: {error}"
@@ -124,7 +131,9 @@ def send(url: str, model: str, tokens: int, stream: bool, name: str) -> tuple[st
     return TOLD, f"{answer.status} {told['error']['message']}"
 
 
-def _streamed(answer: http.client.HTTPResponse, tokens: int) -> tuple[str, str]:
+def _streamed(
+    answer: http.client.HTTPResponse, tokens: int, begun: threading.Event
+) -> tuple[str, str]:
     pieces, words = 0, ""
     for line in answer:
         data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
@@ -134,6 +143,7 @@ def _streamed(answer: http.client.HTTPResponse, tokens: int) -> tuple[str, str]:
             words = str(event["error"]["message"])
         elif data:
             pieces += 1
+            begun.set()
     return CUT, f"the stream ended after {pieces} pieces: {words}"
 
 
@@ -237,8 +247,10 @@ def engine_killed(site: Site) -> Iterator[None]:
         while True:
             site.ask(other).result()
             site.ask(busy).result()
-            stream = site.ask(busy, ENDLESS, stream=True, may=(TOLD,))
+            begun = threading.Event()  # before its first piece it would be sent again
+            stream = site.ask(busy, ENDLESS, stream=True, may=(TOLD,), begun=begun)
             whole = [site.ask(busy, LONG) for _ in range(4)]
+            begun.wait(PATIENCE_S)
             until(lambda: running_at(site, busy) == 5)
             site.signal(busy, signal.SIGKILL)
             aside = site.ask(other)
