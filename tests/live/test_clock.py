@@ -21,7 +21,7 @@ from modelium.managers.identity import identify
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
 from modelium.managers.ray_head import Ray
-from modelium.managers.triton_server import Server
+from modelium.managers.triton_server import Gpu, Server
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT
 from tests.live.house import engines_of, frozen, house
@@ -169,7 +169,7 @@ def test_servers_are_found_by_their_notes(tmp_path: Path, note: str) -> None:
             text = json.dumps({**told, "ports": [1, 2, 3]})
             (tmp_path / name).write_text(text, encoding="utf-8")
         layout: Any = None  # only what starts a server needs one
-        triton = Server(processes, layout, Ports("127.0.0.1", 8500), 0, "127.0.0.1", {})
+        triton = Server(processes, layout, Ports("127.0.0.1", 8500), Gpu(0), "127.0.0.1", {})
         ray = Ray(processes, Path("ray"), None, Ports("127.0.0.1", 6400), "127.0.0.1", {})
         assert triton.adopt() == ray.adopt() == (note != "of another boot")
         if triton.runs():

@@ -58,7 +58,7 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     made = House(tmp_path_factory.mktemp("triton"))
-    prefix = made.manager._servers[0]._prefix
+    prefix = made.manager._servers["gpu0"]._prefix
     try:
         yield made
         assert [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
@@ -248,14 +248,14 @@ def test_a_server_whose_port_was_taken_comes_back_on_others(which: int, tmp_path
     path, made = double(tmp_path / "double"), manager(tmp_path / "logs")
     try:
         engine = made.start(order("l#1", path))
-        server, port = server_of(engine), made._servers[0]._numbers[which]
+        server, port = server_of(engine), made._servers["gpu0"]._numbers[which]
         server.kill()
         server.wait()
         with socket.create_server(("127.0.0.1", port)):
             told = made.trouble(engine)
             if which == 0:
                 assert "somebody took its port" in told
-                assert made._servers[0].url != engine.url
+                assert made._servers["gpu0"].url != engine.url
                 made.stop(engine)
                 engine = made.start(order("l#2", path))
             else:

@@ -14,6 +14,7 @@ from watchdog.observers import Observer
 
 from modelium.managers.engine import StartError
 from modelium.managers.triton import TritonManager
+from modelium.managers.triton_server import Gpu
 from tests.managers.triton_house import double, manager, needs_triton, order
 from tests.managers.vllm_house import processes_of
 
@@ -77,7 +78,7 @@ def test_before_the_server_was_asked_for(ours: TritonManager, tmp_path: Path) ->
     """Somebody repairs it meanwhile: the start waits, is given up, and must not come back."""
     cancelled = threading.Event()
     given = order("m#1", double(tmp_path / "double"))
-    with ThreadPoolExecutor() as pool, ours._own(0).lock:
+    with ThreadPoolExecutor() as pool, ours._own(Gpu(0)).lock:
         started = pool.submit(ours.start, replace(given, cancelled=cancelled))
         cancelled.set()
         with pytest.raises(TimeoutError):
