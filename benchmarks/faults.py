@@ -300,7 +300,7 @@ def sigterm(site: Site) -> Iterator[None]:
     while True:
         with running(site.folder, config(), "--emulate") as site.server:
             site.ask(MODELS[0]).result()
-            asked = [site.ask(MODELS[0], LONG, stream=i % 2 == 0) for i in range(16)]
+            asked = [site.ask(MODELS[0], LONG * 5, stream=i % 2 == 0) for i in range(16)]
             until(lambda: running_at(site, MODELS[0]) == 16)
             site.server.send(signal.SIGTERM)
             late = [
