@@ -54,10 +54,6 @@ class Draining:
         self.after_s, self.swap_share = after_s, swap_share
         self._looks: dict[tuple[str, str], _Look] = {}
         """By model, and by the copy that would be woken ("": by a load)."""
-        self._pruned = False
-        """In this decision, those that wait no more have been dropped from the looks."""
-        self._first: tuple[str, tuple[str, ...]] | None = None
-        """The model that has waited longest for GPUs reserved to it, and these, once known."""
         self._drains: dict[str, tuple[str, float, float]] = {}
         """Model, begin and seconds to leave of each copy that was told to drain."""
         self._drain_s: dict[str, float] = {}
@@ -125,26 +121,21 @@ class Draining:
         gpus: tuple[str, ...] = (),
     ) -> None:
         """No swap may begin before `again_s`; `gpus` are those that the request shall have next."""
-        self._prune(state)
-        self._first = None
+        self._looks = {key: look for key, look in self._looks.items() if _waits(state, key[0])}
         key = model, waking.id if waking else ""
         self._looks[key] = _Look(_since_s(state, model), again_s, gpus)
 
     def reserved(self, state: ClusterState, model: str = "") -> tuple[str, ...]:
         """The GPUs that `model` may not take, because another one has waited longer for them."""
-        if not self._looks:
+        waits = [
+            (look.since_s, key)
+            for key, look in self._looks.items()
+            if look.gpus and _waits(state, key[0])
+        ]
+        if not waits:
             return ()
-        self._prune(state)
-        if self._first is None:
-            waits = [(look.since_s, key) for key, look in self._looks.items() if look.gpus]
-            key = min(waits)[1] if waits else None
-            self._first = (key[0], self._looks[key].gpus) if key else ("", ())
-        return () if self._first[0] == model else self._first[1]
-
-    def _prune(self, state: ClusterState) -> None:
-        if not self._pruned:
-            self._pruned, self._first = True, None
-            self._looks = {key: look for key, look in self._looks.items() if _waits(state, key[0])}
+        _, key = min(waits)
+        return () if key[0] == model else self._looks[key].gpus
 
     # How long a drain takes
 
@@ -157,8 +148,7 @@ class Draining:
         self._drains[name] = state.instances[name].model, state.now_s, leaves_s
 
     def hear(self, state: ClusterState, event: Event) -> None:
-        """A decision begins; learn from the end of a drain."""
-        self._pruned = False
+        """Learn from the end of a drain."""
         if self._drains and isinstance(event, Done) and event.instance in self._drains:
             model, begun_s, leaves_s = self._drains.pop(event.instance)
             self._drain_s[model] = max(0.0, state.now_s - begun_s - leaves_s)

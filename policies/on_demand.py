@@ -127,11 +127,11 @@ class OnDemand:
                 return self._bring(state, self._missed(state, (model,)))
             case Done(Sleep(instance), error, "") if error and self._could_sleep(state, instance):
                 self._sleepless = {n for n in self._sleepless if n in state.instances} | {instance}
-                return self._bring(state, self._missed(state, _longest_wait_first(state)))
+                return self._bring(state, self._missed(state, state.waiting_models()))
             case Done(_, error, instance) if self._least and (instance or not error):
                 return self._bring(state, self._required(state))
             case Tick() | Fault():
-                missed = self._missed(state, _longest_wait_first(state))
+                missed = self._missed(state, state.waiting_models())
                 wants = chain(self._required(state), missed, self._crowded(state))
                 return self._bring(state, wants)
         return ()
@@ -165,7 +165,8 @@ class OnDemand:
     # Which models need one more copy
 
     def _missed(self, state: ClusterState, models: Iterable[str]) -> Wants:
-        for model in models:
+        """The longest wait first."""
+        for model in sorted(models, key=lambda name: -state.demand[name].oldest_wait_s):
             if all(copy.phase in OUT for copy in state.instances_of(model)):
                 yield model, partial(_waiting, state.demand[model])
 
@@ -193,11 +194,9 @@ class OnDemand:
         brought: set[str] = set()
         lacking: list[str] = []
         self._later_s = []
-        rooms = state.rooms()
         for model, why in wants:
             reserved = self._draining.reserved(state, model)
-            avoid = taken.union(reserved) if reserved else taken
-            survey = Survey(state, avoid, len(brought), rooms)
+            survey = Survey(state, taken.union(reserved), len(brought))
             if model in brought or survey.starts <= 0:
                 continue
             option, asleep = self._option(state, survey, model)
@@ -221,9 +220,7 @@ class OnDemand:
     ) -> tuple[Option | None, Instance | None]:
         """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
         for need in self._needs(state, model):
-            rooms = survey.rooms
-            if need.allowed is not state.gpus:
-                rooms = {gpu: rooms[gpu] for gpu in need.allowed if gpu in rooms}
+            rooms = {gpu: survey.rooms[gpu] for gpu in need.allowed if gpu in survey.rooms}
             if option := self._fit(state, survey, rooms, need):
                 return option, need.waking
         return None, None
@@ -316,25 +313,25 @@ class OnDemand:
         self, state: ClusterState, survey: Survey, rooms: Mapping[str, int], need: Need
     ) -> Option | None:
         """Drain busy copies too, if the requests have waited long enough; else note when."""
-        asked, draining, now_s = state.demand[need.model], self._draining, state.now_s
+        asked, draining = state.demand[need.model], self._draining
         if draining.never or not asked.waiting:
             return None
         again_s = draining.looks_again_s(state, need.model, need.waking)
         if again_s is None:  # whoever leaves: it waits at least until its own start has been paid
-            again_s = now_s - asked.oldest_wait_s
+            again_s = state.now_s - asked.oldest_wait_s
             again_s += draining.wait_s(self._swaps.enters_s(state, need))
             draining.look_again(state, need.model, need.waking, again_s)
-        if again_s <= now_s:
-            swap = self._swap(state, survey, rooms, need) if len(rooms) >= need.gpus else None
-            if swap and swap.begins_s <= now_s:
+        if again_s <= state.now_s:
+            swap = self._swap(state, survey, rooms, need)
+            if swap and swap.begins_s <= state.now_s:
                 return swap.option
             swap = swap or self._swaps.later(state, need, self._least)
-            gpus = swap.option.gpus if swap and swap.due_s <= now_s else ()
+            gpus = swap.option.gpus if swap and swap.due_s <= state.now_s else ()
             # When what loads there is ready is a guess: the end of the load tells.
             loads = swap is None or any(state.coming_on(gpu) for gpu in swap.option.gpus)
-            again_s = now_s if swap is None or loads else swap.begins_s
+            again_s = state.now_s if swap is None or loads else swap.begins_s
             draining.look_again(state, need.model, need.waking, again_s, gpus)
-        if again_s > now_s:  # else what is in the way ends with an event
+        if again_s > state.now_s:  # else what is in the way ends with an event
             self._later_s.append(again_s)
         return None
 
@@ -345,8 +342,6 @@ class OnDemand:
         now_s = state.now_s
         ways = ((self._sleep_level, False), (self._sleep_level, True), (0, True))
         for level, asleep in dict.fromkeys(ways):
-            if asleep and level == self._sleep_level and not survey.asleep:
-                continue  # the same as without sleepers
 
             def drains(copy: Instance, level: int = level) -> bool:
                 return self._swaps.free_at_s(state, copy, level) <= now_s
@@ -409,10 +404,6 @@ class OnDemand:
         soon = format_seconds(self._reminded_s - now_s)
         why = f"no room for {', '.join(lacking)}; in {soon} one more copy may leave"
         return [Remind(self._reminded_s, why)]
-
-
-def _longest_wait_first(state: ClusterState) -> list[str]:
-    return sorted(state.waiting_models(), key=lambda name: -state.demand[name].oldest_wait_s)
 
 
 def _waiting(asked: Demand) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 from modelium.core import ClusterState, Instance
@@ -59,6 +58,7 @@ class Swaps:
 
     def later(self, state: ClusterState, need: Need, least: Mapping[str, int]) -> Swap | None:
         """The GPUs that can be had soonest, once time slices are over and loads have ended."""
+        now_s = state.now_s
         rooms = {
             gpu: state.free_bytes(gpu) + state.freeing_bytes(gpu)
             for gpu in need.allowed
@@ -74,15 +74,10 @@ class Swaps:
             and (copy.phase in AWAKE or copy.phase is ASLEEP)
             and not stays_for_good(state, copy, least)
         }
-        theirs = {gpu for copy in copies.values() for gpu in copy.gpus}
-        loaded_s = {gpu: self._loaded_s(state, (gpu,)) for gpu in theirs}
+        loaded_s = {name: self._loaded_s(state, copy.gpus) for name, copy in copies.items()}
         for level in self._levels:
             victims = sorted(
-                (
-                    max(self.free_at_s(state, copy, level), *(loaded_s[g] for g in copy.gpus)),
-                    name,
-                    copy,
-                )
+                (max(self.free_at_s(state, copy, level), loaded_s[name], now_s), name, copy)
                 for name, copy in copies.items()
             )
             gives = partial(self._gives, state, level)
@@ -103,13 +98,16 @@ class Swaps:
     def _loaded_s(self, state: ClusterState, gpus: Iterable[str]) -> float:
         """When the loads under way that keep others from beginning there should have ended."""
         most = state.limits.loads_at_once_per_gpu
-        left_s = 0.0
-        for gpu in gpus:
-            if gpu in state.gpus and state.coming_on(gpu) >= most:
-                for copy in state.instances_on(gpu):
-                    if copy.phase in COMING:
-                        left_s = max(left_s, state.costs.load_s(copy.model, copy.gpus))
-        return state.now_s + left_s
+        return state.now_s + max(
+            (
+                state.costs.load_s(copy.model, copy.gpus)
+                for gpu in gpus
+                if gpu in state.gpus and state.coming_on(gpu) >= most
+                for copy in state.instances_on(gpu)
+                if copy.phase in COMING
+            ),
+            default=0.0,
+        )
 
     def free_at_s(self, state: ClusterState, copy: Instance, level: int) -> float:
         """When `copy` may leave so for a request that has waited long enough."""
@@ -136,7 +134,7 @@ class Swaps:
         """Seconds to load or wake the copy once it has room; inf if it never has."""
         if need.waking:
             return state.costs.wake_s(need.waking.id)
-        some = tuple(islice(need.allowed, need.gpus))
+        some = tuple(need.allowed)[: need.gpus]
         return state.costs.load_s(need.model, some) if len(some) == need.gpus else float("inf")
 
 
