@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -65,7 +66,8 @@ async def _expected(http: web.Request) -> web.Response | None:
         return None
     if expect.lower() != "100-continue":
         return _told(http, ApiError(417, f"Expect: {expect!r:.80}; only 100-continue is known"))
-    await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    with contextlib.suppress(ConnectionError):  # a client that has gone is found out later
+        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     http.writer.output_size = 0  # the answer itself has not begun
     return None
 
