@@ -34,8 +34,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from testbed import progress
 
 from modelium import catalog
 from modelium.analyze import analyze
@@ -400,7 +399,7 @@ async def send(url: str, raw: bytes, whole: bool) -> str:
         if whole:
             return "hang"
     except ConnectionError:
-        return "reset"
+        pass  # what had come by then decides
     finally:
         writer.close()
     return line[9:12].decode() if line.startswith(b"HTTP/1.") else "unanswered"
@@ -522,12 +521,6 @@ WORKS: dict[str, Case] = {
     "configurations": configuration, "policies": policy, "traces": trace, "folders": folder,
 }  # fmt: skip
 SEED = 0
-
-
-def progress(words: str) -> None:
-    """On a terminal only."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
 
 def main() -> int:

@@ -31,6 +31,11 @@ def test_random_input_meets_no_traceback() -> None:
     assert all(row["outcomes"][word] > 20 for row, word in zip(rows, good, strict=True))
 
 
+def test_a_soak_loses_nothing() -> None:
+    [row] = run("soak", "--minutes", "0.2")
+    assert row["answered"] > 20
+
+
 def test_faults_lose_nothing() -> None:
     rows = run("faults", "--times", "1", "--fault", "engine_killed", "port_taken", "cold_crowd")
     assert [row["requests"] for row in rows] == [8, 3, 60]
