@@ -91,6 +91,7 @@ def served(
 ) -> Served:
     """One model with its runtime and that one's settings. Raises ConfigError."""
     from modelium.live.given import Served
+    from modelium.managers.runtimes import CAN_SLEEP
     from modelium.managers.settings import problem
 
     entry, model = config.models[name], plan.models[name].model
@@ -106,14 +107,14 @@ def served(
         settings = {**entry.settings, "env": dict(entry.env)}
     if runtime != "emulated" and (found := problem(runtime, entry.settings)):
         raise ConfigError(f"models.{name}.settings.{found[0]}: {found[1]}")
-    can_sleep = runtime == "emulated"
+    can_sleep = runtime in CAN_SLEEP
     if runtime == "vllm":
         can_sleep = _sleep_mode(config, settings, sleeps)
     batch = _batch(plan, engines, name) if runtime in ("vllm", "emulated") else None
     most = batch.max_num_seqs if batch else None
     model = replace(model, can_sleep=can_sleep)
     server = _server(config, runtime)
-    return Served(model, runtime, path and path.resolve(), settings, can_sleep, most, server)
+    return Served(model, runtime, path and path.resolve(), settings, most, server)
 
 
 def _server(config: schema.Config, runtime: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from modelium.config.values import build
 from modelium.core import Model, Slo
 from modelium.costs import Stages
 from modelium.errors import ConfigError, ModeliumError, ProfileError
+from modelium.managers.runtimes import CAN_SLEEP
 
 if TYPE_CHECKING:
     from modelium.sim.profiles import Entry
@@ -78,7 +79,7 @@ def served(
         pinned=entry.pinned or name in config.orchestration.always_loaded,
         min_replicas=entry.min_replicas,
         spread=entry.spread,
-        can_sleep=entry.runtime not in ("triton", "ray"),
+        can_sleep=entry.runtime is None or entry.runtime in CAN_SLEEP,
         gpus_allowed=None if allowed is hardware else frozenset(gpu.id for gpu in allowed.gpus),
         **_given(
             kv_bytes=entry.kv,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Decision, Load, Move, Phase, Sleep, Unload, Wake
 from modelium.live import transitions
+from modelium.managers.runtimes import CAN_SLEEP
 from modelium.rules import refusal
 from modelium.state import Copy
 
@@ -54,7 +55,7 @@ def cannot_sleep(cluster: LiveCluster, copy: Copy) -> str:
     """Say why a copy's engine cannot be put to sleep, or return an empty string if it can."""
     engine = cluster.engines.get(copy.id)
     runtime = engine.runtime if engine else cluster.roster.served[copy.model].runtime
-    if runtime not in ("vllm", "emulated"):
+    if runtime not in CAN_SLEEP:
         return f"{runtime} cannot put {copy.model} to sleep, only unload it"
     if engine is not None and not engine.extra.get("sleep_mode", True):
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from modelium.core import Model, Slo
+from modelium.core import Slo
 from modelium.live.given import LiveInput, Served
 from modelium.live.learning import LearntCosts
 from modelium.live.seats import RefusedError
@@ -72,10 +72,14 @@ def _as_engines_see(served: Served) -> Served:
 
     Whether it may be put to sleep follows from the policy: an engine takes it up at its next load.
     """
-    return replace(served, model=_plain(served.model), can_sleep=False)
-
-
-def _plain(model: Model) -> Model:
-    return replace(
-        model, slo=Slo(), pinned=False, min_replicas=0, max_replicas=1, spread=False, asleep_bytes=0
+    plain = replace(
+        served.model,
+        slo=Slo(),
+        pinned=False,
+        min_replicas=0,
+        max_replicas=1,
+        spread=False,
+        asleep_bytes=0,
+        can_sleep=False,
     )
+    return replace(served, model=plain)

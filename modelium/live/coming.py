@@ -163,7 +163,7 @@ def order(cluster: LiveCluster, copy: Copy, coming: Coming) -> Order:
         cluster.memory.total_bytes(devices[0]),
         kv if kv > 0 else None,
         served.settings,
-        served.can_sleep,
+        served.model.can_sleep,
         cluster.deadlines.load_s,
         coming.cancelled,
         uuids=cluster.memory.uuids(devices),

@@ -24,8 +24,6 @@ class Served:
     path: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The runtime's own settings, under its own names."""
-    can_sleep: bool = False
-    """Its engines are started so that they can be put to sleep."""
     max_num_seqs: int | None = None
     """Requests that one of its engines works on at a time; None: it does not say."""
     server: Mapping[str, Any] = field(default_factory=dict)

@@ -19,9 +19,8 @@ from typing import Any
 
 from modelium.fingerprint import FilesIdentity, fingerprint
 from modelium.live.given import Served
+from modelium.managers.runtimes import SHARED_SERVER
 
-SHARED = ("triton", "ray")
-"""Runtimes whose engines are parts of one server, which keeps what it was started with itself."""
 TOLD = 3
 LONGEST = 40
 NOTHING = "not set"
@@ -50,7 +49,7 @@ def launched_with(served: Served, salt: str = "") -> dict[str, Any]:
         "files": (fingerprint(served.path) if served.path else FilesIdentity()).as_list(),
         "gpus": served.model.gpus,
         "kv_bytes": served.model.kv_bytes,
-        "can_sleep": served.can_sleep,
+        "can_sleep": served.model.can_sleep,
         "settings": json.loads(json.dumps(settings, default=str)),
         "env": {name: _digest(salt, str(value)) for name, value in own.items()},
         "environment": str(served.server.get("environment") or ""),
@@ -78,7 +77,7 @@ def difference(kept: Mapping[str, Any], served: Served) -> Difference:
     said = [*server, *_own(kept, now)]
     more = len(said) - TOLD
     words = ", ".join([*said[:TOLD], *([f"{more} more"] if more > 0 else [])])
-    return Difference(words, not (server and served.runtime in SHARED))
+    return Difference(words, not (server and served.runtime in SHARED_SERVER))
 
 
 def _server(kept: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

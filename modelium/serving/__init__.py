@@ -152,5 +152,5 @@ def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInp
 
 
 def _clashes(config: Config, given: LiveInput) -> list[str]:
-    sleep = any(one.runtime == "vllm" and one.can_sleep for one in given.served)
+    sleep = any(one.runtime == "vllm" and one.model.can_sleep for one in given.served)
     return sleep_clashes(config, os.environ) if sleep else []

@@ -127,7 +127,7 @@ def test_models_of_sentence_transformers_keep_vllms_own_steps(tmp_path: Path) ->
 def test_engines_can_sleep_where_the_policy_or_the_operator_may_want_it(
     tmp_path: Path, text: str, sleeps: bool, can: bool
 ) -> None:
-    assert given(text, tmp_path, sleeps=sleeps)[0].can_sleep is can
+    assert given(text, tmp_path, sleeps=sleeps)[0].model.can_sleep is can
 
 
 @pytest.mark.parametrize(

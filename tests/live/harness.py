@@ -39,7 +39,7 @@ def live_input(
 ) -> LiveInput:
     """Emulated engines that take no time."""
     settings = more.pop("settings", INSTANT)
-    served = [Served(model, "emulated", None, settings, True) for model in models]  # type: ignore[arg-type]
+    served = [Served(model, "emulated", None, settings) for model in models]  # type: ignore[arg-type]
     given = {
         "deadlines": Deadlines(memory_back_s=QUIET_S, stop_grace_s=1.0),
         "limits": Limits(),

@@ -27,7 +27,7 @@ def served(tmp_path: Path) -> Served:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     server = {"environment": ".engines/vllm"}
-    return Served(model("a", 60), "vllm", folder, SETTINGS, True, 256, server)
+    return Served(model("a", 60), "vllm", folder, SETTINGS, 256, server)
 
 
 def kept(served: Served) -> Any:
@@ -78,7 +78,7 @@ def test_what_differs_is_said_and_serves_until_it_is_replaced(served: Served, wo
 
 
 def test_that_one_could_sleep_and_need_not_is_no_difference(served: Served) -> None:
-    cannot = replace(served, can_sleep=False)
+    cannot = replace(served, model=replace(served.model, can_sleep=False))
     assert difference(kept(served), cannot).words == ""
     assert difference(kept(cannot), served).words == "it was not started so that it can sleep"
 
