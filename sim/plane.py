@@ -228,6 +228,7 @@ class Plane:
         lanes.max_batch[slot] = len(spec.latency_s[0])
         lanes.max_delay[slot] = spec.max_delay_s
         lanes.fixed[slot] = spec.fixed_s
+        lanes.at_once[slot] = False  # of who had the slot before
         if len(spec.latency_s[0]) == 1 and spec.max_delay_s == 0 and lanes.head.shape[1] == 1:
             self._in_order.add(slot)
         lanes.head[slot], lanes.tail[slot], lanes.length[slot] = -1, -1, 0

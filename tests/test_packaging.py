@@ -118,7 +118,7 @@ def test_every_dependency_has_a_lower_bound() -> None:
 def test_help_lists_what_make_can_do() -> None:
     said = run("make", "--no-print-directory", "help")
     assert [line.split()[1] for line in said.splitlines()] == [
-        "demo", "demo-live", "test", "engines", "lint", "bench", "docs",
+        "demo", "demo-live", "test", "coverage", "engines", "lint", "bench", "docs",
     ]  # fmt: skip
 
 

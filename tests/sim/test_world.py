@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from lockstep import Both, play, plots, steps
 
@@ -104,6 +105,16 @@ def test_a_lane_of_which_all_were_lost_slows_nobody_down() -> None:
     both = play(plot([turns(20), llm], asked, [(5, "crash", 0)]))
     assert outcomes(both) == ["failed", "failed", "completed"]
     assert not both.seen["shared"]
+
+
+def test_who_takes_over_a_slot_forms_its_own_batches() -> None:
+    """The copy before it answered one by one; two that come together make one batch here."""
+    asked = [(0, 0), *[(3, 1)] * 4]
+    acts = [(2, "crash", 0), (2, "load", 1), (2, "ready", 0)]
+    both = play(plot([turns(1), turns(20, 25)], asked, acts, begin=[0]))
+    assert outcomes(both) == ["completed"] * 5
+    answered = [both.plane.w.answer_s[k] / UNIT_S for k in range(1, 5)]
+    assert answered == pytest.approx([28, 28, 53, 53])
 
 
 def test_a_batch_begins_when_its_server_is_free_to_the_bit() -> None:
