@@ -166,7 +166,7 @@ class LiveCluster:
         self._carry_out(action, why or self._rests(action))
 
     def _rests(self, action: Action) -> str:
-        """Why a model must not be loaded yet: plans want it whether it comes up or not."""
+        """Why a model must not be loaded now, whatever plans want: it failed, or it is to go."""
         match action:
             case Load(model):
                 pass
@@ -174,6 +174,8 @@ class LiveCluster:
                 model = self.state.instances[instance].model
             case _:
                 return ""
+        if why := self.reception.going.get(model):
+            return why
         left_s = self.failures.left_s(model)
         return f"{model} rests after a failed load for {format_seconds(left_s)}" if left_s else ""
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import ModeliumError, did_you_mean
 from modelium.live.beginning import cannot_sleep
-from modelium.live.journal import JournalError
 from modelium.live.lines import News, as_news
 from modelium.live.replacement import replace_copies
 from modelium.live.seats import RefusedError
 from modelium.rules import must_stay
-from modelium.state import COMING, Copy
+from modelium.state import COMING, GOING, Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -193,8 +192,13 @@ class Operations:
                 self._cluster.tell_news("files", model=model, why=str(error))
 
     def pin(self, model: str, pinned: bool = True) -> dict[str, Any]:
-        """Keep a model loaded whatever the policy thinks, or no longer; 404 as above."""
+        """Keep a model loaded whatever the policy thinks, or no longer.
+
+        Raises RefusedError: 404, 409 if it is being removed.
+        """
         self._known(model)
+        if why := self._cluster.reception.going.get(model):
+            raise RefusedError(CONFLICT, why)
         self._cluster.roster.pin(model, pinned)
         if pinned and not self._ready(model):
             self._cluster.reception.wish(model, "it is pinned (1 copy)")
@@ -208,22 +212,16 @@ class Operations:
         self._known(model)
         if why := self._cluster.reception.going.get(model):
             raise RefusedError(CONFLICT, why)
-        self._close(model)
+        self._cluster.roster.close(model)
         gone = self._go(model, "an operator removed it", self._removed)
         await asyncio.shield(self._cluster.spawn(gone))
-
-    def _close(self, model: str) -> None:
-        """No request is admitted any more, and no pin holds it."""
-        with contextlib.suppress(JournalError):  # counted there; it goes with the model anyway
-            self._cluster.roster.pin(model, False)
-        self._cluster.roster.close(model)
 
     async def _go(self, model: str, why: str, removed: Callable[[str], None] | None = None) -> None:
         """See its copies off, then forget it. Raises RefusedError if one has to stay."""
         try:
             await self._clear(model)
         except BaseException:
-            self._cluster.reception.going.pop(model, None)  # it stays, and is served
+            self._cluster.roster.reopen(model)
             raise
         self._cluster.roster.drop(model)
         if removed is not None:
@@ -233,7 +231,7 @@ class Operations:
     async def withdraw(self, model: str) -> None:
         """Serve a model no more that the configuration names no longer; its files stay."""
         why = "the configuration names it no longer"
-        self._close(model)
+        self._cluster.roster.close(model)
         try:
             await self._go(model, why)
         except RefusedError as error:
@@ -260,14 +258,24 @@ class Operations:
     # How
 
     async def _clear(self, model: str) -> None:
-        """See all copies of a model gone; what comes up is given up. Raises RefusedError."""
+        """See all copies of a model gone, pinned or needed or not; what comes up is given up.
+
+        Raises RefusedError if one of them cannot go.
+        """
         cluster, reason = self._cluster, "it is removed (1 call)"
-        while copies := list(cluster.state.instances_of(model)):
+        state = cluster.state
+        while copies := [state.copy(one.id) for one in state.instances_of(model)]:
             changed = cluster.changed
             for copy in copies:
                 if copy.phase in COMING:
-                    cluster.cancel(cluster.state.copy(copy.id), reason)
-            await self._each(model, lambda copy: Unload(copy.id, reason, drain=True))
+                    cluster.cancel(copy, reason)
+            here = [copy for copy in copies if copy.phase in (Phase.READY, Phase.ASLEEP)]
+            asked = (partial(cluster.dismiss, copy, reason) for copy in here)
+            ends = await asyncio.gather(*map(self._follow, asked))
+            for copy, error in zip(here, ends, strict=True):
+                stays = copy.stuck or copy.phase not in GOING
+                if error and stays and copy.id in state.instances:
+                    raise RefusedError(CONFLICT, error)
             await changed.wait()
 
     def _cancel_loads(self, model: str) -> None:

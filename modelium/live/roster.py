@@ -39,7 +39,13 @@ class Roster:
         """A model is about to be dropped: it takes no more requests."""
         why = f"{name} is being removed"
         self._cluster.reception.going[name] = why
+        self.correct(name)
         self._cluster.reception.refuse_all(name, 503, why)
+
+    def reopen(self, name: str) -> None:
+        """A model that was closed is not dropped: it is served as before."""
+        self._cluster.reception.going.pop(name, None)
+        self.correct(name)
 
     def drop(self, name: str) -> None:
         """Serve a model no more; all its copies must have gone. Another one may get its name."""
@@ -65,9 +71,12 @@ class Roster:
         """Use what was measured, and what operators want, in the next decision."""
         if name in self.served:
             given = self.served[name].model
-            pinned = self._pins.get(name, given.pinned)
+            pinned, least = self._pins.get(name, given.pinned), given.min_replicas
+            if name in self._cluster.reception.going:
+                pinned, least = False, 0  # else policies would load it again
             kinds = {gpu.kind for gpu in self._cluster.state.all_gpus.values()}
-            self._set(replace(self._cluster.learnt.corrected(given, kinds), pinned=pinned))
+            corrected = self._cluster.learnt.corrected(given, kinds)
+            self._set(replace(corrected, pinned=pinned, min_replicas=least))
 
     def needs_more(self, copy: Copy) -> None:
         """It ran out of memory: ask for a tenth more, so that the policy makes more room."""

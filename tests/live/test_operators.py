@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.core import Load, Unload
+from modelium.core import Limits, Load, Model, Unload
 from modelium.live.failures import Patience
 from modelium.live.reception import House as Rules
 from modelium.live.roster import PINS
@@ -17,6 +17,7 @@ from modelium.testing.scenarios import model, nodes_of
 from tests.live.harness import INSTANT, QUIET_S
 from tests.live.house import engines_of, house
 from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Told, loaded, operations
+from tests.live.test_full_disk import full
 
 
 def test_a_model_that_is_removed_while_it_loads_is_gone(tmp_path: Path) -> None:
@@ -50,6 +51,56 @@ def test_a_removal_goes_on_when_the_operator_has_gone(tmp_path: Path) -> None:
             seat.finish("completed")
             await here.until(lambda: "a" not in here.cluster.state.models)
             assert not here.cluster.reception.going
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("policy", ["lru", "static"])
+@pytest.mark.parametrize(
+    ("one", "limits"),
+    [
+        (replace(A, pinned=True), Limits()),
+        (replace(A, min_replicas=1), Limits()),
+        (A, Limits(min_residency_s=1e6)),
+    ],
+    ids=["pinned", "needed", "ready a moment ago"],
+)
+def test_rules_for_policies_keep_no_model_that_is_to_go(
+    tmp_path: Path, one: Model, limits: Limits, policy: str
+) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(QUIET_S):
+            async with house(tmp_path, [one], policy=policy, limits=limits) as here:
+                cluster = here.cluster
+                if policy == "lru":
+                    assert await here.ask("a")
+                await here.until(lambda: here.phases("a") == ["ready"])
+                await operations(here).withdraw("a")
+                assert not here.said("reload-refused")
+                assert not cluster.state.models
+                assert not cluster.state.instances
+                loads = [end for end in here.said("done") if end["kind"] == "load"]
+                assert len(loads) == 1, "nothing was loaded again meanwhile"
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+
+
+def test_a_model_that_cannot_go_stays_as_it_was(tmp_path: Path) -> None:
+    one = replace(A, min_replicas=1)
+
+    async def run() -> None:
+        async with house(tmp_path, [one], policy=Idle()) as here:
+            await loaded(here)
+            operations(here).pin("a")
+            with full(here.cluster):
+                with pytest.raises(RefusedError, match="the journal cannot be used"):
+                    await operations(here).remove("a")
+                assert await here.ask("a")
+            assert here.cluster.state.models["a"] == replace(one, pinned=True)
+            assert here.cluster.journal.kept(PINS) == {"a": True}
+            await operations(here).remove("a")
+            assert not here.cluster.state.models
 
     asyncio.run(run())
 
