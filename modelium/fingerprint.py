@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".gguf", ".plan", ".engine", ".pb")
+"""Endings of files that hold weights."""
+SERVED_FROM = (*WEIGHTS, ".json", ".txt", ".py", ".model", ".pbtxt", ".jinja", ".tiktoken", ".data")
+"""Endings of files that a model is served from; what it writes beside them, as logs, is its own."""
 TOLD = 3
 """A difference names so many files; of the others it says how many there are."""
 
@@ -62,18 +66,18 @@ class FilesIdentity:
 
     @classmethod
     def from_list(cls, given: Sequence[Sequence[Any]]) -> FilesIdentity:
-        """Read back what `as_list` gave and JSON kept."""
-        return cls(tuple(FileIdentity(*one) for one in given))
+        """Read back what `as_list` gave and JSON kept; earlier versions kept more files."""
+        return cls(tuple(FileIdentity(*one) for one in given if _is_served_from(one[0])))
 
 
 def fingerprint(path: Path) -> FilesIdentity:
     """The identity of the files of a model: a folder, or one file.
 
-    What says nothing about the model is left out: hidden files, README and licence, and what
-    Python writes beside the code that it runs. Links are followed, also to folders, but never to
-    one that is being looked at already. A file that goes away meanwhile is not there.
+    What no engine reads is left out: hidden files, README and licence, logs. Links are followed,
+    also to folders, but never to one that is being looked at already. What goes away meanwhile, or
+    cannot be looked at (a link to itself, a folder of others), is not there.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # which, unlike `path.is_dir`, never raises
         return FilesIdentity(tuple(sorted(_files(path, "", ()))))
     found = _identity(path, path.name)
     return FilesIdentity((found,) if found else ())
@@ -91,22 +95,29 @@ def _files(
     if (me := (here.st_dev, here.st_ino)) in within:
         return
     for entry in entries:
-        if _says_nothing(entry.name):
+        if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(Path(entry.path), f"{prefix}{entry.name}/", (*within, me))
         elif found := _identity(Path(entry.path), f"{prefix}{entry.name}"):
             yield found
 
 
-def _says_nothing(name: str) -> bool:
-    plain = name.lower()
-    return plain.startswith((".", "license", "readme")) or plain.endswith(
-        ("__pycache__", ".md", ".pyc")
-    )
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # as of a link to itself
+        return False
+
+
+def _is_served_from(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.endswith(SERVED_FROM) and not last.lower().startswith(("license", "readme"))
 
 
 def _identity(path: Path, name: str) -> FileIdentity | None:
+    if not _is_served_from(name):
+        return None
     try:
         found = path.stat()
     except OSError:

@@ -25,7 +25,8 @@ def files_in(folder: Path) -> Iterator[Path]:
     """All files of a folder and of those in it, links as well."""
     # `walk`, unlike `rglob`, goes on when a folder is taken away meanwhile.
     inside = (Path(at, name) for at, folders, names in os.walk(folder) for name in folders + names)
-    return (file for file in inside if file.is_symlink() or file.is_file())
+    # Those of `path`, unlike those of `Path`, never raise.
+    return (file for file in inside if os.path.islink(file) or os.path.isfile(file))
 
 
 def _cut(file: Path) -> str:

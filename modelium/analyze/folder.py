@@ -126,11 +126,11 @@ def analyze(path: str | Path) -> ModelFiles:
     Raises ProfileError for a folder with no model in it, and for files that are wrong.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise ProfileError(
-            f"{folder} is not a folder; give the folder that holds the model's files"
-        )
     try:
+        if not folder.is_dir():
+            raise ProfileError(
+                f"{folder} is not a folder; give the folder that holds the model's files"
+            )
         return _analyze(folder)
     except OSError as error:
         raise ProfileError(f"cannot read {error.filename}: {error.strerror}") from None

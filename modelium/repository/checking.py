@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def check_folder(folder: Path, *, allow_pickle: bool = False) -> ModelFiles:
     model that anybody could serve.
     """
     for file in files_in(folder):
-        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+        # As of `path`, since that of `Path` raises where a link leads to itself.
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(folder.resolve()):
             raise RepositoryError(f"{file.relative_to(folder)} is a link that leads out of it")
     try:
         found = analyze(folder)
@@ -62,7 +64,8 @@ def _python(folder: Path) -> ModelFiles | None:
     code = folder / "model.py"
     if not code.is_file():
         return None
-    text, files = code.read_text(encoding="utf-8", errors="replace"), list(files_in(folder))
+    text = code.read_text(encoding="utf-8", errors="replace")
+    files = [file for file in files_in(folder) if os.path.isfile(file)]  # links may lead nowhere
     triton = "TritonPythonModel" in text
     return ModelFiles(
         path=str(folder),

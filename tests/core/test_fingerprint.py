@@ -75,6 +75,15 @@ def test_what_says_nothing_about_the_model_changes_nothing(tmp_path: Path) -> No
     assert fingerprint(moved).difference(before) == ""
 
 
+def test_a_link_to_itself_is_no_file_and_no_folder(tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    before = fingerprint(made)
+    for name in ("loop", "loop.json", "1/loop.onnx"):
+        (made / name).symlink_to(made / name)
+    assert fingerprint(made) == before
+    assert fingerprint(made / "loop") == FilesIdentity()
+
+
 def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
     """As in the cache of Hugging Face's hub, and in a folder of versions."""
     first, second = folder(tmp_path / "v1"), folder(tmp_path / "v2")

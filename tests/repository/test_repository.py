@@ -108,6 +108,15 @@ def test_a_link_that_leads_out_is_refused(repository: ModelRepository, tmp_path:
     assert folder.exists()
 
 
+def test_a_link_to_itself_is_no_file_of_a_model(repository: ModelRepository) -> None:
+    folder = repository.incoming / "a"
+    folder.mkdir()
+    (folder / "model.py").write_text("class Model: ...")
+    (folder / "loop").symlink_to(folder / "loop")
+    repository.add_model_from_incoming(folder)
+    assert [one.name for one in repository.list_models()] == ["a"]
+
+
 def test_pickles_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
     def pickled(repository: ModelRepository) -> Path:
         folder = put(repository.incoming / "a")
