@@ -114,7 +114,8 @@ def served(
     most = batch.max_num_seqs if batch else None
     model = replace(model, can_sleep=can_sleep)
     server = _server(config, runtime)
-    return Served(model, runtime, path and path.resolve(), settings, most, server)
+    files = plan.models[name].files
+    return Served(model, runtime, path and path.resolve(), settings, most, server, files)
 
 
 def _server(config: schema.Config, runtime: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from modelium.config.values import build
 from modelium.core import Model, Slo
 from modelium.costs import Stages
 from modelium.errors import ConfigError, ModeliumError, ProfileError
+from modelium.fingerprint import FilesIdentity, fingerprint
 from modelium.managers.runtimes import CAN_SLEEP
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Served:
     stages: Stages
     profiles: Mapping[str, Entry] = field(default_factory=dict)
     """Its step times that the configuration gives, by kind of GPU."""
+    files: FilesIdentity = field(default_factory=FilesIdentity)
+    """As they were before they were analysed."""
 
 
 def served(
@@ -60,6 +63,7 @@ def served(
     own: Sequence[Entry] = (),
 ) -> Served:
     """One model of a configuration; `own` are its profiles. Raises ConfigError with the path."""
+    files = fingerprint(config.repository / entry.path) if entry.path else FilesIdentity()
     try:
         settings = config.vllm.default_settings.under(entry.vllm).under(_flags(config, entry))
         spec, size = _facts(name, entry, settings, config.repository)
@@ -94,7 +98,7 @@ def served(
         raise ConfigError(f"models.{name}: min_replicas is {least}, more than max_replicas, {most}")
     stages = build(build(Stages(), config.load), entry.load)
     profiles = of_model(own, name, spec, model.gpus)
-    return Served(model, spec, settings, entry.infer, stages, profiles)
+    return Served(model, spec, settings, entry.infer, stages, profiles, files)
 
 
 def _allowed(entry: schema.ModelEntry, hardware: Hardware) -> Hardware:

@@ -71,7 +71,7 @@ async def _adoptable(cluster: LiveCluster, record: Record) -> tuple[bool, str]:
         return False, f"runtime was {record.runtime}, is {served.runtime}"
     found = Difference()
     if record.launch is not None:
-        found = await cluster.call(difference, record.launch, served)
+        found = difference(record.launch, served)
     if not found.may_serve:
         return False, found.words
     return await cluster.call(manager.adopt, record.engine), found.words

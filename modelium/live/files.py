@@ -10,13 +10,14 @@ change under it. Only stat is asked for, and headers of files that have just cha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelium.core import Phase
 from modelium.errors import ModeliumError
-from modelium.fingerprint import FilesIdentity, fingerprint
+from modelium.fingerprint import WEIGHTS, FilesIdentity, fingerprint
 from modelium.live.given import Served
 from modelium.managers.engine import StartError
 from modelium.state import Copy
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 STILL_S = 2.0
 """Files that have not changed for so long are taken for whole."""
 LOOK_S = 0.25
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".gguf", ".plan", ".engine", ".pb")
-MATTER = (*WEIGHTS, ".json", ".txt", ".py", ".model", ".pbtxt", ".jinja", ".tiktoken", ".data")
-"""Endings of files that a model is served from; what it writes beside them, as logs, is its own."""
 
 
 @dataclass
@@ -40,6 +38,8 @@ class Seen:
     analysed: FilesIdentity
     """Of these the model's size and the rest are known."""
     now: FilesIdentity
+    look: int
+    """The number of the look that found them so."""
     since_s: float = float("-inf")
     """Since when they have looked as they do now."""
     trouble: str = ""
@@ -57,14 +57,18 @@ class Files:
         self._loaded: dict[str, FilesIdentity] = {}
         """By copy."""
         self._turns: dict[str, asyncio.Lock] = {}
+        self._looks = itertools.count(1)
+        """Numbers of looks, in the order in which they begin."""
 
     # Books
 
     def analysed(self, model: str) -> None:
-        """What is known of a model was just derived from its files."""
-        if (path := self._cluster.roster.served[model].path) is not None:
-            found = _that_matter(fingerprint(path))
-            self._seen[model] = Seen(found, found)
+        """What is known of a model was just derived from `Served.files`."""
+        served = self._cluster.roster.served[model]
+        if served.path is None:
+            self._seen.pop(model, None)
+        else:
+            self._seen[model] = Seen(served.files, served.files, next(self._looks))
 
     def drop(self, model: str) -> None:
         """A model is served no more."""
@@ -78,7 +82,11 @@ class Files:
     def adopted(self, copy: Copy, identity: FilesIdentity | None = None) -> None:
         """A copy runs already; `identity` is what it was loaded from, None: what is there now."""
         if (seen := self._seen.get(copy.model)) is not None:
-            self._loaded[copy.id] = seen.now if identity is None else _that_matter(identity)
+            self._loaded[copy.id] = seen.now if identity is None else identity
+
+    def loaded(self, copy: Copy) -> FilesIdentity:
+        """What a copy was loaded from, or is about to be; none if its model has no files."""
+        return self._loaded.get(copy.id, FilesIdentity())
 
     def outdated(self, copy: Copy) -> str:
         """What has changed since a copy was loaded, in words; "" if nothing has."""
@@ -94,34 +102,30 @@ class Files:
 
     async def look(self) -> None:
         """Look at the files of all models; take up what has changed and is settled."""
-        paths = {name: one.path for name, one in self._cluster.roster.served.items() if one.path}
-        found = await self._cluster.call(
-            lambda: {name: _that_matter(fingerprint(path)) for name, path in paths.items()}
-        )
-        for name, identity in found.items():
-            served = self._cluster.roster.served.get(name)
-            if served is None or served.path != paths[name] or name not in self._seen:
+        for model in await self._look_at(list(self._seen)):
+            seen = self._seen.get(model)
+            if seen is None:
                 continue
-            self._note(name, identity)
-            if self._waits_s(self._seen[name]) <= 0 and not self._turn(name).locked():
-                async with self._turn(name):
-                    await self._take_up(name)
-            self._drop_sleepers(name)
+            if self._waits_s(seen) <= 0 and not self._turn(model).locked():
+                async with self._turn(model):
+                    await self._take_up(model)
+            self._drop_sleepers(model)
 
     async def settle(self, model: str, go_on: Callable[[], None] = lambda: None) -> None:
         """Look at a model now, wait until its files are settled, and take them up.
 
-        `go_on` raises where nobody wants it any more. Raises ModeliumError if they cannot be served
-        and StartError if they go on changing for as long as a load may take.
+        `go_on` raises where nobody wants it any more. Nothing is waited for where it is served no
+        more. Raises ModeliumError if they cannot be served and StartError if they go on changing
+        for as long as a load may take.
         """
         cluster, until_s = self._cluster, self._cluster.now_s() + self._cluster.deadlines.load_s
-        while (seen := self._seen.get(model)) is not None:
-            path = cluster.roster.served[model].path
-            assert path is not None, "only models with files are seen"
-            self._note(model, _that_matter(await cluster.call(fingerprint, path)))
+        while model in self._seen:
+            await self._look_at([model])
             go_on()
-            wait_s, why = self._waits_s(seen), f"{model}: its files are changing"
-            if wait_s <= 0:
+            if (seen := self._seen.get(model)) is None:
+                return
+            why = f"{model}: its files are changing"
+            if self._waits_s(seen) <= 0:
                 async with self._turn(model):
                     why = await self._take_up(model)
                 if not why:
@@ -132,8 +136,28 @@ class Files:
         if trouble := self.trouble(model):
             raise StartError(f"{model}: {trouble}")
 
-    def _note(self, model: str, identity: FilesIdentity) -> None:
-        seen = self._seen[model]
+    async def _look_at(self, models: Collection[str]) -> dict[str, FilesIdentity]:
+        """Look at the files of some models, and note what has changed; gives what was found."""
+        number, served = next(self._looks), self._cluster.roster.served
+        paths = {
+            model: path
+            for model in models
+            if model in self._seen and (path := served[model].path) is not None
+        }
+        found = await self._cluster.call(
+            lambda: {model: fingerprint(path) for model, path in paths.items()}
+        )
+        for model, identity in found.items():
+            if model in served and served[model].path == paths[model]:
+                self._note(model, identity, number)
+        return found
+
+    def _note(self, model: str, identity: FilesIdentity, number: int) -> None:
+        """A look has found files so, unless one that began later has found them already."""
+        seen = self._seen.get(model)
+        if seen is None or number < seen.look:
+            return
+        seen.look = number
         if identity == seen.now:
             return
         what = identity.difference(seen.now)
@@ -149,30 +173,32 @@ class Files:
 
     async def _take_up(self, model: str) -> str:
         """Analyse settled files anew, if they are others than before; why they are not settled."""
-        cluster, seen = self._cluster, self._seen[model]
-        identity = seen.now
-        path = cluster.roster.served[model].path
-        if identity == seen.analysed or path is None:
+        cluster, seen = self._cluster, self._seen.get(model)
+        if seen is None or seen.now == seen.analysed:
             return ""
+        identity, path = seen.now, cluster.roster.served[model].path
+        assert path is not None, "only models with files are seen"
         if why := await cluster.call(unfinished, path):
             return f"{model}: {why}"
+        served, trouble = None, ""
         try:
-            served = await cluster.call(self._renew, model) if self._renew is not None else None
-            seen.trouble = ""
-        except ModeliumError as error:
-            if seen.trouble != str(error):
-                cluster.tell_news("files", model=model, why=f"cannot be served: {error}")
-            seen.trouble, served = str(error), None
-        if model not in cluster.roster.served:
-            return ""
+            if self._renew is not None and self._seen.get(model) is seen:
+                served = await cluster.call(self._renew, model)
+        except (ModeliumError, OSError) as error:
+            trouble = str(error)
+        if self._seen.get(model) is not seen:  # it is served no more, or otherwise, since then
+            return f"{model}: what is served has changed"
+        if trouble and seen.trouble != trouble:
+            cluster.tell_news("files", model=model, why=f"cannot be served: {trouble}")
+        seen.trouble, seen.analysed = trouble, identity
         if served is not None:
             cluster.learnt.forget(model)
-            cluster.roster.put(served)  # which looks at the files again
+            cluster.roster.put(served)
             seen = self._seen[model]
-            if seen.now != identity:
-                seen.since_s = cluster.now_s()
+            if served.files != identity:  # they changed just before: once more when they are still
+                seen.analysed, seen.since_s = identity, cluster.now_s()
+                return f"{model}: its files are changing"
             cluster.tell_news("files", model=model, why="its changed files are analysed anew")
-        seen.analysed = identity
         return ""
 
     def _drop_sleepers(self, model: str) -> None:
@@ -202,26 +228,17 @@ class Files:
 
     async def confirm(self, copy: Copy) -> None:
         """A copy is loaded: did its weights change meanwhile? Raises StartError if they did."""
-        seen, loaded = self._seen.get(copy.model), self._loaded.get(copy.id)
-        path = self._cluster.roster.served[copy.model].path
-        if seen is None or loaded is None or path is None:
-            return
-        self._note(copy.model, _that_matter(await self._cluster.call(fingerprint, path)))
+        found = (await self._look_at([copy.model])).get(copy.model, FilesIdentity())
+        loaded = self.loaded(copy)
         before = {one.name: one for one in loaded.files}
-        for one in self._seen[copy.model].now.files:
+        for one in found.files:
             if one.name.endswith(WEIGHTS) and before.get(one.name, one) != one:
                 self._cluster.cancel(copy, f"{one.name} was changed while it was loaded")
         self._cluster.check(copy)
 
     async def compare(self, copy: Copy) -> None:
         """A copy is about to be woken: not with weights of files that are others by now."""
-        path = self._cluster.roster.served[copy.model].path
-        if copy.model in self._seen and path is not None:
-            self._note(copy.model, _that_matter(await self._cluster.call(fingerprint, path)))
+        await self._look_at([copy.model])
         if what := self.outdated(copy):
             self._cluster.cancel(copy, f"its files changed since it was loaded: {what}")
         self._cluster.check(copy)
-
-
-def _that_matter(identity: FilesIdentity) -> FilesIdentity:
-    return FilesIdentity(tuple(one for one in identity.files if one.name.endswith(MATTER)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from modelium.core import Gpu, Limits, Model, Node
 from modelium.costs import ConfiguredFacts, Work
+from modelium.fingerprint import FilesIdentity
 from modelium.live.failures import Patience
 from modelium.live.hostmemory import HostMemory
 from modelium.live.reception import House
@@ -29,6 +30,8 @@ class Served:
     server: Mapping[str, Any] = field(default_factory=dict)
     """What the runtime itself is started with, as configured: "environment", where it is
     installed, and "env", its variables, where one server has several engines."""
+    files: FilesIdentity = field(default_factory=FilesIdentity, compare=False)
+    """The files at `path`, as they were before they were analysed."""
 
 
 @dataclass(frozen=True, slots=True)

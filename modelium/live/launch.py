@@ -1,6 +1,6 @@
 """What an engine was started with, kept in the journal: a later executor compares.
 
-    kept = launched_with(served)                    # plain values for the journal
+    kept = launched_with(served, files)             # plain values for the journal
     difference(kept, served)                        # with what is configured now
 
 An engine that is adopted after a restart may have been started with other files, flags or settings
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.fingerprint import FilesIdentity, fingerprint
+from modelium.fingerprint import FilesIdentity
 from modelium.live.given import Served
 from modelium.managers.runtimes import SHARED_SERVER
 
@@ -36,8 +36,8 @@ class Difference:
     """The engine may serve until it is replaced."""
 
 
-def launched_with(served: Served, salt: str = "") -> dict[str, Any]:
-    """All that an engine of this model depends on, as plain values. Blocks for some stats.
+def launched_with(served: Served, files: FilesIdentity, salt: str = "") -> dict[str, Any]:
+    """All that an engine of this model depends on, as plain values; it is loaded from `files`.
 
     Values of environment variables may be secrets: only their digests are kept, with a `salt`.
     """
@@ -46,7 +46,7 @@ def launched_with(served: Served, salt: str = "") -> dict[str, Any]:
     own, shared = served.settings.get("env", {}), served.server.get("env", {})
     return {
         "path": str(served.path or ""),
-        "files": (fingerprint(served.path) if served.path else FilesIdentity()).as_list(),
+        "files": files.as_list(),
         "gpus": served.model.gpus,
         "kv_bytes": served.model.kv_bytes,
         "can_sleep": served.model.can_sleep,
@@ -64,15 +64,14 @@ def files_of(kept: Mapping[str, Any]) -> FilesIdentity:
 
 
 def difference(kept: Mapping[str, Any], served: Served) -> Difference:
-    """What differs now from what was kept, but for files that changed in place. Blocks for stats.
+    """What differs now from what was kept, but for files that changed in place.
 
     Files under another path that are the same ones are no difference.
     """
-    now = launched_with(served, kept["salt"])
-    if now["path"] != kept["path"]:
-        files = FilesIdentity.from_list(now["files"]).difference(files_of(kept))
-        if files or not now["files"]:
-            return Difference(f"path was {kept['path']}, is {now['path'] or NOTHING}", False)
+    now = launched_with(served, served.files, kept["salt"])
+    same = bool(now["files"]) and not served.files.difference(files_of(kept))
+    if now["path"] != kept["path"] and not same:
+        return Difference(f"path was {kept['path']}, is {now['path'] or NOTHING}", False)
     server = list(_server(kept, now))
     said = [*server, *_own(kept, now)]
     more = len(said) - TOLD

@@ -38,8 +38,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     line.tier = cluster.state.source_tier(copy.model, copy.node).value
     cluster.timeline.mark(copy, "loading")
     gpus, size = copy.gpus, copy.bytes_per_gpu
-    launch = await cluster.call(launched_with, served)
-    cluster.check(copy)
+    launch = launched_with(served, cluster.files.loaded(copy))
     cluster.journal.starting(
         Record(copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None, None, launch)
     )

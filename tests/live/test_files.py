@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 
 from modelium.core import Load, Model, Wake
 from modelium.errors import ModeliumError
+from modelium.fingerprint import FilesIdentity, fingerprint
 from modelium.live import files
 from modelium.live.failures import Patience
 from modelium.live.given import Served
@@ -51,19 +53,29 @@ async def served(
     one: Model = SMALL,
     *gpus: int,
     renew: Callable[[Served], Served] = lambda served: served,
+    before: Callable[[], None] = lambda: None,
     **more: Any,
 ) -> AsyncIterator[tuple[House, Path]]:
-    """A cluster that serves `one` from a folder; `renew` is what its analysis gives."""
+    """A cluster that serves `one` from a folder; `renew` is what its analysis gives.
+
+    `before` happens before each analysis.
+    """
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     weights(folder, 100)
     first: list[Served] = []
     policy = more.pop("policy", Idle())
-    more["renew"] = lambda name: renew(first[0])
+
+    def analysed(name: str) -> Served:
+        before()
+        files = fingerprint(folder)
+        return replace(renew(first[0]), files=files)
+
+    more["renew"] = analysed
     async with house(tmp_path, [one], *gpus, policy=policy, **more) as here:
         roster = here.cluster.roster
-        first.append(replace(roster.served["a"], path=folder))
+        first.append(replace(roster.served["a"], path=folder, files=fingerprint(folder)))
         roster.put(first[0])
         yield here, folder
 
@@ -300,5 +312,159 @@ def test_a_file_that_is_replaced_by_one_of_the_same_time_is_another(tmp_path: Pa
             other.rename(file)
             await here.cluster.files.look()
             assert row(here)["files_changed"] == "model.safetensors was replaced"
+
+    run(act)
+
+
+def test_what_is_noted_meanwhile_is_not_taken_back_by_an_older_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> FilesIdentity:
+        """The first look is taken before the files change, and told after."""
+        found = fingerprint(path)
+        if not looked.is_set():
+            looked.set()
+            go_on.wait()
+        return found
+
+    async def act() -> None:
+        async with served(tmp_path) as (here, folder):
+            monkeypatch.setattr(files, "fingerprint", slow)
+            looking = asyncio.create_task(here.cluster.files.look())
+            await here.until(looked.is_set)
+            weights(folder, 200)
+            name = await loaded(here)
+            go_on.set()
+            await looking
+            assert here.cluster.outdated(here.cluster.state.copy(name)) == ""
+            assert row(here)["files_changed"] == ""
+
+    run(act)
+
+
+def test_an_analysis_that_takes_long_holds_up_no_other_models_news(tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(old: Served) -> Served:
+        began.set()
+        go_on.wait()
+        return old
+
+    async def act() -> None:
+        async with served(tmp_path, renew=slow) as (here, folder):
+            cluster, other = here.cluster, tmp_path / "other"
+            other.mkdir()
+            weights(other, 100)
+            one = replace(cluster.roster.served["a"], model=replace(SMALL, name="b"), path=other)
+            cluster.roster.put(replace(one, files=fingerprint(other)))
+            weights(folder, 200)
+            await cluster.files.look()
+            await asyncio.sleep(0.3)
+            weights(other, 200)
+            looking = asyncio.create_task(cluster.files.look())
+            await here.until(began.is_set)
+            assert {said["model"] for said in here.said("files")} == {"a", "b"}
+            go_on.set()
+            await looking
+
+    run(act)
+
+
+def test_a_link_to_itself_is_no_file_and_troubles_nobody(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with served(tmp_path) as (here, folder):
+            await loaded(here)
+            (folder / "loop").symlink_to(folder / "loop")
+            (folder / "loop.json").symlink_to(folder / "loop.json")
+            await here.cluster.files.look()
+            assert row(here)["files_changed"] == ""
+            weights(folder, 200)
+            await here.cluster.files.look()
+            assert row(here)["files_changed"] == CHANGED
+            await here.cluster.files.settle("a")
+            assert row(here)["files_error"] == ""
+
+    run(act)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_troubles_no_other(tmp_path: Path) -> None:
+    def unreadable(old: Served) -> Served:
+        raise PermissionError(13, "Permission denied", "config.json")
+
+    async def act() -> None:
+        async with served(tmp_path, renew=unreadable) as (here, folder):
+            await loaded(here)
+            weights(folder, 200)
+            await here.cluster.files.look()
+            await asyncio.sleep(0.3)
+            await here.cluster.files.look()
+            assert "Permission denied" in row(here)["files_error"]
+
+    run(act)
+
+
+def test_an_update_of_a_model_that_is_removed_meanwhile_says_so(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with served(tmp_path) as (here, folder):
+            await loaded(here)
+            operator = operations(here)
+            weights(folder, 200, cut=100)
+            updating = asyncio.create_task(operator.update("a"))
+            await here.until(lambda: row(here)["files_changed"])
+            await operator.remove("a")
+            with pytest.raises(RefusedError, match="no model called 'a'") as gone:
+                await updating
+            assert gone.value.status == 404
+
+    run(act)
+
+
+def test_settings_that_are_taken_up_meanwhile_are_not_undone_by_an_analysis(
+    tmp_path: Path,
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(old: Served) -> Served:
+        began.set()
+        go_on.wait()
+        return old
+
+    async def act() -> None:
+        async with served(tmp_path, renew=slow) as (here, folder):
+            cluster = here.cluster
+            weights(folder, 200)
+            settling = asyncio.create_task(cluster.files.settle("a"))
+            await here.until(began.is_set)
+            later = replace(cluster.roster.served["a"], settings={**INSTANT, "speed": 2.0})
+            cluster.roster.put(replace(later, files=fingerprint(folder)))
+            go_on.set()
+            await settling
+            assert cluster.roster.served["a"] == later
+
+    run(act)
+
+
+def test_files_that_change_before_their_analysis_are_analysed_once_more(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def change() -> None:
+        if not sizes:
+            weights(tmp_path / "model", 300)
+
+    def counted(old: Served) -> Served:
+        sizes.append((tmp_path / "model" / "model.safetensors").stat().st_size)
+        return old
+
+    async def act() -> None:
+        async with served(tmp_path, renew=counted, before=change) as (here, folder):
+            weights(folder, 200)
+            await here.cluster.files.settle("a")
+            assert len(sizes) == 2
+            assert sizes[0] == sizes[1]
+            assert here.said("files")[-1]["why"] == "its changed files are analysed anew"
+            await loaded(here)
+            assert row(here)["files_changed"] == ""
 
     run(act)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from modelium.fingerprint import fingerprint
 from modelium.live.given import Served
 from modelium.live.launch import difference, launched_with
 from modelium.testing.scenarios import model
@@ -27,12 +28,18 @@ def served(tmp_path: Path) -> Served:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     server = {"environment": ".engines/vllm"}
-    return Served(model("a", 60), "vllm", folder, SETTINGS, 256, server)
+    return looked_at(Served(model("a", 60), "vllm", folder, SETTINGS, 256, server))
+
+
+def looked_at(served: Served) -> Served:
+    """With its files as they are now."""
+    assert served.path is not None
+    return replace(served, files=fingerprint(served.path))
 
 
 def kept(served: Served) -> Any:
     """As the journal gives it back."""
-    return json.loads(json.dumps(launched_with(served)))
+    return json.loads(json.dumps(launched_with(served, served.files)))
 
 
 def test_the_same_is_the_same_also_elsewhere(served: Served, tmp_path: Path) -> None:
@@ -40,7 +47,19 @@ def test_the_same_is_the_same_also_elsewhere(served: Served, tmp_path: Path) -> 
     assert difference(before, served).words == ""
     assert served.path is not None
     moved = served.path.rename(tmp_path / "moved")
-    assert difference(before, replace(served, path=moved)).words == ""
+    assert difference(before, looked_at(replace(served, path=moved))).words == ""
+    (moved / "engine.log").write_text("what an engine writes beside its files is none of them")
+    assert difference(before, looked_at(replace(served, path=moved))).words == ""
+
+
+def test_files_that_an_earlier_version_kept_as_well_are_no_difference(
+    served: Served, tmp_path: Path
+) -> None:
+    before = kept(served)
+    before["files"].append(["engine.log", 10, 10, 10])
+    assert served.path is not None
+    moved = served.path.rename(tmp_path / "moved")
+    assert difference(before, looked_at(replace(served, path=moved))).words == ""
 
 
 def test_secrets_are_not_kept(served: Served) -> None:
@@ -87,9 +106,9 @@ def test_another_model_under_the_name_does_not_serve(served: Served, tmp_path: P
     before, other = kept(served), tmp_path / "v2"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"others!")
-    found = difference(before, replace(served, path=other))
+    found = difference(before, looked_at(replace(served, path=other)))
     assert (found.words, found.may_serve) == (f"path was {served.path}, is {other}", False)
-    missing = difference(before, replace(served, path=tmp_path / "nothing"))
+    missing = difference(before, looked_at(replace(served, path=tmp_path / "nothing")))
     assert not missing.may_serve
 
 
