@@ -111,7 +111,7 @@ class Operations:
         cluster.failures.forget(model)
         if not self._ready(model):
             await cluster.reception.want(model, REASON)
-        return self._model(cluster.state.models[model])
+        return self._told(model)
 
     async def unload(self, model: str) -> dict[str, Any]:
         """Let all copies finish their requests and go; a load or wake under way is cancelled.
@@ -130,7 +130,7 @@ class Operations:
             if stuck := [copy.id for copy in left if copy.stuck]:
                 raise RefusedError(CONFLICT, f"{stuck[0]} does not end; it is tried again")
             if not left:
-                return self._model(state.models[model])
+                return self._told(model)
             await changed.wait()
 
     async def sleep(self, model: str, level: int = 1) -> dict[str, Any]:
@@ -178,9 +178,8 @@ class Operations:
                 done += await replace_copies(
                     cluster, {name: f"update: {what}" for name, what in old.items()}, self._follow
                 )
-        self._known(model)
         told = done or [f"{model} is up to date"]
-        return {**self._model(cluster.state.models[model]), "updated": told}
+        return {**self._told(model), "updated": told}
 
     async def update_adopted(self) -> None:
         """Update, one after another, models that have outdated copies; news tell failures."""
@@ -202,7 +201,7 @@ class Operations:
         self._cluster.roster.pin(model, pinned)
         if pinned and not self._ready(model):
             self._cluster.reception.wish(model, "it is pinned (1 copy)")
-        return self._model(self._cluster.state.models[model])
+        return self._told(model)
 
     async def remove(self, model: str) -> None:
         """Serve a model no more: its copies finish, go, and then it is forgotten.
@@ -312,7 +311,7 @@ class Operations:
         ends = await asyncio.gather(*(self.act(action(copy)) for copy in copies))
         if error := next(filter(None, ends), ""):
             raise RefusedError(CONFLICT, error)
-        return self._model(state.models[model])
+        return self._told(model)
 
     async def act(self, action: Action) -> str:
         """Start an action and wait for its end; returns the error, or ""."""
@@ -342,6 +341,11 @@ class Operations:
         if model not in models:
             hint = did_you_mean(model, models)
             raise RefusedError(404, f"no model called {model!r}.{hint}")
+
+    def _told(self, model: str) -> dict[str, Any]:
+        """A model as it is now. Raises RefusedError: 404 if it was removed meanwhile."""
+        self._known(model)
+        return self._model(self._cluster.state.models[model])
 
     def _ready(self, model: str) -> bool:
         return any(c.phase is Phase.READY for c in self._cluster.state.instances_of(model))

@@ -210,3 +210,21 @@ def test_a_second_copy_that_cannot_be_loaded_does_not_close_the_first(tmp_path: 
             assert await here.ask("a")
 
     asyncio.run(run())
+
+
+def test_an_unload_that_ends_with_the_removal_of_its_model_says_so(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with house(tmp_path, [A], policy=Idle()) as here:
+            await loaded(here)
+            seat = await here.cluster.reception.seat(Request("a"))
+            unloading = asyncio.create_task(operations(here).unload("a"))
+            await here.until(lambda: here.phases("a") == ["leaving"])
+            removing = asyncio.create_task(operations(here).remove("a"))
+            await asyncio.sleep(0)
+            seat.finish("completed")
+            await removing
+            with pytest.raises(RefusedError, match="no model called 'a'") as gone:
+                await unloading
+            assert gone.value.status == 404
+
+    asyncio.run(run())
