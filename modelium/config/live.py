@@ -70,6 +70,8 @@ class Gateway(Section):
     admin calls are answered on loopback addresses only."""
     allowed_origins: list[str] = field(default_factory=list)
     """Web pages that browsers may call from (CORS); none unless named."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other names that clients may call models by: alias to model."""
     max_body: Bytes = 32 << 20
     queue_limit: Count = 1000
     """Requests that may wait, per model."""

@@ -68,6 +68,7 @@ def make_plan(config: schema.Config) -> Plan:
         if name not in config.models:
             hint = did_you_mean(name, config.models)
             raise ConfigError(f"orchestration.always_loaded: no model called {name!r}.{hint}")
+    _check_aliases(config)
     share = asked.max_gpu_memory_utilization or DEFAULT_SHARE
     cluster = hardware(config.cluster, share)
     classes = {name: slo(limits) or Slo() for name, limits in config.slo.classes.items()}
@@ -83,6 +84,19 @@ def make_plan(config: schema.Config) -> Plan:
         policy_defaults=_policy_defaults(asked),
         simulation=config.simulation,
     )
+
+
+def _check_aliases(config: schema.Config) -> None:
+    """Each names a model: one that is here, or one that the repository may hold."""
+    models, aliases = config.models, config.gateway.aliases
+    for alias, model in aliases.items():
+        where = f"gateway.aliases.{alias}"
+        if alias in models:
+            raise ConfigError(f"{where}: a model has this name itself")
+        if model in aliases:
+            raise ConfigError(f"{where}: {model!r} is an alias, too; name the model itself")
+        if model not in models and config.model_repository is None:
+            raise ConfigError(f"{where}: no model called {model!r}.{did_you_mean(model, models)}")
 
 
 def _policy_defaults(asked: schema.Orchestration) -> dict[str, str]:

@@ -125,7 +125,7 @@ def request_for(
     """The place in the queue of the caller's request `name`. Raises ApiError: 400, 429."""
     acting = caller.acting_for(organization)
     request = Request(
-        model,
+        desk.model_called(model),
         id=name,
         organization=acting,
         session=session or named_well("X-Session", headers.get("X-Session", "")),

@@ -30,6 +30,8 @@ class Settings:
     """How often a request is sent again whose engine broke before the answer began."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that browsers may call from; "*" for all."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of models, and the models that they name."""
     open_admin: bool = True
     """Admin calls from this machine need no key: the gateway is bound to loopback."""
 
@@ -81,6 +83,11 @@ class Desk:
     def open(self, seats: Seats, admin: Admin) -> None:
         """Serve from now on."""
         self.seats, self.admin, self.is_open = seats, admin, True
+
+    def model_called(self, name: str) -> str:
+        """The name of the model that a client means: its own name goes before an alias."""
+        model = self.settings.aliases.get(name, name)
+        return name if model != name and self.admin.runtime_of(name) else model
 
 
 DESK = web.AppKey("desk", Desk)

@@ -72,7 +72,8 @@ async def infer(http: web.Request) -> web.Response:
         body = parsed(raw)
         if not isinstance(body.get("inputs"), list):
             raise wrong("inputs", body.get("inputs"), "a list of tensors")
-    desk, model = http.app[DESK], http.match_info["model"]
+    desk = http.app[DESK]
+    model = desk.model_called(http.match_info["model"])
     if not desk.admin.runtime_of(model):
         raise _unknown(http)
     request = new_request(http, model)
@@ -209,8 +210,9 @@ def _no_version(model: str, version: str) -> ApiError:
 
 def _named(http: web.Request) -> dict[str, Any]:
     """The model that the path names. Raises ApiError (404)."""
+    name = http.app[DESK].model_called(http.match_info["model"])
     for row in model_rows(http):
-        if row["name"] == http.match_info["model"]:
+        if row["name"] == name:
             return row
     raise _unknown(http)
 
@@ -222,6 +224,8 @@ def _unknown(http: web.Request) -> ApiError | web.HTTPException:
     """
     given = http.match_info["model"]
     names = [row["name"] for row in model_rows(http)]
+    aliases = http.app[DESK].settings.aliases
+    names += [alias for alias, name in aliases.items() if name in names and alias not in names]
     known = [name for name in names if f"{given}/".startswith(f"{name}/")]
     if not known:
         name = _ENDS.sub("", given)

@@ -72,7 +72,8 @@ class Call:
 
 async def infer(call: Call, message: Any) -> Any:
     """ModelInfer."""
-    desk, model = call.desk, message.model_name
+    desk = call.desk
+    model = desk.model_called(message.model_name)
     if not desk.admin.runtime_of(model):
         row_of(desk, model)  # raises
     kserve.check_version(model, message.model_version)

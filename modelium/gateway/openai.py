@@ -63,13 +63,21 @@ def check(path: str, body: dict[str, Any]) -> None:
 
 async def models(http: web.Request) -> web.Response:
     """GET /v1/models: all that can be asked for, loaded or not."""
-    return json_response({"object": "list", "data": [_card(row) for row in model_rows(http)]})
+    rows = {row["name"]: row for row in model_rows(http)}
+    cards = [_card(name) for name in rows]
+    for alias, name in http.app[DESK].settings.aliases.items():
+        if name in rows and alias not in rows:
+            cards.append(_card(alias, name))
+    return json_response({"object": "list", "data": cards})
 
 
 async def model(http: web.Request) -> web.Response:
     """GET /v1/models/{model}."""
-    return json_response(_card(model_row(http)))
+    name, model = http.match_info["model"], model_row(http)["name"]
+    return json_response(_card(name, model if model != name else ""))
 
 
-def _card(row: dict[str, Any]) -> dict[str, Any]:
-    return {"id": row["name"], "object": "model", "created": 0, "owned_by": "modelium"}
+def _card(name: str, alias_of: str = "") -> dict[str, Any]:
+    """vLLM, too, tells in `root` what an alias stands for."""
+    card = {"id": name, "object": "model", "created": 0, "owned_by": "modelium"}
+    return {**card, "root": alias_of} if alias_of else card

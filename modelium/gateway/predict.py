@@ -28,17 +28,14 @@ DEEPEST = 16
 
 async def predict(http: web.Request) -> web.Response:
     """POST /predict/{model}."""
-    body = parsed(await read_raw(http))
-    if http.app[DESK].admin.runtime_of(http.match_info["model"]) != OWN_CLASSES:
+    body, desk = parsed(await read_raw(http)), http.app[DESK]
+    model = desk.model_called(http.match_info["model"])
+    if desk.admin.runtime_of(model) != OWN_CLASSES:
         _check(body)  # else nobody knows what is right until the model is there
     whole(body, "max_tokens")
     organization = text(body, "organizationId")
-    request = new_request(
-        http, http.match_info["model"], whole(body, "max_tokens") or 0, organization=organization
-    )
-    given = await seated(
-        http.app[DESK], request, lambda engine: _ask_engine(http, body, request, engine)
-    )
+    request = new_request(http, model, whole(body, "max_tokens") or 0, organization=organization)
+    given = await seated(desk, request, lambda engine: _ask_engine(http, body, request, engine))
     return given.response()
 
 

@@ -22,8 +22,8 @@ def model_row(http: web.Request) -> dict[str, Any]:
 
 
 def row_of(desk: Desk, name: str) -> dict[str, Any]:
-    """The model of this name. Raises ApiError (404)."""
-    rows = desk.admin.models()
+    """The model of this name or alias. Raises ApiError (404)."""
+    name, rows = desk.model_called(name), desk.admin.models()
     for row in rows:
         if row["name"] == name:
             return row

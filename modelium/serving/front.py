@@ -36,6 +36,7 @@ class Front:
         settings = Settings(
             max_body_bytes=given.max_body,
             allowed_origins=tuple(given.allowed_origins),
+            aliases=given.aliases,
             open_admin=self.address.loopback,
         )
         keys = Keys(Path(given.keys)) if given.keys else None

@@ -156,7 +156,13 @@ CONFIGS = st.fixed_dictionaries(
             faults=some(gpu_mtbf=TIMES, load_failure=SHARES, retries=NUMBERS),
         ),
         "emulated": some(enabled=FLAGS, speed=NUMBERS),
-        "gateway": some(port=NUMBERS, max_wait=TIMES, places=NUMBERS, queue_limit=NUMBERS),
+        "gateway": some(
+            port=NUMBERS,
+            max_wait=TIMES,
+            places=NUMBERS,
+            queue_limit=NUMBERS,
+            aliases=st.dictionaries(MODELS, MODELS, max_size=1),
+        ),
         "live": some(load_deadline=TIMES, load_tries=NUMBERS, folder=st.just("live")),
     },
 )

@@ -214,6 +214,19 @@ class TestModels:
         ):
             plan("models: [phi-4]\norchestration: {always_loaded: [phi4]}")
 
+    @pytest.mark.parametrize(
+        ("aliases", "why"),
+        [
+            ("{chat: phi4}", r"aliases\.chat: no model called 'phi4'\. Did you mean 'phi-4'"),
+            ("{phi-4: phi-4}", r"aliases\.phi-4: a model has this name itself"),
+            ("{a: b, b: phi-4}", r"aliases\.a: 'b' is an alias, too"),
+        ],
+    )
+    def test_an_alias_names_a_model(self, aliases: str, why: str) -> None:
+        with pytest.raises(ConfigError, match=why):
+            plan(f"models: [phi-4]\ngateway: {{aliases: {aliases}}}")
+        plan("models: [phi-4]\nmodel_repository: m\ngateway: {aliases: {chat: later}}")
+
     def test_an_slo_replaces_the_default_as_a_whole(self) -> None:
         text = "models: {llama-3.1-8b: {slo: {ttft: 1s}}, phi-4: }\n"
         assert model(text).model.slo == Slo(ttft_s=1)
