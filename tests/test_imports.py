@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "modelium.errors": (),
     "modelium.hostram": (),
     "modelium.permissions": (),
+    "modelium.durable": (),
     "modelium.addresses": (),
     "modelium.fingerprint": (),
     "modelium.unfinished": (),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     ),
     "modelium.managers": ("errors", "units", "permissions"),
     "modelium.metrics": ("errors", "units"),
-    "modelium.gateway": ("errors", "live", "managers", "addresses", "units"),
+    "modelium.gateway": ("errors", "live", "managers", "addresses", "units", "durable"),
     "modelium.live": (
         "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
         "conversation", "room", "timeline", "managers", "metrics", "catalog", "fingerprint",

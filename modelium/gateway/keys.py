@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from modelium.durable import write_durably
 from modelium.errors import ConfigError
 
 PREFIX = "mk-"
@@ -98,10 +97,7 @@ class Keys:
         text = json.dumps([asdict(key) for key in keys], indent=2)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent)  # readable by its owner only
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-            Path(name).replace(self.path)
+            write_durably(self.path, text + "\n")
         except OSError as error:
             why = error.strerror or error
             raise ConfigError(f"{self.path}: keys cannot be written: {why}") from None

@@ -17,9 +17,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from modelium.errors import did_you_mean
+from modelium.durable import write_durably
+from modelium.errors import ModeliumError, did_you_mean
 from modelium.repository.checking import RepositoryError, check_folder
 from modelium.repository.stored import StoredModel
 
@@ -62,9 +63,7 @@ class Replacement:
         repository, name = self._repository, self.name
         found = check_folder(folder, allow_pickle=repository.allow_pickle)
         before = {"model": asdict(index[name]), "source": str(folder.absolute())}
-        part = self._work / f"{BEFORE}.part"
-        part.write_text(json.dumps(before), encoding="utf-8")
-        part.replace(self._work / BEFORE)
+        write_durably(self._work / BEFORE, json.dumps(before))
         target = repository.path / index[name].path
         repository.move(folder, self._work / "new")
         target.rename(self._work / "old")
@@ -73,12 +72,21 @@ class Replacement:
         index[name] = repository.stored(name, target, found, asked)
 
     def put_back(self, index: Index) -> None:
-        """Undo what `swap` did, however far it came; may be done again where it ended half way."""
+        """Undo what `swap` did, however far it came; may be done again where it ended half way.
+
+        Raises RepositoryError, OSError.
+        """
         try:
             before = json.loads((self._work / BEFORE).read_text(encoding="utf-8"))
+            model, source = StoredModel(**before["model"]), Path(before["source"])
         except FileNotFoundError:
             return  # not begun, or committed
-        model, source = StoredModel(**before["model"]), Path(before["source"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise RepositoryError(
+                f"{self._work / BEFORE}: not the description of a replacement: {error}. If `old` is"
+                f" beside it, it is the version before of {unquote(self._work.name)!r}: put it in"
+                f" the place of that model's folder if you want it, then delete {self._work}"
+            ) from None
         if model.name not in index:
             return
         target, old = self._repository.path / model.path, self._work / "old"
@@ -137,7 +145,8 @@ def recover(repository: ModelRepository) -> None:
             left = Replacement(repository, work.name, work, lock)
             try:
                 left.put_back(index)
-            except OSError as error:
+            except (ModeliumError, OSError) as error:
+                lock.close()
                 raise RepositoryError(f"{work} cannot be put back: {error}") from None
         left.commit()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.analyze import ModelFiles
+from modelium.durable import write_durably
 from modelium.errors import did_you_mean
 from modelium.repository.checking import RepositoryError as RepositoryError
 from modelium.repository.checking import check_folder, check_name
@@ -208,10 +208,7 @@ class ModelRepository:
             index = self._read()
             yield index
             rows = [asdict(model) for model in index.values()]
-            handle, name = tempfile.mkstemp(prefix=".index-", dir=self.path)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(rows, indent=2) + "\n")
-            Path(name).replace(self._index)
+            write_durably(self._index, json.dumps(rows, indent=2) + "\n")
 
 
 def _is_model(folder: Path) -> bool:

@@ -161,6 +161,23 @@ def test_a_process_that_is_killed_at_any_step_leaves_one_version_whole(
     assert ends == ({(OLD, OLD, NEW), (NEW, NEW, 0)} if loads else {(OLD, OLD, NEW)})
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {"na', '{"model": {"name": "a"}}'])
+def test_a_damaged_description_is_told_of_with_a_way_out(
+    repository: ModelRepository, text: str
+) -> None:
+    begun = repository.begin_replacing(version(coming(repository), NEW), "org/a")
+    work = repository.path / ".replacing" / "org%2Fa"
+    (work / "before.json").write_text(text)
+    for do in (begun.roll_back, lambda: ModelRepository(repository.path)):
+        with pytest.raises(RepositoryError, match="not the description of a replacement") as told:
+            do()
+        assert f"then delete {work}" in str(told.value)
+        begun._lock.close()  # as if its process had ended
+    assert (floats(repository.folder("org/a")), floats(work / "old")) == (NEW, OLD), "all is there"
+    shutil.rmtree(work)
+    assert there(ModelRepository(repository.path)) == (NEW, NEW, 0)
+
+
 def test_a_watched_folder_is_given_away_once_and_explained(repository: ModelRepository) -> None:
     given: list[tuple[str, Callable[[str], None]]] = []
     told: list[tuple[str, str]] = []
