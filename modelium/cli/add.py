@@ -14,7 +14,6 @@ from modelium.cli.options import as_json
 from modelium.errors import ConfigError
 
 if TYPE_CHECKING:
-    from modelium.config import Config
     from modelium.repository import ModelRepository, StoredModel
 
 
@@ -42,14 +41,20 @@ def add(
     if config is None or config.model_repository is None:
         raise ConfigError("no repository: set model_repository in the configuration")
     repository = ModelRepository(config.repository, allow_pickle=config.live.allow_pickle)
-    _served_from_there(config, name or folder.name)
+    if entry := config.models.get(name or folder.name):
+        served = config.repository / entry.path if entry.path else None
+        if why := repository.refuses(name or folder.name, served):
+            raise ConfigError(why)
     source = folder
     if not move and folder.is_dir():
         source = repository.path / f".adding-{folder.name}"
         shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(folder, source, symlinks=True)
     try:
+        if source is not folder:
+            shutil.copytree(folder, source, symlinks=True)
         model = _add(repository, source, name or folder.name, runtime or "", replace)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be added: {error}") from None
     finally:
         if source is not folder:
             shutil.rmtree(source, ignore_errors=True)
@@ -57,20 +62,6 @@ def add(
         click.echo(json.dumps(asdict(model), indent=2))
     else:
         click.echo(f"{model.name} is in {repository.path}: {model.runtime}, {model.runtime_reason}")
-
-
-def _served_from_there(config: Config, name: str) -> None:
-    """What the configuration serves from elsewhere would never be served from the repository."""
-    entry, place = config.models.get(name), f"models/{name}"
-    if entry is None:
-        return
-    path = (config.repository / entry.path).resolve() if entry.path else None
-    if path != (config.repository / place).resolve():
-        where = f"from {path}" if path else "without files"
-        raise ConfigError(
-            f"models.{name}: the configuration serves it {where}: say `path: {place}` there, take"
-            " it out, or give these files another name"
-        )
 
 
 def _add(

@@ -54,8 +54,13 @@ class Replacement:
         If somebody has put another folder there meanwhile, it gets a hidden name beside it. If the
         model was removed meanwhile, nothing comes back.
         """
-        with self._repository.locked() as index:
-            self.put_back(index)
+        try:
+            with self._repository.locked() as index:
+                self.put_back(index)
+                self._repository.write(index)
+        except BaseException:
+            self._lock.close()  # it is tried again before the next replacement, or start
+            raise
         self._end()
 
     def swap(self, index: Index, folder: Path, runtime: str) -> None:
@@ -69,7 +74,7 @@ class Replacement:
         target.rename(self._work / "old")
         (self._work / "new").rename(target)
         asked = runtime or index[name].runtime_asked
-        index[name] = repository.stored(name, target, found, asked)
+        index[name] = repository.entry_for(name, target, found, asked)
 
     def put_back(self, index: Index) -> None:
         """Undo what `swap` did, however far it came; may be done again where it ended half way.
@@ -123,6 +128,7 @@ def begin(repository: ModelRepository, folder: Path, name: str, runtime: str) ->
         made = Replacement(repository, name, work, lock)
         try:
             made.swap(index, folder, runtime)
+            repository.write(index)
         except BaseException as error:
             made.put_back(index)
             shutil.rmtree(work, ignore_errors=True)
@@ -145,6 +151,7 @@ def recover(repository: ModelRepository) -> None:
             left = Replacement(repository, work.name, work, lock)
             try:
                 left.put_back(index)
+                repository.write(index)
             except (ModeliumError, OSError) as error:
                 lock.close()
                 raise RepositoryError(f"{work} cannot be put back: {error}") from None

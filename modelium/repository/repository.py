@@ -17,7 +17,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,8 @@ class ModelRepository:
     ) -> StoredModel:
         """Check a folder, analyse it and move it in as `name` (its own, if not given).
 
-        `runtime` overrides the choice. Raises RepositoryError and leaves everything as it was.
+        `runtime` overrides the choice. Raises RepositoryError, or OSError if the index cannot be
+        written, and leaves everything as it was.
         """
         folder, name = Path(path), check_name(name or Path(path).name)
         if not folder.is_dir() or folder.is_symlink():
@@ -72,10 +73,15 @@ class ModelRepository:
             if target.exists():
                 raise RepositoryError(f"{target} exists but is not in the index; move it away")
             self.move(folder, target)
-            index[name] = self.stored(name, target, found, runtime)
+            index[name] = self.entry_for(name, target, found, runtime)
+            try:
+                self.write(index)
+            except OSError:
+                self.move(target, folder)
+                raise
             return index[name]
 
-    def stored(self, name: str, target: Path, found: ModelFiles, runtime: str) -> StoredModel:
+    def entry_for(self, name: str, target: Path, found: ModelFiles, runtime: str) -> StoredModel:
         """What the index is to say of a model whose files were analysed."""
         return StoredModel(
             name,
@@ -117,8 +123,24 @@ class ModelRepository:
                 raise RepositoryError(f"no model called {name!r}.{did_you_mean(name, index)}")
             folder = self.path / index[name].path
             found = check_folder(folder, allow_pickle=self.allow_pickle)
-            index[name] = self.stored(name, folder, found, index[name].runtime_asked)
+            index[name] = self.entry_for(name, folder, found, index[name].runtime_asked)
+            self.write(index)
             return index[name]
+
+    def refuses(self, name: str, path: Path | None) -> str:
+        """Why a model that the configuration serves from `path` cannot be in the repository, or "".
+
+        None: it is served without files. What is served from elsewhere would never be served from
+        the repository.
+        """
+        place = (self.models / name).resolve()
+        if path is not None and path.resolve() == place:
+            return ""
+        where = f"from {path.resolve()}" if path is not None else "without files"
+        return (
+            f"`models` of the configuration serves {name!r} already, {where}: say"
+            f" `path: models/{name}` there, take it out, or give these files another name"
+        )
 
     def get_model(self, name: str) -> StoredModel:
         """What is known of a model. Raises RepositoryError."""
@@ -140,6 +162,7 @@ class ModelRepository:
         folder = self.folder(name)
         with self.locked() as index:
             index.pop(name, None)
+            self.write(index)
         # First out of the way, then deleted: half a model is never found under its name.
         grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.path))
         with contextlib.suppress(FileNotFoundError):
@@ -202,13 +225,15 @@ class ModelRepository:
 
     @contextmanager
     def locked(self) -> Iterator[dict[str, StoredModel]]:
-        """The index, to be changed; written at the end unless something fails."""
+        """The index, which nobody else changes meanwhile; `write` replaces it."""
         with (self.path / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            index = self._read()
-            yield index
-            rows = [asdict(model) for model in index.values()]
-            write_durably(self._index, json.dumps(rows, indent=2) + "\n")
+            yield self._read()
+
+    def write(self, index: Mapping[str, StoredModel]) -> None:
+        """Replace the index, whose lock is held. Raises OSError, and it is as it was."""
+        rows = [asdict(model) for model in index.values()]
+        write_durably(self._index, json.dumps(rows, indent=2) + "\n")
 
 
 def _is_model(folder: Path) -> bool:

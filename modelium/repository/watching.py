@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from modelium.repository.checking import RepositoryError, listing
 from modelium.repository.repository import ModelRepository
 from modelium.repository.stored import StoredModel
 from modelium.unfinished import unfinished
+
+log = logging.getLogger(__name__)
 
 STILL_S = 2.0
 """A folder that has not changed for so long is taken for whole."""
@@ -87,6 +90,10 @@ class _Watcher(FileSystemEventHandler):
         """By folder: how it looked, and since when it has looked so."""
         self._refused: dict[Path, object] = {}
         """How folders looked that were refused, or given away to replace a model."""
+        self._failing: dict[Path, str] = {}
+        """Why folders could not be looked at or taken in: the file system's errors."""
+        self._why = ""
+        """Why `incoming/` could not be listed."""
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Something in `incoming/` changed."""
@@ -98,8 +105,12 @@ class _Watcher(FileSystemEventHandler):
             self._stirred.clear()
             try:
                 pending = self._look()
-            except FileNotFoundError:  # taken away, or moved, while it was looked at
-                pending = True
+            except OSError as error:  # `incoming/` itself cannot be listed
+                if str(error) != self._why:
+                    log.warning("new models cannot be seen: %s", error)
+                self._why, pending = str(error), False
+            else:
+                self._why = ""
             if pending:
                 self.over.wait(LOOK_S)
             else:
@@ -109,9 +120,24 @@ class _Watcher(FileSystemEventHandler):
         """Take in what is whole; True if something has yet to become still."""
         pending, names = False, self._names()
         for path in sorted(self._repository.incoming.iterdir()):
-            if not path.name.startswith(".") and not path.name.endswith(WHY):
+            if path.name.startswith(".") or path.name.endswith(WHY):
+                continue
+            try:
                 pending |= self._consider(path, taken=_name(path) in names)
+            except FileNotFoundError:  # taken away, or moved, while it was looked at
+                pending = True
+            except OSError as error:  # it is looked at again, as all are
+                self._failed(path, error)
+            else:
+                self._failing.pop(path, None)
         return pending
+
+    def _failed(self, folder: Path, error: OSError) -> None:
+        """Tell once why a folder cannot be looked at or taken in now."""
+        why = str(error)
+        if self._failing.get(folder) != why:
+            self._failing[folder] = why
+            self._told(_name(folder), None, why)
 
     def _names(self) -> set[str]:
         try:
@@ -170,12 +196,18 @@ class _Watcher(FileSystemEventHandler):
 
 
 def _explain(folder: Path, why: str) -> None:
-    """Write beside a folder why it was refused; nothing if it was not."""
+    """Write beside a folder why it was refused; nothing if it was not.
+
+    Where that cannot be written it is logged: whoever waits for the reason is told it anyway.
+    """
     file = folder.with_name(folder.name + WHY)
-    if why:
-        file.write_text(f"{why}\n", encoding="utf-8")
-    else:
-        file.unlink(missing_ok=True)
+    try:
+        if why:
+            file.write_text(f"{why}\n", encoding="utf-8")
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s: %s", file, error.strerror or error)
 
 
 def _name(folder: Path) -> str:

@@ -6,9 +6,10 @@ copies are replaced as by `modelium update`. If it cannot be loaded, the version
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from modelium.core import Phase
 from modelium.errors import ModeliumError
@@ -17,6 +18,8 @@ from modelium.live.operations import Operations
 from modelium.repository import ModelRepository, Replacement, StoredModel, watch
 from modelium.serving.stock import Stock
 from modelium.state import COMING
+
+FAILURES = (ModeliumError, OSError)
 
 
 @contextmanager
@@ -45,51 +48,69 @@ class _Incoming:
 
     def told(self, name: str, stored: StoredModel | None, why: str) -> None:
         """A folder was taken in, or refused."""
-        self._cluster.loop.call_soon_threadsafe(self._come, name, stored, why)
+        self._begin(lambda: self._come(name, stored, why))
 
     def refuses(self, name: str) -> str:
         """Why a folder of this name would never be served; "" if it would."""
         served = self._cluster.roster.served.get(name)
-        if served is None or served.path == (self._repository.models / name).resolve():
-            return ""
-        where = f"from {served.path}" if served.path else "without files"
-        return (
-            f"`models` of the configuration serves {name!r} already, {where}: take it out there, or"
-            " give this folder another name"
-        )
+        return "" if served is None else self._repository.refuses(name, served.path)
 
     def replace(self, folder: Path, name: str, over: Callable[[str], None]) -> None:
         """A new version of a model has come; `over` is told when it has its place, or why not."""
+        self._begin(lambda: self._replace(folder, name, over))
 
-        def begin() -> None:
-            self._cluster.spawn(self._replace(folder, name, over))
-
-        self._cluster.loop.call_soon_threadsafe(begin)
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        loop, cluster = self._cluster.loop, self._cluster
+        loop.call_soon_threadsafe(lambda: cluster.spawn(work()))
 
     # On the loop
 
-    def _come(self, name: str, stored: StoredModel | None, why: str) -> None:
+    async def _come(self, name: str, stored: StoredModel | None, why: str) -> None:
+        cluster = self._cluster
         try:
-            if stored is not None and name not in self._cluster.state.models:
-                self._cluster.roster.put(self._stock.add(stored))
-        except ModeliumError as error:
+            if stored is not None and name not in cluster.state.models:
+                served = await cluster.call(self._stock.add, stored)
+                if name not in cluster.state.models:  # a reload may have been quicker
+                    cluster.roster.put(served)
+        except FAILURES as error:
             why = str(error)
         self._tell(name, why, "it came into the repository")
 
     async def _replace(self, folder: Path, name: str, over: Callable[[str], None]) -> None:
         cluster, was_up = self._cluster, self._is_up(name)
+        taken = "a new version has taken its place"
         try:
             version = await cluster.call(self._repository.begin_replacing, folder, name)
+        except FAILURES as error:
+            why = str(error)
+        else:
             why = await self._serve(name, version)
             if why:
-                await cluster.call(version.roll_back)
-                await self._restore(name, was_up)
+                why += await self._put_back(name, version, was_up)
             else:
-                await cluster.call(version.commit)
-        except (ModeliumError, OSError) as error:
-            why = str(error)
+                taken += await self._commit(version)
         await cluster.call(over, why)
-        self._tell(name, why and f"not replaced: {why}", "a new version has taken its place")
+        self._tell(name, why and f"not replaced: {why}", taken)
+
+    async def _commit(self, version: Replacement) -> str:
+        """The version before goes; what to add to the news if it does not."""
+        try:
+            await self._cluster.call(version.commit)
+        except FAILURES as error:
+            return f", but the version before could not be deleted: {error}"
+        return ""
+
+    async def _put_back(self, name: str, version: Replacement, was_up: bool) -> str:
+        """The version before is served again; what to add to the news if it is not."""
+        try:
+            await self._cluster.call(version.roll_back)
+        except FAILURES as error:
+            return f"; the version before could not be put back: {error}"
+        try:
+            await self._restore(name, was_up)
+        except FAILURES as error:
+            return f"; the version before is put back, but not loaded: {error}"
+        return ""
 
     async def _serve(self, name: str, version: Replacement) -> str:
         """Have copies replaced by those of the new version; why that cannot be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,16 @@ class Managers(dict[str, "Manager"]):
         """`folder` keeps logs and whatever the runtimes' own servers need."""
         super().__init__()
         self._config, self._folder = config, folder.resolve()
+        self._lock = threading.Lock()
 
     def need(self, runtime: str) -> None:
-        """Have a manager for this runtime. Raises ConfigError if it is disabled or not there."""
-        if runtime not in self:
-            self[runtime] = _MAKERS[runtime](self._config, self._folder / runtime)
+        """Have a manager for this runtime; from any thread.
+
+        Raises ConfigError if it is disabled or not there.
+        """
+        with self._lock:
+            if runtime not in self:
+                self[runtime] = _MAKERS[runtime](self._config, self._folder / runtime)
 
 
 def _emulated(config: Config, folder: Path) -> Manager:

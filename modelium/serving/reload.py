@@ -97,7 +97,7 @@ class Reload:
         while True:
             asked = await self._cluster.call(self._asked.again)
             checked = await self._cluster.call(self._check, asked)
-            if checked.known == self._stock.stored:  # else one has come in meanwhile
+            if checked.known == self._stock.stored_names:  # else one has come in meanwhile
                 break
         if why := self._cluster.reception.closed:
             raise ConfigError(why)
@@ -108,7 +108,7 @@ class Reload:
         """Make all that the new configuration needs. Raises ModeliumError."""
         config = keeping(self._used.config, asked.config)
         order = replace(asked, config=config)
-        known = self._stock.stored
+        known = self._stock.stored_names
         stock = Stock(order, make_plan(config))
         policy = policy_of(order, stock.plan)
         stock.sleeps = getattr(policy[0], "sleeps", True)

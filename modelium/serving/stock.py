@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,77 @@ ASSUMED_ANSWER_S = 0.01
 configuration knows better."""
 
 
+@dataclass(frozen=True)
+class _Known:
+    """All models, and what is known of them, at one moment."""
+
+    config: Config
+    plan: Plan
+    stored: frozenset[str] = frozenset()
+    """Models that come from the repository."""
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def engines(self) -> Engines:
+        """How fast they are."""
+        return Engines(self.plan.models, self.plan.hardware.by_kind())
+
+    def noted(self, note: str) -> _Known:
+        """With a note, which is made once."""
+        return self if note in self.notes else replace(self, notes=(*self.notes, note))
+
+    def entered(self, stored: StoredModel) -> _Known:
+        """With a model of the repository as it is now. Raises ModeliumError."""
+        name = stored.name
+        if name in self.config.models and name not in self.stored:
+            return self.renewed(name)  # what the configuration says of it goes first
+        given: dict[str, Any] = {"path": stored.path}
+        assumed = ""
+        if not self.config.emulated.enabled:
+            given["runtime"] = stored.runtime
+        if not _shape_is_known(self.config.repository / stored.path):
+            given |= {"weights": max(1, stored.weights_bytes)}
+            given |= {"infer": {"latency": [ASSUMED_ANSWER_S]}}
+            assumed = f"its files do not tell its speed: {format_seconds(ASSUMED_ANSWER_S)} assumed"
+        models = {**self.config.models, name: ModelEntry.of(given)}
+        known = replace(self, config=replace(self.config, models=models)).renewed(name)
+        known = replace(known, stored=known.stored | {name})
+        return known.noted(f"{name}: {assumed}") if assumed else known
+
+    def renewed(self, name: str) -> _Known:
+        """With a model as its files are now. Raises ConfigError."""
+        if name not in self.config.models:
+            raise ConfigError(f"{name} was removed")
+        return replace(self, plan=with_model(self.plan, self.config, name))
+
+    def without(self, name: str) -> _Known:
+        """Without a model, of which the plan and its figures stay while copies may need them."""
+        models = {key: entry for key, entry in self.config.models.items() if key != name}
+        config = replace(self.config, models=models)
+        return replace(self, config=config, stored=self.stored - {name})
+
+
 class Stock:
-    """Knows every model, also those that come while the server runs."""
+    """Knows every model, also those that come while the server runs. For several threads."""
 
     def __init__(self, order: Order, plan: Plan) -> None:
         """`order.config` with the hardware that `plan` was made for."""
-        self._config, self._plan, self._emulate = order.config, plan, order.emulate
+        self._emulate = order.emulate
         self.repository = _repository(order.config)
-        self.notes: list[str] = []
         self.sleeps = True
         """The policy may put engines to sleep."""
-        self._stored: set[str] = set()
-        """Models that come from the repository."""
         self._need: Callable[[str], None] = lambda runtime: None
         self._lock = threading.Lock()
+        """For an exchange of what is known only: the event loop waits for it, too."""
+        known = _Known(order.config, plan)
         for stored in self.repository.list_models() if self.repository else ():
-            if stored.name in self._config.models:
+            if stored.name in known.config.models:
                 continue
             try:
-                self._enter(stored)
+                known = known.entered(stored)
             except ModeliumError as error:
-                self.notes.append(f"{stored.name} is not served: {error}")
-        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
+                known = known.noted(f"{stored.name} is not served: {error}")
+        self._known = known
 
     def given(self, need: Callable[[str], None]) -> LiveInput:
         """What the cluster begins with; `need` is asked for the runtime of each model.
@@ -55,7 +105,8 @@ class Stock:
         A runtime that is not there ends it for the configuration's own models; those of the
         repository, which came by themselves, are left out, and a note says so. Raises ConfigError.
         """
-        given = live_input(self._config, self._plan, emulate=self._emulate, sleeps=self.sleeps)
+        known = self._known
+        given = live_input(known.config, known.plan, emulate=self._emulate, sleeps=self.sleeps)
         self._need = need
         there = []
         for one in given.served:
@@ -63,85 +114,67 @@ class Stock:
                 need(one.runtime)
                 there.append(one)
             except ConfigError as error:
-                if one.model.name not in self._stored:
+                if one.model.name not in known.stored:
                     raise
-                self.notes.append(f"{one.model.name} is not served: {error}")
+                known = known.noted(f"{one.model.name} is not served: {error}")
+        self._known = known
         return replace(given, served=there, work=self.work_s, renew=self.renew)
 
     @property
     def plan(self) -> Plan:
         """Everything that is served now."""
-        return self._plan
+        return self._known.plan
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be assumed, and what is not served."""
+        return list(self._known.notes)
+
+    @property
+    def stored_names(self) -> list[str]:
+        """Models that come from the repository."""
+        return sorted(self._known.stored)
 
     def add(self, stored: StoredModel) -> Served:
-        """A model that has come into the repository. Raises ModeliumError."""
-        with self._lock:
-            self._enter(stored)
-            return self._served(stored.name)
+        """A model that has come into the repository. Raises ModeliumError, OSError."""
+        return self._analyse(stored.name, lambda known: known.entered(stored))
 
     def renew(self, name: str) -> Served:
         """A model as its files are now, analysed anew; from any thread. Raises ModeliumError."""
-        stored = None
-        if self.repository is not None and name in self._stored:
-            stored = self.repository.renew_model(name)  # may wait for other processes
-        with self._lock:
-            if stored is not None:
-                self._enter(stored)
-            else:
-                self._plan = with_model(self._plan, self._config, name)
-            return self._served(name)
+        if self.repository is not None and name in self._known.stored:
+            return self.add(self.repository.renew_model(name))
+        return self._analyse(name, lambda known: known.renewed(name))
 
     def remove(self, name: str) -> None:
         """A model is served no more; its files go if the repository holds them."""
         if self.repository and any(name == one.name for one in self.repository.list_models()):
             self.repository.remove_model(name)
         with self._lock:
-            models = {key: entry for key, entry in self._config.models.items() if key != name}
-            self._config = replace(self._config, models=models)
-
-    @property
-    def stored(self) -> list[str]:
-        """Models that come from the repository."""
-        return sorted(self._stored)
+            self._known = self._known.without(name)
 
     def become(self, other: Stock) -> None:
         """Know what another one knows: that of a configuration which was read later."""
         with self._lock:
-            self._config, self._plan, self._stored = other._config, other._plan, set(other._stored)
-            self._engines, self._need = other._engines, other._need
-            self.sleeps, self.notes = other.sleeps, other.notes
+            self._known, self._need, self.sleeps = other._known, other._need, other.sleeps
 
     def work_s(self, model: Model, gpu: str, prompt_tokens: float, output_tokens: float) -> float:
         """GPU-seconds that one request takes of one of the copy's GPUs at a good batch size."""
-        return self._engines.work_s(model, gpu, prompt_tokens, output_tokens)
+        return self._known.engines.work_s(model, gpu, prompt_tokens, output_tokens)
 
-    def _enter(self, stored: StoredModel) -> None:
-        models = {**self._config.models, stored.name: self._entry(stored)}
-        config = replace(self._config, models=models)
-        self._plan = with_model(self._plan, config, stored.name)
-        self._config = config
-        self._stored.add(stored.name)
-
-    def _served(self, name: str) -> Served:
-        self._engines = Engines(self._plan.models, self._plan.hardware.by_kind())
-        one = served(
-            self._config, self._plan, self._engines, name,
-            emulate=self._emulate, sleeps=self.sleeps,
-        )  # fmt: skip
-        self._need(one.runtime)
-        return one
-
-    def _entry(self, stored: StoredModel) -> ModelEntry:
-        """What the configuration would say of a model in the repository."""
-        given: dict[str, Any] = {"path": stored.path}
-        if not self._config.emulated.enabled:
-            given["runtime"] = stored.runtime
-        if not _shape_is_known(self._config.repository / stored.path):
-            given |= {"weights": max(1, stored.weights_bytes)}
-            given |= {"infer": {"latency": [ASSUMED_ANSWER_S]}}
-            assumed = f"its files do not tell its speed: {format_seconds(ASSUMED_ANSWER_S)} assumed"
-            self.notes.append(f"{stored.name}: {assumed}")
-        return ModelEntry.of(given)
+    def _analyse(self, name: str, change: Callable[[_Known], _Known]) -> Served:
+        """Change what is known; again, if something else has changed it meanwhile."""
+        while True:
+            before, need, sleeps = self._known, self._need, self.sleeps
+            after = change(before)
+            one = served(
+                after.config, after.plan, after.engines, name,
+                emulate=self._emulate, sleeps=sleeps,
+            )  # fmt: skip
+            need(one.runtime)
+            with self._lock:
+                if self._known is before:
+                    self._known = after
+                    return one
 
 
 def _shape_is_known(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -15,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch
+from modelium import durable
+from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch, watching
 from modelium.repository.checking import check_name, listing
 from modelium.unfinished import unfinished
 
@@ -229,6 +231,59 @@ def test_what_is_put_into_incoming_is_taken_in_once_it_is_whole(tmp_path: Path) 
         assert "is not a folder of model files" in told[6][2]
         assert (repository.incoming / "model.gguf.why.txt").is_file()
     assert [model.name for model in repository.list_models()] == ["bad", "good", "org/half"]
+
+
+def test_what_the_file_system_will_not_have_is_told_once_and_tried_again(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MISSED_S", 0.1)
+    told: list[tuple[str, str]] = []
+    changed = threading.Condition()
+
+    def note(name: str, model: StoredModel | None, why: str) -> None:
+        with changed:
+            told.append((name, why))
+            changed.notify_all()
+
+    def wait_for(*expected: str) -> None:
+        with changed:
+            assert changed.wait_for(lambda: [name for name, _ in told] == [*expected], 300.0), told
+
+    long = "x" * 250  # there is no room for ".why.txt" behind it
+    (repository.models / "org").write_text("a file where a folder has to be")
+    with watch(repository, note, still_s=0.05):
+        put(repository.incoming / long)
+        wait_for(long)
+        assert "is no name for a model" in told[0][1]
+        put(repository.incoming / "org--a")
+        wait_for(long, "org/a")
+        assert "File exists" in told[1][1]
+        put(repository.incoming / "b")
+        wait_for(long, "org/a", "b")
+        (repository.models / "org").unlink()
+        wait_for(long, "org/a", "b", "org/a")
+    assert [model.name for model in repository.list_models()] == ["b", "org/a"]
+
+
+def test_an_index_that_cannot_be_written_leaves_all_as_it_was(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add_model_from_incoming(put(repository.incoming / "a"))
+    folder = put(repository.incoming / "b")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            repository.add_model_from_incoming(folder)
+        with pytest.raises(RepositoryError, match="No space left on device"):
+            repository.begin_replacing(folder, "a")
+    assert (folder / "model.safetensors").is_file()
+    assert [model.name for model in ModelRepository(repository.path).list_models()] == ["a"]
+    assert not list(repository.path.glob(".index-*"))
+    assert repository.add_model_from_incoming(folder).name == "b"
 
 
 def test_an_index_that_is_none_is_told(repository: ModelRepository) -> None:

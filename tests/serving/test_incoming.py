@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from modelium.analyze import analyze
 from modelium.live import files
 from modelium.managers.emulated import EmulatedManager
 from modelium.managers.engine import Engine, Order, StartError
-from modelium.repository import ModelRepository, watching
-from modelium.serving import Server, serving
+from modelium.repository import ModelRepository, Replacement, RepositoryError, watching
+from modelium.serving import Server, serving, stock
 from tests.live import tiny
 from tests.live.harness import QUIET_S
 from tests.live.running import still_there, sweep
@@ -159,6 +161,60 @@ def test_where_there_is_no_room_for_both_the_old_one_comes_back(folder: Path) ->
 
     run(act())
     assert still_there(folder) == []
+
+
+def test_each_reason_is_told_when_more_than_one_thing_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Replacement) -> None:
+        self._lock.close()
+        raise RepositoryError("the disk is full")
+
+    async def act() -> None:
+        async with place(folder) as here:
+            await here.asks()
+            with monkeypatch.context() as patch:
+                patch.setattr(Replacement, "commit", fails)
+                here.put("a", seed=2)
+                await here.said("new-model")
+            assert await here.said("new-model") == (
+                "a new version has taken its place, but the version before could not be deleted:"
+                " the disk is full"
+            )
+            assert here.ready() == ["a#2"]
+            assert not (here.repository.incoming / "a.why.txt").exists()
+
+    async def later() -> None:
+        async with place(folder) as here:
+            await here.asks()
+            monkeypatch.setattr(Replacement, "roll_back", fails)
+            here.put("a", seed=3, mark="broken")
+            why = await here.said("refused-model")
+            assert BROKEN in why
+            assert why.endswith("; the version before could not be put back: the disk is full")
+
+    run(act())
+    run(later())
+
+
+def test_what_comes_is_not_analysed_on_the_event_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(path: Path) -> Any:
+        threads.append(threading.current_thread())
+        return analyze(path)
+
+    async def act() -> None:
+        async with place(folder) as here:
+            monkeypatch.setattr(stock, "analyze", noted)
+            here.put("b", seed=2)
+            assert await here.said("new-model") == "it came into the repository"
+            assert threads
+            assert threading.main_thread() not in threads
+
+    run(act())
 
 
 def test_a_model_that_is_not_loaded_is_replaced_and_a_server_that_ends_puts_back(

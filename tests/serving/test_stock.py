@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelium.config import Config, make_plan
+from modelium.config.plan import with_model
 from modelium.errors import ConfigError
 from modelium.live.given import Served
 from modelium.serving import Order
+from modelium.serving import stock as stocks
 from modelium.serving.stock import ASSUMED_ANSWER_S, Stock
 from tests.live import tiny
 
@@ -83,6 +86,47 @@ def test_a_runtime_that_is_missing_is_told_of_what_was_asked_for(tmp_path: Path)
     there = stock(tmp_path, models={"small": {"path": "small", "runtime": "vllm"}})
     with pytest.raises(ConfigError, match="vllm is not installed"):
         there.given(missing)
+
+
+def test_files_are_analysed_while_a_later_configuration_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.llama(tmp_path / "small")
+    own = {"path": str(tmp_path / "small"), "runtime": "vllm"}
+    kv = ("1GiB", "2GiB")
+    there, later = (stock(tmp_path / "r", models={"own": {**own, "kv": size}}) for size in kv)
+    for each in (there, later):
+        each.given(lambda runtime: None)
+    begun, go_on, results = threading.Event(), threading.Event(), []
+
+    def slowly(*given: Any) -> Any:
+        begun.set()
+        if not go_on.wait(30.0):
+            raise AssertionError("the event loop would have waited for the analysis")
+        return with_model(*given)
+
+    monkeypatch.setattr(stocks, "with_model", slowly)
+    renewing = threading.Thread(target=lambda: results.append(there.renew("own")))
+    renewing.start()
+    assert begun.wait(30.0)
+    there.become(later)
+    go_on.set()
+    renewing.join()
+    assert [one.model.kv_bytes for one in results] == [2 << 30], "as the later configuration has it"
+
+
+def test_what_an_analysis_notes_is_noted_once(tmp_path: Path) -> None:
+    there = stock(tmp_path)
+    (tmp_path / "incoming" / "own").mkdir()
+    (tmp_path / "incoming" / "own" / "model.py").write_text(OWN)
+    taken_in(there, "own")
+    for _ in range(3):
+        there.renew("own")
+    assert there.notes == ["own: its files do not tell its speed: 10 ms assumed"]
+    there.remove("own")
+    assert there.stored_names == []
+    with pytest.raises(ConfigError, match="own was removed"):
+        there.renew("own")
 
 
 def test_what_a_later_configuration_knows_is_taken_over(tmp_path: Path) -> None:
