@@ -219,12 +219,12 @@ class Operations:
         """See its copies off, then forget it. Raises RefusedError if one has to stay."""
         try:
             await self._clear(model)
+            if removed is not None:  # before its name is free, so that no reload finds it there
+                await self._cluster.call(removed, model)
         except BaseException:
             self._cluster.roster.reopen(model)
             raise
         self._cluster.roster.drop(model)
-        if removed is not None:
-            await self._cluster.call(removed, model)
         self._cluster.tell_news("removed-model", model=model, why=why)
 
     async def withdraw(self, model: str) -> None:

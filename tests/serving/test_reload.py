@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import yaml
 
 from modelium.cli import invoke
 from modelium.gateway.keys import Keys
+from modelium.repository import ModelRepository
 from modelium.serving import Server, order, serving
 from tests.gateway.site import run_as_served
 from tests.gateway.test_access import certificates
+from tests.live import tiny
 from tests.live.harness import QUIET_S
 
 SMALL = {"catalogue": "qwen2.5-0.5b"}
@@ -239,6 +242,36 @@ def test_a_renewed_certificate_is_shown_to_new_connections(tmp_path: Path) -> No
         await server.take_up()
         assert here.said("reloaded")[-1]["why"] == "the TLS certificate"
         assert await shown() == certificate.read_text() != first
+
+    visit(tmp_path, act)
+
+
+def test_a_model_that_is_being_deleted_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    remove_model = ModelRepository.remove_model
+
+    def slowly(self: ModelRepository, name: str) -> None:
+        begun.set()
+        go_on.wait(30.0)
+        remove_model(self, name)
+
+    monkeypatch.setattr(ModelRepository, "remove_model", slowly)
+    repository = ModelRepository(tmp_path / "repository")
+    repository.add_model_from_incoming(tiny.llama(tmp_path / "files"), "c")
+    monkeypatch.setitem(CONFIG, "model_repository", str(repository.path))
+
+    async def act(here: Place) -> None:
+        assert await here.ask("c") == 200
+        removing = asyncio.create_task(here.call("DELETE", "/models/c"))
+        await asyncio.to_thread(begun.wait, 30.0)
+        status, told = await here.reload()
+        assert (status, "c is being removed" in told["error"]["message"]) == (409, True), told
+        go_on.set()
+        assert (await removing)[0] == 200
+        assert (await here.reload())[1]["why"] == "nothing has changed"
+        assert set(await here.models()) == {"a", "b"}
 
     visit(tmp_path, act)
 
