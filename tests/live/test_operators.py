@@ -219,7 +219,7 @@ def test_an_unload_that_ends_with_the_removal_of_its_model_says_so(tmp_path: Pat
             seat = await here.cluster.reception.seat(Request("a"))
             unloading = asyncio.create_task(operations(here).unload("a"))
             await here.until(lambda: here.phases("a") == ["leaving"])
-            removing = asyncio.create_task(operations(here).remove("a"))
+            removing = asyncio.create_task(operations(here).withdraw("a"))
             await asyncio.sleep(0)
             seat.finish("completed")
             await removing

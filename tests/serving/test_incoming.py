@@ -187,6 +187,7 @@ def test_each_reason_is_told_when_more_than_one_thing_fails(
     async def later() -> None:
         async with place(folder) as here:
             await here.asks()
+            await here.said("new-model")  # what was not committed was put back, and comes again
             monkeypatch.setattr(Replacement, "roll_back", fails)
             here.put("a", seed=3, mark="broken")
             why = await here.said("refused-model")
