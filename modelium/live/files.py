@@ -184,8 +184,9 @@ class Files:
         try:
             if self._renew is not None and self._seen.get(model) is seen:
                 served = await cluster.call(self._renew, model)
-        except (ModeliumError, OSError) as error:
-            trouble = str(error)
+        except Exception as error:  # also the analysis's own mistakes: other models are looked at
+            known = isinstance(error, (ModeliumError, OSError))
+            trouble = str(error) if known else f"{type(error).__name__}: {error}"
         if self._seen.get(model) is not seen:  # it is served no more, or otherwise, since then
             return f"{model}: what is served has changed"
         if trouble and seen.trouble != trouble:

@@ -389,18 +389,25 @@ def test_a_link_to_itself_is_no_file_and_troubles_nobody(tmp_path: Path) -> None
     run(act)
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_troubles_no_other(tmp_path: Path) -> None:
-    def unreadable(old: Served) -> Served:
-        raise PermissionError(13, "Permission denied", "config.json")
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied", "config.json"), RuntimeError("a mistake of its own")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_analysis_that_breaks_is_told_and_troubles_no_other(
+    tmp_path: Path, error: Exception
+) -> None:
+    def broken(old: Served) -> Served:
+        raise error
 
     async def act() -> None:
-        async with served(tmp_path, renew=unreadable) as (here, folder):
+        async with served(tmp_path, renew=broken) as (here, folder):
             await loaded(here)
             weights(folder, 200)
             await here.cluster.files.look()
             await asyncio.sleep(0.3)
             await here.cluster.files.look()
-            assert "Permission denied" in row(here)["files_error"]
+            assert str(error) in row(here)["files_error"]
 
     run(act)
 
