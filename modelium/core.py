@@ -317,7 +317,11 @@ class Tick:
 
 
 CANCELLED = "cancelled: "
-"""How the error of an action begins that was stopped on purpose: nothing failed."""
+
+
+def was_cancelled(error: str) -> bool:
+    """Whether an action with this error was stopped on purpose: nothing failed."""
+    return error.startswith(CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +336,7 @@ class Done:
     @property
     def cancelled(self) -> bool:
         """A load or wake that was stopped because an operator, or nobody any more, wanted it so."""
-        return self.error.startswith(CANCELLED)
+        return was_cancelled(self.error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelium.columns import blocks, counts, grouped, percentiles
-from modelium.core import CANCELLED, Gpu, Slo
+from modelium.core import Gpu, Slo, was_cancelled
 from modelium.occupancy import gpu_shares
 from modelium.record import COLD, OUTCOMES, Codes, Floats, floats, labels
 
@@ -226,7 +226,7 @@ def _actions(decisions: pa.Table) -> dict[str, int]:
     fine = _went_well(decisions)
     counts = _counts(kinds[fine], known, ("load", "unload", "sleep", "wake", "move"))
     errors = decisions["error"].to_pylist()
-    failed = sum(bool(error) and not error.startswith(CANCELLED) for error in errors)
+    failed = sum(bool(error) and not was_cancelled(error) for error in errors)
     return {f"{kind}s": n for kind, n in counts.items()} | {"failed_actions": failed}
 
 

@@ -65,12 +65,12 @@ def _waits(one: dict[str, Any]) -> str:
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    from modelium.core import CANCELLED
+    from modelium.core import was_cancelled
     from modelium.units import format_seconds
 
     what = f"{format_seconds(line['at_s']):>9}  {line['kind']:<6} {line['model']}"
     where = f" on {' '.join(line['gpus'])}" if line["gpus"] else ""
-    if line["error"].startswith(CANCELLED):
+    if was_cancelled(line["error"]):
         end = f"; {line['error']}"
     elif line["error"]:
         end = f"; failed: {line['error']}"

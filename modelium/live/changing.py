@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from modelium.core import Slo
 from modelium.live.given import LiveInput, Served
 from modelium.live.learning import LearntCosts
-from modelium.live.seats import RefusedError
+from modelium.live.seats import CONFLICT, RefusedError
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
-
-CONFLICT = 409
 
 
 @dataclass(frozen=True)

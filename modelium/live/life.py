@@ -40,7 +40,7 @@ async def alive(
         "journal": lambda: watch.journal(cluster),
         "files": lambda: watch.files(cluster),
         "policy": driver.tick,
-        "retention": lambda: retention.keep(cluster),
+        "retention": lambda: retention.tidy_regularly(cluster),
     }
     watching = [cluster.spawn(watch.always(cluster, name, look)) for name, look in looks.items()]
     try:

@@ -13,7 +13,7 @@ from modelium.errors import ModeliumError, did_you_mean
 from modelium.live.beginning import cannot_sleep
 from modelium.live.lines import News, as_news
 from modelium.live.replacement import replace_copies
-from modelium.live.seats import RefusedError
+from modelium.live.seats import CONFLICT, NOT_FOUND, UNAVAILABLE, RefusedError
 from modelium.rules import must_stay
 from modelium.state import COMING, GOING, Copy
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from modelium.live.driving import Driver
 
 REASON = "operator asked for it (1 call)"
-LOAD_FAILED = 503
-CONFLICT = 409
 
 
 class Operations:
@@ -234,7 +232,7 @@ class Operations:
         try:
             await self._go(model, why)
         except RefusedError as error:
-            self._cluster.tell_news("reload-refused", why=f"{model} is not removed: {error}")
+            self._cluster.tell_news("removal-failed", model=model, why=f"not removed: {error}")
 
     def replace(self, model: str, reason: str) -> None:
         """Have all copies that there are now replaced, in the background; news tell failures."""
@@ -246,7 +244,7 @@ class Operations:
             try:
                 await replace_copies(self._cluster, reasons, self._follow)
             except RefusedError as error:
-                self._cluster.tell_news("reload-refused", why=f"{model}: {error}")
+                self._cluster.tell_news("replacement-failed", model=model, why=str(error))
 
     async def reload(self) -> dict[str, Any]:
         """Take up what has changed in the configuration; says what. Raises RefusedError (409)."""
@@ -285,7 +283,7 @@ class Operations:
                 raise RefusedError(CONFLICT, why)
         if coming and not self._ready(model):
             why = f"{model} was unloaded by an operator before it was ready"
-            cluster.reception.refuse_all(model, LOAD_FAILED, why, cluster.left_s(model))
+            cluster.reception.refuse_all(model, UNAVAILABLE, why, cluster.left_s(model))
         for copy in coming:
             cluster.cancel(copy, "an operator unloaded it")
 
@@ -340,7 +338,7 @@ class Operations:
         models = self._cluster.state.models
         if model not in models:
             hint = did_you_mean(model, models)
-            raise RefusedError(404, f"no model called {model!r}.{hint}")
+            raise RefusedError(NOT_FOUND, f"no model called {model!r}.{hint}")
 
     def _told(self, model: str) -> dict[str, Any]:
         """A model as it is now. Raises RefusedError: 404 if it was removed meanwhile."""
@@ -363,7 +361,7 @@ class Operations:
 
     def _gpu(self, name: str) -> dict[str, Any]:
         cluster = self._cluster
-        gpu, reading = cluster.state.all_gpus[name], None
+        gpu = cluster.state.all_gpus[name]
         reading = cluster.memory.readings.get(cluster.devices[name])
         return {
             "id": name,
@@ -374,11 +372,10 @@ class Operations:
             "used_bytes": reading.used_bytes if reading else None,
             "utilisation": reading.utilisation if reading else None,
             "lost": reading.lost if reading else "",
-            "instances": [self._copy(cluster.state.copy(c.id)) for c in self._on(name)],
+            "instances": [
+                self._copy(cluster.state.copy(c.id)) for c in cluster.state.instances_on(name)
+            ],
         }
-
-    def _on(self, gpu: str) -> list[Any]:
-        return list(self._cluster.state.instances_on(gpu))
 
     def _model(self, model: Model) -> dict[str, Any]:
         cluster = self._cluster

@@ -47,13 +47,11 @@ def group(engine: Engine) -> int:
     return engine.process.pid if engine.process else int(engine.extra.get("server_pid", 0))
 
 
-def held(reading: Reading | None, engine: Engine) -> int:
+def held(reading: Reading, engine: Engine) -> int:
     """What an engine holds of a GPU: its workers hold it, not the leader of its group.
 
     Where one server holds several engines, each names its own workers. 0 if nobody can tell.
     """
-    if reading is None:
-        return 0
     mine = group(engine)
     workers = engine.extra.get(PIDS) or engine.extra.get("pids")
     if workers is not None:

@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from modelium.core import Action, Load, Phase
-from modelium.live.seats import RefusedError
+from modelium.live.seats import CONFLICT, UNAVAILABLE, RefusedError
 from modelium.rules import may_replace, refusal
 from modelium.state import COMING, Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
 
-CONFLICT, FAILED = 409, 503
 Follow = Callable[[Callable[[], Action]], Awaitable[str]]
 """Starts an action and waits for its end; gives the error, or ""."""
 
@@ -53,7 +52,7 @@ async def _replace(cluster: LiveCluster, copy: Copy, reason: str, follow: Follow
             await _move(cluster, copy, gpus, reason, follow)
             told = f"{copy.id} was replaced on {', '.join(gpus)} without a gap"
         elif copy.phase is Phase.READY and (never := cluster.reception.never(copy.model)):
-            raise RefusedError(FAILED, f"{copy.id} serves on: {never}")
+            raise RefusedError(UNAVAILABLE, f"{copy.id} serves on: {never}")
         elif copy.phase is Phase.READY:
             await _dismiss(cluster, copy, reason, follow)
             told, absent = f"{copy.id} went first, since no GPU has room for a second copy", True
@@ -68,7 +67,8 @@ async def _move(
     cluster: LiveCluster, copy: Copy, gpus: tuple[str, ...], reason: str, follow: Follow
 ) -> None:
     if error := await follow(lambda: cluster.replace(copy, gpus, reason)):
-        raise RefusedError(FAILED, f"{copy.id} serves on: its replacement does not load: {error}")
+        why = f"{copy.id} serves on: its replacement does not load: {error}"
+        raise RefusedError(UNAVAILABLE, why)
 
 
 async def _dismiss(cluster: LiveCluster, copy: Copy, reason: str, follow: Follow) -> None:
@@ -94,7 +94,7 @@ async def _load_again(cluster: LiveCluster, old: Copy, reason: str, follow: Foll
 
     error = await follow(start)
     if error and _is_wanted(cluster, model):
-        raise RefusedError(FAILED, f"{model} does not load: {error}")
+        raise RefusedError(UNAVAILABLE, f"{model} does not load: {error}")
 
 
 def _is_wanted(cluster: LiveCluster, model: str) -> bool:

@@ -42,7 +42,7 @@ class Retention:
     """At most so many logs of engines that have ended, the latest ones."""
 
 
-async def keep(cluster: LiveCluster) -> None:
+async def tidy_regularly(cluster: LiveCluster) -> None:
     """Delete what is too old, now and then again, for ever."""
     while True:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from modelium.core import CANCELLED
+from modelium.core import was_cancelled
 from modelium.units import counted, format_bytes, format_seconds
 
 BAR = 20
@@ -136,7 +136,7 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
     match what:
         case "decision" if not about["error"]:
             return _decision(about, about["reason"])
-        case "done" if about["error"].startswith(CANCELLED):
+        case "done" if was_cancelled(about["error"]):
             return _decision(about, about["error"], "yellow")
         case "decision" | "done" if about["error"]:
             return _decision(about, f"failed: {about['error']}", "red")
@@ -154,10 +154,10 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             return _line("journal", "", about["why"], "green" if about["well"] else "red")
         case "files":
             return _line("files", about["model"], about["why"], "yellow")
-        case "new-model" | "refused-model" | "removed-model":
-            return _line(
-                "model", about["model"], about["why"], "red" if what == "refused-model" else ""
-            )
+        case "new-model" | "removed-model":
+            return _line("model", about["model"], about["why"], "")
+        case "refused-model" | "removal-failed" | "replacement-failed":
+            return _line("model", about["model"], about["why"], "red")
         case "reloaded" | "reload-refused":
             return _line("reload", "", about["why"], "green" if what == "reloaded" else "red")
         case "policy-fault":

@@ -18,6 +18,8 @@ from modelium.managers.engine import Engine
 
 Outcome = Literal["completed", "refused", "failed", "cancelled"]
 """How a request ended; "refused": the engine found it wrong; "cancelled": its client went away."""
+NOT_FOUND, CONFLICT, UNAVAILABLE = 404, 409, 503
+"""HTTP's statuses of a `RefusedError`, by their names there. Source: RFC 9110, 15.5 and 15.6."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelium.core import CANCELLED, Phase
+from modelium.core import Phase, was_cancelled
 from modelium.live.place import LiveSeat
 from modelium.live.seats import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
@@ -79,13 +79,13 @@ class Telemetry:
 
     def _ended(self, about: Mapping[str, Any]) -> None:
         runtime, kind = self._runtime(about["model"]), about["kind"]
-        cancelled = about["error"].startswith(CANCELLED)
-        status = "cancelled" if cancelled else "failure" if about["error"] else "success"
+        error = about["error"]
+        status = "cancelled" if was_cancelled(error) else "failure" if error else "success"
         if kind in ("load", "move"):
             self._metrics.record_model_load(runtime, status, about["stages"])
         elif kind == "unload":
             self._metrics.record_model_unload(runtime, status)
-        elif kind == "wake" and not about["error"]:
+        elif kind == "wake" and not error:
             self._metrics.record_model_wake(runtime, about["stages"])
 
     def _look(self) -> None:

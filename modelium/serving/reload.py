@@ -21,7 +21,7 @@ from modelium.live.changing import ModelChanges, compare, exchange
 from modelium.live.cluster import LiveCluster
 from modelium.live.given import LiveInput
 from modelium.live.operations import Operations
-from modelium.live.seats import RefusedError
+from modelium.live.seats import CONFLICT, RefusedError
 from modelium.serving.front import Front
 from modelium.serving.managers import Managers
 from modelium.serving.order import Order
@@ -31,7 +31,6 @@ from modelium.serving.stock import Stock
 if TYPE_CHECKING:
     from modelium.live.driving import Driver
 
-CONFLICT = 409
 _ONLY_SIMULATED = "simulation."
 _LIVE_TOO = ("simulation.limits", "simulation.rate_window", "simulation.router")
 

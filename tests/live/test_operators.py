@@ -76,7 +76,7 @@ def test_rules_for_policies_keep_no_model_that_is_to_go(
                     assert await here.ask("a")
                 await here.until(lambda: here.phases("a") == ["ready"])
                 await operations(here).withdraw("a")
-                assert not here.said("reload-refused")
+                assert not here.said("removal-failed")
                 assert not cluster.state.models
                 assert not cluster.state.instances
                 loads = [end for end in here.said("done") if end["kind"] == "load"]
@@ -96,6 +96,10 @@ def test_a_model_that_cannot_go_stays_as_it_was(tmp_path: Path) -> None:
             with full(here.cluster):
                 with pytest.raises(RefusedError, match="the journal cannot be used"):
                     await operations(here).remove("a")
+                await operations(here).withdraw("a")
+                [told] = here.said("removal-failed")
+                assert told["model"] == "a"
+                assert "the journal cannot be used" in told["why"]
                 assert await here.ask("a")
             assert here.cluster.state.models["a"] == replace(one, pinned=True)
             assert here.cluster.journal.kept(PINS) == {"a": True}
