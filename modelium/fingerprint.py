@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelium.units import listed
+
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".gguf", ".plan", ".engine", ".pb")
 """Endings of files that hold weights."""
 SERVED_FROM = (*WEIGHTS, ".json", ".txt", ".py", ".model", ".pbtxt", ".jinja", ".tiktoken", ".data")
 """Endings of files that a model is served from; what it writes beside them, as logs, is its own."""
-TOLD = 3
-"""A difference names so many files; of the others it says how many there are."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,8 +57,7 @@ class FilesIdentity:
                 said.append(f"{name} is new")
             elif new != old:
                 said.append(f"{name} was {'changed' if new.inode == old.inode else 'replaced'}")
-        more = len(said) - TOLD
-        return ", ".join([*said[:TOLD], *([f"{more} more"] if more > 0 else [])])
+        return listed(said)
 
     def as_list(self) -> list[list[Any]]:
         """Plain values for JSON."""

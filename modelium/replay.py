@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from modelium.client import ServerError
+from modelium.units import listed
 
 if TYPE_CHECKING:
     from modelium.traces import Trace
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 STREAM_EVERY = 2
 """Every second request is streamed."""
 WORD = "word "
-SAMPLE = 3
-"""Names told of many."""
 
 
 @dataclass
@@ -89,7 +88,7 @@ async def play(
     ) as http:
         known = await _models(http)
         if len(trace) and known.isdisjoint(trace.model.names):
-            named = f"{_some(trace.model.names)}; it serves {_some(sorted(known))}"
+            named = f"{listed(trace.model.names)}; it serves {listed(sorted(known)) or 'nothing'}"
             raise ServerError(f"{how.url} has none of the trace's models: {named}")
         begun_s = time.monotonic()
         asking: set[asyncio.Task[None]] = set()
@@ -134,12 +133,6 @@ async def _models(http: aiohttp.ClientSession) -> set[str]:
         raise ServerError(f"no answer when asked for the models: {error}") from None
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise ServerError("asked for its models, the server answered something else") from None
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of them, for a line."""
-    more = f" and {len(names) - SAMPLE:,} more" if len(names) > SAMPLE else ""
-    return (", ".join(names[:SAMPLE]) or "nothing") + more
 
 
 async def _ask(

@@ -19,7 +19,7 @@ from modelium.core import (
 )  # fmt: skip
 from modelium.core import Limits as Limits  # re-exported: whoever asks for a refusal needs it
 from modelium.errors import did_you_mean
-from modelium.units import counted, format_bytes, format_seconds
+from modelium.units import counted, format_bytes, format_seconds, listed
 
 MOST_SHOWN = 8
 """GPUs that a message lists."""
@@ -90,8 +90,7 @@ def fits_nowhere(state: ClusterState, model: str, whole: Mapping[str, int] | Non
 def bound_to(model: Model) -> str:
     """The GPUs that a bound model may use, in words."""
     gpus = sorted(model.gpus_allowed or (), key=lambda gpu: (len(gpu), gpu))
-    shown = ", ".join(gpus[:MOST_SHOWN])
-    return f"{shown} and {len(gpus) - MOST_SHOWN} more" if len(gpus) > MOST_SHOWN else shown
+    return listed(gpus, MOST_SHOWN)
 
 
 def _load(

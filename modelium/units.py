@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from modelium.errors import ConfigError, did_you_mean
@@ -53,6 +54,12 @@ def parse_seconds(text: str | int | float) -> float:
     if text in ("inf", float("inf")):
         return float("inf")
     return _parse(text, _SECONDS, "a duration such as 30s")
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Print some names, of many the first: "a, b, c and 2 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def counted(n: int, noun: str) -> str:

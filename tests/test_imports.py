@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "modelium.permissions": (),
     "modelium.durable": (),
     "modelium.addresses": (),
-    "modelium.fingerprint": (),
+    "modelium.fingerprint": ("units",),
     "modelium.unfinished": (),
     "modelium.state": ("core", "hostram"),
     "modelium.rules": ("core", "errors", "units"),

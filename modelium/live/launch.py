@@ -20,8 +20,8 @@ from typing import Any
 from modelium.fingerprint import FilesIdentity
 from modelium.live.given import Served
 from modelium.managers.runtimes import SHARED_SERVER
+from modelium.units import listed
 
-TOLD = 3
 LONGEST = 40
 NOTHING = "not set"
 
@@ -74,9 +74,7 @@ def difference(kept: Mapping[str, Any], served: Served) -> Difference:
         return Difference(f"path was {kept['path']}, is {now['path'] or NOTHING}", False)
     server = list(_server(kept, now))
     said = [*server, *_own(kept, now)]
-    more = len(said) - TOLD
-    words = ", ".join([*said[:TOLD], *([f"{more} more"] if more > 0 else [])])
-    return Difference(words, not (server and served.runtime in SHARED_SERVER))
+    return Difference(listed(said), not (server and served.runtime in SHARED_SERVER))
 
 
 def _server(kept: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

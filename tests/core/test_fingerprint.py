@@ -121,4 +121,4 @@ def test_a_long_list_of_differences_is_cut(tmp_path: Path) -> None:
     for number in range(5):
         (made / f"{number}.safetensors").touch()
     told = fingerprint(made).difference(FilesIdentity())
-    assert told == "0.safetensors is new, 1.safetensors is new, 2.safetensors is new, 2 more"
+    assert told == "0.safetensors is new, 1.safetensors is new, 2.safetensors is new and 2 more"

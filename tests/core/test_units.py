@@ -13,6 +13,7 @@ from modelium.units import (
     counted,
     format_bytes,
     format_seconds,
+    listed,
     parse_bytes,
     parse_bytes_per_s,
     parse_seconds,
@@ -118,3 +119,17 @@ def test_durations_are_printed_as_a_person_would(s: float, text: str) -> None:
 )
 def test_numbers_of_things(n: int, text: str) -> None:
     assert counted(n, "GPU") == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, ""),
+        (1, "gpu0"),
+        (3, "gpu0, gpu1, gpu2"),
+        (4, "gpu0, gpu1, gpu2 and 1 more"),
+        (1004, "gpu0, gpu1, gpu2 and 1,001 more"),
+    ],
+)
+def test_of_many_names_the_first_are_printed(n: int, text: str) -> None:
+    assert listed([f"gpu{i}" for i in range(n)]) == text

@@ -84,7 +84,7 @@ REPLACED = {
     "environment was .engines/vllm, is /opt/vllm": lambda served: replace(
         served, server={"environment": "/opt/vllm"}
     ),
-    "a was not set, is 1, b was not set, is 1, flags was --enforce-eager, is -x, 1 more": settings(
+    "a was not set, is 1, b was not set, is 1, flags was --enforce-eager, is -x and 1 more": settings(
         a=1, b=1, flags=["-x"], max_model_len=1
     ),
 }
