@@ -24,8 +24,8 @@ from urllib.parse import quote
 from modelium.errors import ConfigError
 from modelium.managers.emulated_notes import EndedError, Notes
 from modelium.managers.emulation.spec import Generate, Spec, parse
-from modelium.managers.engine import Engine, EngineError, Order, Process, Progress, StartError
-from modelium.managers.identity import runs
+from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
+from modelium.managers.identity import Process, runs
 from modelium.managers.process import Processes, tail
 from modelium.managers.vllm_http import ask, is_sleeping
 from modelium.permissions import write_private

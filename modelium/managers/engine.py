@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from modelium.errors import ModeliumError
-from modelium.managers.identity import Process as Process
+from modelium.managers.identity import Process
 
 Api = Literal["openai", "kserve"]
 """What the engine speaks: OpenAI's HTTP API, or KServe's v2 inference protocol over HTTP."""

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from modelium.managers import environment as environments
-from modelium.managers.engine import EngineError, Process
-from modelium.managers.identity import runs
+from modelium.managers.engine import EngineError
+from modelium.managers.identity import Process, runs
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
 from modelium.managers.ray_driver import Driver, LostError

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from modelium.managers import environment
-from modelium.managers.engine import Engine, EngineError, Order, Process
-from modelium.managers.identity import runs
+from modelium.managers.engine import Engine, EngineError, Order
+from modelium.managers.identity import Process, runs
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
 from modelium.managers.triton_client import Client, GoneError, Tensor

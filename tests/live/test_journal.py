@@ -18,7 +18,8 @@ from modelium.errors import RecordError
 from modelium.live import journal as module
 from modelium.live.journal import REQUEST_COLUMNS, Journal, JournalError, Record
 from modelium.live.recording import about, read_run, runs
-from modelium.managers.engine import Engine, Process
+from modelium.managers.engine import Engine
+from modelium.managers.identity import Process
 
 ENGINE = Engine(
     "a#7", "a", "vllm", "http://127.0.0.1:1", "openai", "a", (0, 1),
