@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from modelium.core import Fault, Phase
 from modelium.managers.identity import runs
-from modelium.state import Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -35,10 +34,15 @@ async def always(
 
 
 async def engines(cluster: LiveCluster) -> None:
-    """Find engines whose process has gone, at once; probe the others now and then."""
+    """Find engines whose process has gone, at once; probe the others now and then.
+
+    A probe may take minutes (Triton repairs its server first): no other one is begun meanwhile.
+    """
     probed_s: dict[str, float] = {}
+    probes: dict[str, asyncio.Task[None]] = {}
     while True:
         await asyncio.sleep(ALIVE_EVERY_S)
+        stalled = _stalled(cluster)
         for copy_id, engine in list(cluster.engines.items()):
             copy = cluster.state.copy(copy_id)
             if copy.phase not in (Phase.READY, Phase.ASLEEP):
@@ -46,17 +50,24 @@ async def engines(cluster: LiveCluster) -> None:
             if engine.process is not None and not runs(engine.process):
                 cluster.kill(copy, "its process has ended")
                 cluster.tell(Fault(copy.id, "its process has ended"))
-            elif cluster.now_s() >= probed_s.get(copy_id, 0.0) + _pause_s(cluster, copy):
+                continue
+            if (last := probes.get(copy_id)) is not None and not last.done():
+                continue
+            pause_s = ALIVE_EVERY_S if copy_id in stalled else cluster.deadlines.probe_every_s
+            if cluster.now_s() >= probed_s.get(copy_id, 0.0) + pause_s:
                 probed_s[copy_id] = cluster.now_s()
-                cluster.spawn(cluster.probe(copy))
-        probed_s = {name: at for name, at in probed_s.items() if name in cluster.engines}
+                probes[copy_id] = cluster.spawn(cluster.probe(copy))
+        for gone in probed_s.keys() - cluster.engines.keys():
+            del probed_s[gone], probes[gone]
 
 
-def _pause_s(cluster: LiveCluster, copy: Copy) -> float:
-    """Stalled engines are looked at more closely."""
-    moved = [s.moved_s for s in cluster.reception.seats if s.copy is copy]
-    stalled = moved and cluster.now_s() - max(moved) > cluster.deadlines.stall_s
-    return ALIVE_EVERY_S if stalled else cluster.deadlines.probe_every_s
+def _stalled(cluster: LiveCluster) -> set[str]:
+    """Instances with requests of which none has moved for long: they are probed more often."""
+    moved_s: dict[str, float] = {}
+    for seat in cluster.reception.seats:
+        moved_s[seat.copy.id] = max(seat.moved_s, moved_s.get(seat.copy.id, seat.moved_s))
+    since_s = cluster.now_s() - cluster.deadlines.stall_s
+    return {name for name, at_s in moved_s.items() if at_s < since_s}
 
 
 async def gpus(cluster: LiveCluster) -> None:
