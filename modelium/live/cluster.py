@@ -271,7 +271,7 @@ class LiveCluster:
                 left_s = self.failures.left_s(copy.model)
                 self._refuse(copy.model, words, left_s, trouble.log.strip()[-MOST_LOG:])
             wait_s = self.failures.left_s(copy.model)
-            self.loop.call_later(wait_s + 0.01, self._rested)
+            self.loop.call_later(wait_s + 0.01, self.reconsider)
         if copy.id in self.state.instances:
             self.close(copy, Phase.LEAVING)
             await transitions.see_off(self, copy, why)
@@ -352,8 +352,11 @@ class LiveCluster:
         """The stage of a model's load and the share of the load that is done."""
         return self.arrivals.stage_of(model)
 
-    def _rested(self) -> None:
-        """A model may be tried again: for whoever waits, and where copies must always be."""
+    def reconsider(self) -> None:
+        """What stood in the way of a load has gone, and no event told of it.
+
+        The policy is asked again for whoever waits, and where copies must always be.
+        """
         self.tell(Tick())
         self.talk.offer()
 

@@ -174,7 +174,7 @@ class Memory:
 
     def charge_others(self) -> None:
         """What others hold is not ours: GPUs are as large as what is left of them."""
-        cluster = self._cluster
+        cluster, grown = self._cluster, False
         engines = cluster.engines.values()
         for name, device in cluster.devices.items():
             reading = self.readings.get(device)
@@ -187,10 +187,14 @@ class Memory:
             ]
             foreign = owners.foreign_bytes(reading, engines, booked, own_pids=self._own_pids)
             left = max(0, min(self.whole_bytes[name], reading.total_bytes - foreign))
-            if abs(left - cluster.state.all_gpus[name].memory_bytes) > SLACK_BYTES:
+            before = cluster.state.all_gpus[name].memory_bytes
+            if abs(left - before) > SLACK_BYTES:
+                grown = grown or left > before
                 cluster.state.resize(name, left)
                 cluster.room.resize(name, left)
                 cluster.tell_news("memory", gpu=name, why=f"{format_bytes(foreign)} held by others")
+        if grown:
+            cluster.reconsider()
 
     def _comes_up_on(self, gpu: str) -> bool:
         """An engine is known by its processes only when it is up: until then it looks foreign."""

@@ -179,6 +179,8 @@ async def see_off(cluster: LiveCluster, copy: Copy, why: str) -> None:
             again = partial(see_off, cluster, copy, why)
             cluster.loop.call_later(SURVIVOR_AGAIN_S, lambda: cluster.spawn(again()))
     cluster.pulse()
+    if copy.stuck and copy.id not in cluster.state.instances:
+        cluster.reconsider()  # its memory was promised to nobody, and no event tells of it
 
 
 def _send_elsewhere(cluster: LiveCluster, copy: Copy) -> None:

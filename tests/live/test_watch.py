@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from modelium.core import Fault
 from modelium.live import watch
 from modelium.live.given import Deadlines
+from modelium.live.inventory import PretendInventory, Reading
 from modelium.managers.emulated import EmulatedManager
-from modelium.managers.engine import Engine
+from modelium.managers.engine import Engine, EngineError
 from modelium.managers.identity import Process, runs
-from modelium.testing.scenarios import model
+from modelium.testing.scenarios import model, nodes_of
+from modelium.units import GIB
 from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
-from tests.live.idle import Idle, loaded
+from tests.live.idle import TWO, Idle, loaded
 
 OFTEN = Deadlines(memory_back_s=QUIET_S, stop_grace_s=1.0, probe_every_s=0.0)
 LOOKS = 10
@@ -67,4 +71,74 @@ def test_an_engine_is_probed_again_only_once_the_last_probe_has_ended(
         asyncio.run(run())
     finally:
         slow.go.set()
+    assert engines_of(tmp_path) == []
+
+
+class Shared(PretendInventory):
+    """GPUs of which another program holds something."""
+
+    pretend = False
+    foreign_bytes = 0
+
+    def read(self) -> dict[int, Reading]:
+        def less(one: Reading) -> Reading:
+            processes = {**one.processes, 1: self.foreign_bytes}
+            return replace(one, processes=processes, free_bytes=one.free_bytes - self.foreign_bytes)
+
+        return {device: less(one) for device, one in super().read().items()}
+
+
+def test_memory_that_others_give_back_is_offered_to_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.02)
+
+    async def run() -> None:
+        inventory = Shared(nodes_of(1)[0])
+        inventory.foreign_bytes = 70 * GIB
+        async with house(tmp_path, TWO, inventory=inventory) as here:
+            await here.until(lambda: here.cluster.state.free_bytes("n0g0") < 30 * GIB)
+            asking = asyncio.create_task(here.ask("a"))
+            await here.until(lambda: here.cluster.reception.room.waiting("a"))
+            assert here.phases("a") == []
+            inventory.foreign_bytes = 0
+            assert await asyncio.wait_for(asking, QUIET_S)
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
+
+
+class Survives(EmulatedManager):
+    """Engines that nothing can end for a while."""
+
+    immortal = True
+
+    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
+        if self.immortal:
+            raise EngineError(f"{engine.instance} survives")
+        super().stop(engine, grace_s)
+
+
+def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelium.live.transitions.STOP_AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.transitions.SURVIVOR_AGAIN_S", 0.05)
+
+    async def run() -> None:
+        async with house(tmp_path, TWO) as here:
+            cluster, stubborn = here.cluster, Survives(folder=tmp_path / "engines")
+            cluster.managers = {"emulated": stubborn}
+            assert await here.ask("a")
+            [lost] = cluster.state.instances_of("a")
+            cluster.kill(cluster.state.copy(lost.id), "it hangs")
+            cluster.tell(Fault(lost.id, "it hangs"))
+            await here.until(lambda: cluster.state.copy(lost.id).stuck)
+            asking = asyncio.create_task(here.ask("b"))
+            await here.until(lambda: cluster.reception.room.waiting("b"))
+            assert here.phases("b") == []
+            stubborn.immortal = False
+            assert await asyncio.wait_for(asking, QUIET_S)
+
+    asyncio.run(run())
     assert engines_of(tmp_path) == []
