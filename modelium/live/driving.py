@@ -16,6 +16,9 @@ from typing import Any
 from modelium.core import Action, Event, Outlook, Policy, Tick
 from modelium.live.cluster import LiveCluster
 
+OUTLOOK_S = 1.0
+"""How old an outlook may be: every request that waits wants one, and it takes long to find."""
+
 
 class Driver:
     """Lets one policy run one live cluster; `policy` may be exchanged at any time."""
@@ -25,7 +28,11 @@ class Driver:
         self.policy = policy
         self.faults = 0
         """Decisions that ended in an exception."""
-        self._search: asyncio.Task[Any] | None = None
+        self._searching: Policy | None = None
+        """Whose next plan is being searched."""
+        self._outlooks: dict[str, Outlook | None] = {}
+        """By model, all found within `OUTLOOK_S`."""
+        self._outlooks_since_s = 0.0
         self._exchanged = asyncio.Event()
         cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
         cluster.outlook = self._outlook
@@ -34,6 +41,7 @@ class Driver:
     def exchange(self, policy: Policy) -> None:
         """Let another policy decide from now on; it hears a tick at once."""
         self.policy = policy
+        self._outlooks.clear()
         self.cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
         self._exchanged.set()
 
@@ -48,13 +56,23 @@ class Driver:
                     await self._exchanged.wait()
 
     def _outlook(self, model: str) -> Outlook | None:
+        """What the policy tells now, or told within the last second."""
+        now_s = self.cluster.now_s()
+        if now_s - self._outlooks_since_s > OUTLOOK_S:
+            self._outlooks.clear()
+            self._outlooks_since_s = now_s
+        if model not in self._outlooks:
+            self._outlooks[model] = self._ask_outlook(model)
+        return self._outlooks[model]
+
+    def _ask_outlook(self, model: str) -> Outlook | None:
         tells = getattr(self.policy, "outlook", None)
         if tells is None:
             return None
         try:
             told: Outlook | None = tells(self.cluster.state, model)
         except Exception as error:
-            self._broke(f"what of {model}?", error)
+            self._broke(f"outlook({model!r})", error)
             return None
         return told
 
@@ -65,15 +83,16 @@ class Driver:
             self._do(event, lambda: self.policy.decide(self.cluster.state, event))
 
     def _plan(self, event: Tick) -> None:
-        """Begin to search the next plan, if one is due and none is being searched."""
+        """Begin to search the policy's next plan, if one is due and none is being searched."""
         policy: Any = self.policy
-        if self._search is not None:
+        if self._searching is policy:
             return
         search = self._guarded(event, lambda: policy.pose(self.cluster.state))
         if search is None:
             self._do(event, lambda: policy.decide(self.cluster.state, event))
         else:
-            self._search = self.cluster.spawn(self._find(event, policy, search))
+            self._searching = policy  # what another one searched for is not wanted any more
+            self.cluster.spawn(self._find(event, policy, search))
 
     async def _find(self, event: Tick, policy: Any, search: Callable[[], Any]) -> None:
         begun_s = time.perf_counter()
@@ -83,7 +102,8 @@ class Driver:
             self._broke(event, error)
             return
         finally:
-            self._search = None
+            if self._searching is policy:
+                self._searching = None
         self.cluster.tell_news("plan", seconds=time.perf_counter() - begun_s)
         exchanged = policy is not self.policy
         if not exchanged:
@@ -106,7 +126,7 @@ class Driver:
             self._broke(event, error)
             return None
 
-    def _broke(self, event: Event | str, error: Exception) -> None:
+    def _broke(self, asked: Event | str, error: Exception) -> None:
         self.faults += 1
         why = f"{type(error).__name__}: {error}"
-        self.cluster.tell_news("policy-fault", heard=repr(event), why=why)
+        self.cluster.tell_news("policy-fault", heard=str(asked), why=why)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from modelium.core import Action, ClusterState, Event, Load, Miss, Tick
+from modelium.core import Action, ClusterState, Event, Load, Miss, Outlook, Tick
+from modelium.live import driving
 from modelium.policies.diff import Target
 from modelium.policies.lru import Lru
 from modelium.policies.planned import Planned
 from modelium.testing.scenarios import model
 from tests.live.harness import QUIET_S
 from tests.live.house import house
+from tests.live.idle import Idle
 
 A = model("a", 60)
 
@@ -135,3 +137,64 @@ def test_a_policy_that_is_exchanged_decides_no_more(tmp_path: Path) -> None:
         asyncio.run(run())
     finally:
         go_on.set()
+
+
+def test_a_planner_that_takes_over_finds_its_first_plan_at_once(tmp_path: Path) -> None:
+    searching, go_on = threading.Event(), threading.Event()
+
+    def slow(state: ClusterState) -> Callable[[], Any]:
+        def search() -> Target:
+            searching.set()
+            assert go_on.wait(QUIET_S)
+            return {"a": [("n0g0",)], "b": []}
+
+        return search
+
+    def quick(state: ClusterState) -> Callable[[], Any]:
+        return lambda: {"a": [], "b": [("n0g0",)]}
+
+    async def run() -> None:
+        models = [A, model("b", 60)]
+        async with house(tmp_path, models, policy=Planned(slow, None, fallback=Lru())) as here:
+            await here.until(searching.is_set)
+            here.driver.exchange(Planned(quick, None, fallback=Lru()))
+            await here.until(lambda: here.phases("b") == ["ready"])
+            go_on.set()
+            await here.until(lambda: len(here.said("plan")) == 2)
+            assert here.phases("a") == []
+
+    try:
+        asyncio.run(run())
+    finally:
+        go_on.set()
+
+
+def test_an_outlook_is_asked_of_the_policy_once_a_second(tmp_path: Path) -> None:
+    class Tells(Idle):
+        def __init__(self, says: float) -> None:
+            self.asked: list[str] = []
+            self.says = says
+
+        def outlook(self, state: ClusterState, model: str) -> Outlook:
+            self.asked.append(model)
+            if model == "b":
+                raise KeyError("b")
+            return Outlook("whoever", self.says)
+
+    async def run() -> None:
+        policy, later = Tells(7.0), Tells(8.0)
+        async with house(tmp_path, [A, model("b", 60)], policy=policy) as here:
+            now_s = here.cluster.now_s()
+            here.cluster.now_s = lambda: now_s  # type: ignore[method-assign]
+            assert {here.cluster.left_s("a") for _ in range(100)} == {7.0}
+            assert len({here.cluster.left_s("b") for _ in range(100)}) == 1
+            assert policy.asked == ["a", "b"]
+            assert [told["heard"] for told in here.said("policy-fault")] == ["outlook('b')"]
+            now_s += driving.OUTLOOK_S + 0.1
+            assert here.cluster.left_s("a") == 7.0
+            assert policy.asked == ["a", "b", "a"]
+            here.driver.exchange(later)
+            assert here.cluster.left_s("a") == 8.0
+            del here.cluster.now_s  # type: ignore[method-assign]
+
+    asyncio.run(run())
