@@ -73,7 +73,7 @@ async def decisions(http: web.Request) -> web.Response:
 
 async def usage(http: web.Request) -> web.Response:
     """GET /usage: requests, tokens and GPU-seconds by organization."""
-    return json_response({"organizations": http.app[DESK].admin.usage()})
+    return json_response({"organizations": await http.app[DESK].admin.usage()})
 
 
 async def act(http: web.Request) -> web.Response:

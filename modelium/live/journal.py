@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -64,7 +64,7 @@ class Record:
 
 
 class Journal:
-    """One file. All methods but `write_requests` belong to one thread."""
+    """One file. All methods but `write_requests` and `usage` belong to one thread."""
 
     def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Open the journal and begin a run. Raises JournalError."""
@@ -233,11 +233,12 @@ class Journal:
     def usage(self) -> list[dict[str, Any]]:
         """What each organization has used, in all runs, largest first; deleted rows count, too.
 
-        Prompts of clients that left before they had an engine were read by none.
+        Prompts of clients that left before they had an engine were read by none. It reads as much
+        as there are rows of requests, with a connection of its own: for any thread.
         """
         self.write_requests()
-        with self._told():
-            rows = self._db.execute(
+        with self._told(), closing(connect(self.path)) as db:
+            rows = db.execute(
                 "SELECT organization, sum(n), sum(prompt), sum(output), sum(seconds) FROM"
                 f" (SELECT organization, 1 AS n, {READ_TOKENS} AS prompt, output_tokens AS output,"
                 " gpu_seconds AS seconds FROM requests WHERE outcome != 'refused' UNION ALL"

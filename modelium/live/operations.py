@@ -87,9 +87,9 @@ class Operations:
         chosen = [as_news(line) for line in lines if not model or line.model == model]
         return chosen[:limit]
 
-    def usage(self) -> list[dict[str, Any]]:
-        """Requests, tokens and GPU-seconds by organization, over all runs."""
-        return self._cluster.journal.usage()
+    async def usage(self) -> list[dict[str, Any]]:
+        """Requests, tokens and GPU-seconds by organization, over all runs. Raises JournalError."""
+        return await self._cluster.call(self._cluster.journal.usage)
 
     def subscribe(self, hear: News) -> Callable[[], None]:
         """Tell `hear(what, about)` of all that happens, until the returned function is called."""

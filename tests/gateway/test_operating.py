@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from modelium.live.journal import Journal
 from modelium.testing.scenarios import model
 from tests.gateway.site import Site, visit
+from tests.live.harness import QUIET_S
 
 TWO = [model("a", 60), model("b", 60)]
 
@@ -142,5 +146,31 @@ def test_liveness_readiness_and_health_are_different_questions(tmp_path: Path) -
         assert [status for status, _ in await asked()] == [200, 200, 503, 503, 503, 200]
         assert await health() == (200, "stopping")
         reception.closed = ""
+
+    visit(tmp_path, act)
+
+
+def test_who_is_served_does_not_wait_for_the_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    usual = Journal.usage
+
+    def long(journal: Journal) -> list[dict[str, Any]]:
+        """As with a month of rows."""
+        reading.set()
+        assert go_on.wait(QUIET_S)
+        return usual(journal)
+
+    monkeypatch.setattr(Journal, "usage", long)
+
+    async def act(here: Site) -> None:
+        asking = asyncio.create_task(here.get("/usage"))
+        await here.until(reading.is_set)
+        body = {"model": "a", "prompt": "x", "max_tokens": 3}
+        assert (await here.post("/v1/completions", body))[0] == 200
+        go_on.set()
+        [used] = (await asking)[1]["organizations"]
+        assert (used["requests"], used["output_tokens"]) == (1, 3)
 
     visit(tmp_path, act)
