@@ -84,8 +84,8 @@ REPLACED = {
     "environment was .engines/vllm, is /opt/vllm": lambda served: replace(
         served, server={"environment": "/opt/vllm"}
     ),
-    "a was not set, is 1, b was not set, is 1, flags was --enforce-eager, is -x and 1 more": settings(
-        a=1, b=1, flags=["-x"], max_model_len=1
+    "a was not set, is 1, b was not set, is 1, c was not set, is 1 and 2 more": settings(
+        a=1, b=1, c=1, flags=["-x"], max_model_len=1
     ),
 }
 
