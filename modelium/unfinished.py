@@ -9,6 +9,10 @@ from pathlib import Path
 
 UNFINISHED = (".part", ".tmp", ".incomplete", ".download", ".crdownload", ".partial", ".lock")
 """Endings of files that are being written."""
+STILL_S = 2.0
+"""Files that have not changed for so long are taken for whole."""
+LOOK_S = 0.25
+"""Until then, they are looked at this often."""
 
 
 def unfinished(folder: Path) -> str:

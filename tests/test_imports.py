@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "modelium.table": ("units", "errors"),
     "modelium.report": ("core", "errors", "units", "record", "summary", "table", "occupancy"),
     "modelium.catalog": ("core", "errors", "units"),
-    "modelium.analyze": ("catalog", "core", "errors", "units"),
+    "modelium.analyze": ("catalog", "core", "errors", "unfinished", "units"),
     "modelium.policies": ("core", "errors", "units"),
     "modelium.traces": ("errors", "units", "arrow", "columns"),
     "modelium.sim": (

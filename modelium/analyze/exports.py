@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelium.analyze.reading import Weights, check_beside, check_weights, start_of
 from modelium.errors import ProfileError
+from modelium.unfinished import files_in
 
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 """The first kind that is there counts: others are copies, or not weights."""
@@ -70,7 +71,7 @@ def read_triton(folder: Path) -> Weights | None:
 
 
 def _whole(folder: Path) -> Weights:
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in files_in(folder) if path.is_file()]
     note = "data types: only files' sizes were looked at"
     return Weights("triton", len(sizes), sum(sizes), notes=(note,))
 

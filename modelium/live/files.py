@@ -21,14 +21,10 @@ from modelium.fingerprint import WEIGHTS, FilesIdentity, fingerprint
 from modelium.live.given import Served
 from modelium.managers.engine import StartError
 from modelium.state import Copy
-from modelium.unfinished import unfinished
+from modelium.unfinished import LOOK_S, STILL_S, unfinished
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
-
-STILL_S = 2.0
-"""Files that have not changed for so long are taken for whole."""
-LOOK_S = 0.25
 
 
 @dataclass

@@ -31,6 +31,7 @@ from modelium.repository.checking import check_folder, check_name
 from modelium.repository.replacement import Replacement, begin, recover
 from modelium.repository.stored import ASKED_FOR
 from modelium.repository.stored import StoredModel as StoredModel
+from modelium.unfinished import files_in
 from modelium.units import format_bytes
 
 
@@ -192,7 +193,7 @@ class ModelRepository:
         except OSError as error:
             if error.errno != 18:  # EXDEV: another file system
                 raise RepositoryError(f"{folder} cannot be moved: {error.strerror}") from None
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in files_in(folder) if file.is_file())
         free = shutil.disk_usage(self.path).free
         if size > free:
             raise RepositoryError(

@@ -16,13 +16,10 @@ from watchdog.observers import Observer
 from modelium.repository.checking import RepositoryError, listing
 from modelium.repository.repository import ModelRepository
 from modelium.repository.stored import StoredModel
-from modelium.unfinished import unfinished
+from modelium.unfinished import LOOK_S, STILL_S, unfinished
 
 log = logging.getLogger(__name__)
 
-STILL_S = 2.0
-"""A folder that has not changed for so long is taken for whole."""
-LOOK_S = 0.25
 WHY = ".why.txt"
 MISSED_S = 2.0
 """Folders are looked at this often even if nothing was told: what changes within them is not, and
