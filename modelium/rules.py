@@ -207,6 +207,8 @@ def _sleep(state: ClusterState, action: Sleep, limits: Limits) -> str:
         return f"sleep level {action.level} is neither 1 nor 2"
     if copy.phase is Phase.ASLEEP:
         return f"{copy.id} is asleep"
+    if not state.models[copy.model].can_sleep:
+        return f"{copy.model} cannot be put to sleep, only unloaded: what runs it has no sleep mode"
     if why := _goes(state, copy, action.drain, limits) or _needed(state, copy):
         return why
     size = state.models[copy.model].weights_bytes

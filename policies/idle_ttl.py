@@ -97,8 +97,9 @@ class IdleTtl(Lru):
             yield from self._again(copy, now_s + self._check_s)
         elif idle_s < self._idle_s - HAIR_S:
             yield from self._again(copy, copy.idle_since_s + self._idle_s)
-            weights = state.models[copy.model].weights_bytes
-            if self._tier == 2 or weights <= host_free_bytes(state, copy):
+            spec = state.models[copy.model]
+            room = self._tier == 2 or spec.weights_bytes <= host_free_bytes(state, copy)
+            if spec.can_sleep and room:
                 yield Sleep(copy.id, self._tier, f"idle {format_seconds(idle_s)}, asleep first")
         elif rate >= self._qps_min:
             yield from self._again(copy, now_s + self._check_s)

@@ -148,6 +148,16 @@ def test_sleep_needs_host_memory_at_level_1_only(books: Any) -> None:
     assert refusal(b.state, Unload(first.id), FREE) == ""
 
 
+def test_what_cannot_sleep_is_refused_it_at_any_level(books: Any) -> None:
+    b = books(a=Model("a", 60 * GIB, can_sleep=False))
+    copy = b.add("a", "n0g0")
+    for level in (1, 2):
+        assert refusal(b.state, Sleep(copy.id, level), FREE) == (
+            "a cannot be put to sleep, only unloaded: what runs it has no sleep mode"
+        )
+    assert refusal(b.state, Unload(copy.id), FREE) == ""
+
+
 def test_a_wake_needs_the_room_that_sleep_gave_back(books: Any) -> None:
     b = books(a=60, b=25)
     copy = b.add("a", "n0g0", Phase.ASLEEP)

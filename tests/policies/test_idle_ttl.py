@@ -99,6 +99,14 @@ def test_without_host_memory_the_first_tier_is_skipped(world: type) -> None:
     assert when(w, Unload) == pytest.approx([31.0], abs=2e-6)
 
 
+def test_what_cannot_sleep_skips_the_first_tier(world: type) -> None:
+    w = world({"a": 10}, more={"a": {"can_sleep": False}})
+    w.obey(IdleTtl(idle_s=30.0, sleep_s=10.0, qps_min=INF))
+    w.use("a", apart_s=100.0)
+    assert w.did(Sleep) == []
+    assert when(w, Unload) == pytest.approx([31.0], abs=2e-6)
+
+
 def test_the_minimum_residency_is_kept_and_then_the_timeout_holds(world: type) -> None:
     w = world({"a": 10}, limits=Limits(min_residency_s=200.0))
     w.obey(IdleTtl(idle_s=30.0, qps_min=INF))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, inf
+from math import exp
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,19 +95,18 @@ def test_a_hot_swap_server_waits_as_its_closed_form(
 
 @pytest.mark.parametrize("make", POLICIES)
 def test_a_gpu_that_swaps_for_every_request_is_mg1_with_the_load_as_service(
-    lab: SimpleNamespace, make: Callable[..., Policy]
+    lab: SimpleNamespace, make: Callable[[], Policy]
 ) -> None:
     """Room for one, and no model is asked twice while somebody waits: q = 1, order of arrival.
 
     Here the queue is inside the cluster: misses are declined while the copy there is busy, and
-    offered again, the longest wait first, when it is idle. Nobody is drained, since a drain may
-    let somebody go first.
+    offered again, the longest wait first, when it is idle.
     """
     n, models, rate, load_s = 1_200, 200, 0.2, 2.0
     service = lab.exponential(n)
     arrivals = lab.poisson(rate, n)
     asked = lab.trace(arrivals, np.arange(n) % models, service_s=service)
-    served = lab.play(asked, make(drain_after_s=inf), stages=loads_take(load_s))
+    served = lab.play(asked, make(), stages=loads_take(load_s))
     assert (served.cold != "").all()
     gaps = np.diff(arrivals, prepend=0.0)
     assert np.allclose(served.wait_s - load_s, queue(served.service_s + load_s, gaps), atol=1e-5)
