@@ -103,8 +103,11 @@ class FakeCluster:
         facts: ConfiguredFacts | None = None,
         service_s: float = 1.0,
         slots: int = 1,
+        passes_s: float = 0.0,
     ) -> None:
+        """`passes_s`: the most that the clock goes on whenever it is read, as it does live."""
         self.now_s = 0.0
+        self._passes_s, self._reads = passes_s, count()
         self.limits = limits or Limits()
         self.facts = facts or ConfiguredFacts()
         self.service_s = service_s
@@ -112,14 +115,14 @@ class FakeCluster:
         self.longest_wait_s, self.longest_waited = 0.0, ""
         """Of all requests that got an instance, and for which model it was."""
         listed = {model.name: model for model in models}
-        self.demand = {name: FakeDemand(lambda: self.now_s) for name in listed}
+        self.demand = {name: FakeDemand(self._read_clock) for name in listed}
         asked: dict[str, Demand] = {**self.demand}
         self.state = State(
             listed,
             {node.id: node for node in nodes},
             {gpu.id: gpu for gpu in gpus},
             asked,
-            lambda: self.now_s,
+            self._read_clock,
             lambda: [name for name, d in self.demand.items() if d.queue],
             self.limits,
         )
@@ -179,10 +182,15 @@ class FakeCluster:
         """Let time pass until `end_s`, what happens then included."""
         self._deliver()
         while self._moments and self._moments[0][0] <= end_s:
-            self.now_s, _, happens = heapq.heappop(self._moments)
+            at_s, _, happens = heapq.heappop(self._moments)
+            self.now_s = max(self.now_s, at_s)
             happens()
             self._deliver()
-        self.now_s = end_s
+        self.now_s = max(self.now_s, end_s)
+
+    def _read_clock(self) -> float:
+        self.now_s += self._passes_s * (next(self._reads) % 5) / 4
+        return self.now_s
 
     def lose(self, gpu: str) -> None:
         """A GPU stops working; its instances are gone, their requests wait again."""

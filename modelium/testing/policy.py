@@ -68,11 +68,11 @@ def _play(scenario: Scenario, make: Callable[[], Policy]) -> list[tuple[float, A
 
     def hear(event: Event) -> None:
         where = f"at {cluster.now_s:g} s in scenario {scenario.name!r}, after {event}"
-        before = _books(cluster.state)
+        before, since_s = _books(cluster.state), cluster.now_s
         actions = tuple(policy.decide(cluster.state, event))
         claim(_books(cluster.state) == before, f"decide changed the state {where}")
         for action in actions:
-            _check(cluster.state, action, where)
+            _check(cluster.state, action, since_s, where)
             log.append((cluster.now_s, action))
             cluster.start(action)
 
@@ -91,14 +91,14 @@ def _play(scenario: Scenario, make: Callable[[], Policy]) -> list[tuple[float, A
     return log
 
 
-def _check(state: ClusterState, action: Action, where: str) -> None:
+def _check(state: ClusterState, action: Action, since_s: float, where: str) -> None:
     claim(isinstance(action, get_args(Action)), f"{action!r} is no action, {where}")
     claim(
         any(letter.isdigit() for letter in action.reason),
         f"{action} has no reason with a number in it, {where}",
     )
     if isinstance(action, Remind):
-        claim(action.at_s >= state.now_s, f"{action} is in the past, {where}")
+        claim(action.at_s >= since_s, f"{action} is in the past, {where}")
     if isinstance(action, Load) and (model := state.models.get(action.model)):
         claim(all(map(model.may_use, action.gpus)), f"{action} where it may not be, {where}")
     if isinstance(action, Move) and (copy := state.instances.get(action.instance)):

@@ -35,6 +35,8 @@ class Scenario:
     """Models that are asked so often that a copy, once it is there, never falls idle by itself."""
     most_wait_s: float = float("inf")
     """How long a request may wait for an instance."""
+    passes_s: float = 0.0
+    """The most that the clock goes on whenever it is read."""
 
     def cluster(self) -> FakeCluster:
         """Make the cluster, before anything happened."""
@@ -45,6 +47,7 @@ class Scenario:
             limits=self.limits,
             service_s=self.service_s,
             slots=self.slots,
+            passes_s=self.passes_s,
         )
 
     def happen(self, cluster: FakeCluster) -> None:
@@ -138,6 +141,14 @@ SCENARIOS = (
         (model("busy", 60), model("a", 60), model("b", 50)),
         *nodes_of(1),
         busy=("busy",),
+        **OVERLAP,  # type: ignore[arg-type]
+    ),
+    Scenario(
+        "the same while the clock goes on, as it does live",
+        (model("busy", 60), model("a", 60), model("b", 50)),
+        *nodes_of(1),
+        busy=("busy",),
+        passes_s=1e-4,
         **OVERLAP,  # type: ignore[arg-type]
     ),
     Scenario(
