@@ -196,8 +196,12 @@ class State:
 
     def source_tier(self, model: str, node: str) -> Tier:
         """Where a load on `node` would read the weights from: HOST or DISK."""
-        asleep = any(c.node == node and c.host_bytes for c in self._of[model].values())
-        return Tier.HOST if asleep or model in self.ram[node] else Tier.DISK
+        if model in self.ram[node]:
+            return Tier.HOST
+        for copy in self._of[model].values():
+            if copy.host_bytes and copy.node == node:
+                return Tier.HOST
+        return Tier.DISK
 
     def waiting_models(self) -> Iterable[str]:
         return self.waiting()

@@ -45,9 +45,9 @@ def choose(
     fitting = [gpu for gpu, room in rooms.items() if room >= need_bytes]
     if len(fitting) < count:
         return None
-    ranked = sorted(fitting, key=lambda gpu: place(rooms[gpu], need_bytes))
     if count == 1:
-        return (ranked[0],)
+        return (min(fitting, key=lambda gpu: place(rooms[gpu], need_bytes)),)
+    ranked = sorted(fitting, key=lambda gpu: place(rooms[gpu], need_bytes))
     best, best_score = None, float("inf")
     for gpus in by_node(state, ranked).values():
         score = sum(place(rooms[gpu], need_bytes) for gpu in gpus[:count])

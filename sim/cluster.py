@@ -117,7 +117,7 @@ class SimCluster:
     def _begin(self, action: Action) -> None:
         if isinstance(action, Remind):
             wait_ps = max(0, ps(action.at_s) - int(self.env.now))
-            self.env.process(self._later(wait_ps, Tick()))
+            self.env.timeout(wait_ps).callbacks.append(lambda _: self.tell(Tick()))
             return
         why = refusal(self.state, action, self.settings.limits)
         line = self._write(action, why)
@@ -204,10 +204,6 @@ class SimCluster:
         while True:
             yield self.env.timeout(period_ps)
             self.tell(Tick())
-
-    def _later(self, wait_ps: int, event: Event) -> Any:
-        yield self.env.timeout(wait_ps)
-        self.tell(event)
 
     # Beginning of transitions
 
