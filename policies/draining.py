@@ -20,16 +20,16 @@ gang scheduling, reservations as in backfilling (Lifka, JSSPP 1995).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from modelium.core import ClusterState, Done, Event, Instance, Sleep, Unload
-from modelium.policies.room import COMING, OUT, READY
+from modelium.core import ClusterState, Done, Event, Instance
+from modelium.policies.room import OUT
 
 AUTO: Literal["auto"] = "auto"
 NEVER = float("inf")
-SAME_S = 1e-6
-"""Arrivals that rounding brings apart by this much are one."""
+SAME_S = 1e-3
+"""Arrivals that are this near are one: the clock may go on between two readings."""
 
 
 class _Look(NamedTuple):
@@ -43,6 +43,25 @@ class _Look(NamedTuple):
     """It has waited long enough and is to have these next, but cannot yet."""
 
 
+class Reservation(NamedTuple):
+    """GPUs on which nothing begins but what one model waits for."""
+
+    since_s: float
+    """When the request came that waits longest."""
+    model: str
+    gpus: tuple[str, ...]
+
+    def goes_before(self, state: ClusterState, model: str) -> bool:
+        """`model` has not waited longer, and so may not take these GPUs."""
+        if model == self.model:
+            return False
+        asked = state.demand[model]
+        return not asked.waiting or _since_s(state, model) > self.since_s - SAME_S
+
+
+NOBODY = Reservation(float("inf"), "", ())
+
+
 class Draining:
     """Decides when busy copies may be drained for a request that waits.
 
@@ -54,6 +73,10 @@ class Draining:
         self.after_s, self.swap_share = after_s, swap_share
         self._looks: dict[tuple[str, str], _Look] = {}
         """By model, and by the copy that would be woken ("": by a load)."""
+        self._pruned = False
+        """Those that wait no more have been dropped from the looks in this decision."""
+        self._next: Reservation | None = None
+        """What `next` says; None: ask."""
         self._drains: dict[str, tuple[str, float, float]] = {}
         """Model, begin and seconds to leave of each copy that was told to drain."""
         self._drain_s: dict[str, float] = {}
@@ -64,42 +87,15 @@ class Draining:
         """Only idle copies leave."""
         return self.after_s == NEVER
 
-    # What a swap costs
-
-    def swap_s(self, state: ClusterState, copy: Instance, level: int) -> float:
-        """Seconds to take `copy` out of its GPUs, asleep at `level` or unloaded, and back.
-
-        Its drain is not counted: until that ends it works.
-        """
-        costs = state.costs
-        if level == 1:  # its weights come back as they went
-            return 2 * costs.sleep_s(copy.id, 1)
-        leaves_s = costs.sleep_s(copy.id, level) if level else costs.unload_s(copy.id)
-        return leaves_s + costs.load_s(copy.model, copy.gpus)
-
-    def leaves_s(self, state: ClusterState, copy: Instance, level: int) -> float:
-        """Seconds until `copy` has left its GPUs, if it drains as long as the last of its model."""
-        costs = state.costs
-        leaves_s = costs.sleep_s(copy.id, level) if level else costs.unload_s(copy.id)
-        return leaves_s + (self._drain_s.get(copy.model, 0.0) if copy.busy else 0.0)
+    # How long who waits, and who stays
 
     def wait_s(self, enters_s: float, swaps_s: Iterable[float] = ()) -> float:
         """How long a request has to wait, if it takes so long to bring its copy in, others out."""
         return enters_s + sum(swaps_s) if self.after_s == AUTO else self.after_s
 
-    def free_at_s(
-        self, state: ClusterState, copy: Instance, swap_s: Callable[[Instance], float]
-    ) -> float:
-        """When `copy` may leave for a request that has waited long enough."""
-        stay_s = state.limits.min_residency_s
-        slice_s = 0.0
-        if self.after_s == AUTO and (copy.busy or copy.phase in COMING):
-            slice_s = swap_s(copy) * (1 / self.swap_share - 1)
-        if copy.phase in COMING:
-            return state.now_s + max(stay_s, slice_s) + state.costs.load_s(copy.model, copy.gpus)
-        if copy.phase is READY:
-            return copy.ready_since_s + max(stay_s, slice_s)
-        return state.now_s
+    def slice_s(self, swap_s: float) -> float:
+        """How long a busy copy stays once it is ready, if it takes so long to leave and return."""
+        return swap_s * (1 / self.swap_share - 1) if self.after_s == AUTO else 0.0
 
     # Whose turn it is
 
@@ -121,36 +117,51 @@ class Draining:
         gpus: tuple[str, ...] = (),
     ) -> None:
         """No swap may begin before `again_s`; `gpus` are those that the request shall have next."""
-        self._looks = {key: look for key, look in self._looks.items() if _waits(state, key[0])}
+        self._prune(state)
+        self._next = None
         key = model, waking.id if waking else ""
         self._looks[key] = _Look(_since_s(state, model), again_s, gpus)
 
-    def reserved(self, state: ClusterState, model: str = "") -> tuple[str, ...]:
+    def reserved(self, state: ClusterState, model: str) -> tuple[str, ...]:
         """The GPUs that `model` may not take, because another one has waited longer for them."""
-        waits = [
-            (look.since_s, key)
-            for key, look in self._looks.items()
-            if look.gpus and _waits(state, key[0])
-        ]
-        if not waits:
+        if not self._looks:
             return ()
-        _, key = min(waits)
-        return () if key[0] == model else self._looks[key].gpus
+        self._prune(state)
+        if self._next is None:
+            self._next = self.next(state) or NOBODY
+        return self._next.gpus if self._next.goes_before(state, model) else ()
+
+    def next(self, state: ClusterState) -> Reservation | None:
+        """Who has waited longest for GPUs that are kept free for it, and which these are."""
+        looks = ((look, key[0]) for key, look in self._looks.items() if look.gpus)
+        waits = [(look.since_s, name, look.gpus) for look, name in looks if _waits(state, name)]
+        return Reservation(*min(waits)) if waits else None
+
+    def _prune(self, state: ClusterState) -> None:
+        """Drop what was found for those that wait no more, once a decision."""
+        if not self._pruned:
+            self._pruned, self._next = True, None
+            self._looks = {key: look for key, look in self._looks.items() if _waits(state, key[0])}
 
     # How long a drain takes
 
-    def told(self, state: ClusterState, action: Unload | Sleep) -> None:
-        """A busy copy was told to leave."""
-        costs, name = state.costs, action.instance
-        sleeps = isinstance(action, Sleep)
-        leaves_s = costs.sleep_s(name, action.level) if sleeps else costs.unload_s(name)  # type: ignore[union-attr]
+    def drain_s(self, copy: Instance) -> float:
+        """How long `copy` should take to finish its requests: as the last drain of its model."""
+        return self._drain_s.get(copy.model, 0.0) if copy.busy else 0.0
+
+    def told(self, state: ClusterState, copy: Instance, leaves_s: float) -> None:
+        """A busy copy was told to leave; once it has drained, that takes `leaves_s`."""
         self._drains = {n: drain for n, drain in self._drains.items() if n in state.instances}
-        self._drains[name] = state.instances[name].model, state.now_s, leaves_s
+        self._drains[copy.id] = copy.model, state.now_s, leaves_s
 
     def hear(self, state: ClusterState, event: Event) -> None:
-        """Learn from the end of a drain."""
-        if self._drains and isinstance(event, Done) and event.instance in self._drains:
-            model, begun_s, leaves_s = self._drains.pop(event.instance)
+        """A decision begins; learn from the end of a drain, unless it failed or was refused."""
+        self._pruned = False
+        if not self._drains or not isinstance(event, Done):
+            return
+        drain = self._drains.pop(getattr(event.action, "instance", ""), None)
+        if drain and not event.error:
+            model, begun_s, leaves_s = drain
             self._drain_s[model] = max(0.0, state.now_s - begun_s - leaves_s)
 
 

@@ -26,7 +26,7 @@ from modelium.core import (
     Wake,
 )  # fmt: skip
 from modelium.errors import PolicyError
-from modelium.policies.draining import AUTO, Draining
+from modelium.policies.draining import AUTO, Draining, Reservation
 from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     ASLEEP,
@@ -44,7 +44,7 @@ from modelium.policies.room import (
     may_leave,
     sweep,
 )  # fmt: skip
-from modelium.policies.swaps import Need, Swap, Swaps, as_left
+from modelium.policies.swaps import Need, Swap, Swaps, as_left, leaves_s
 from modelium.units import counted, format_seconds
 
 Evict = Callable[[ClusterState, Instance], Any]
@@ -125,13 +125,14 @@ class OnDemand:
         match event:
             case Miss(model):
                 return self._bring(state, self._missed(state, (model,)))
-            case Done(Sleep(instance), error, "") if error and self._could_sleep(state, instance):
-                self._sleepless = {n for n in self._sleepless if n in state.instances} | {instance}
-                return self._bring(state, self._missed(state, state.waiting_models()))
+            case Done(Sleep() as asked, error, "") if error and self._lacked_ram(state, asked):
+                sleepless = {n for n in self._sleepless if n in state.instances}
+                self._sleepless = sleepless | {asked.instance}
+                return self._bring(state, self._missed(state, _longest_wait_first(state)))
             case Done(_, error, instance) if self._least and (instance or not error):
                 return self._bring(state, self._required(state))
             case Tick() | Fault():
-                missed = self._missed(state, state.waiting_models())
+                missed = self._missed(state, _longest_wait_first(state))
                 wants = chain(self._required(state), missed, self._crowded(state))
                 return self._bring(state, wants)
         return ()
@@ -142,18 +143,36 @@ class OnDemand:
             return None
         if self._draining.never:
             return Outlook("waits for a copy in its way to fall idle: none is drained for it")
-        swaps = (self._swaps.later(state, need, self._least) for need in self._needs(state, model))
-        soonest = min(filter(None, swaps), key=lambda s: s.begins_s + s.enters_s, default=None)
+        first = self._draining.next(state)
+        behind = first if first and first.goes_before(state, model) else None
+        soonest = self._soonest(state, model, behind.gpus if behind else ())
+        if soonest is None and behind:
+            return self._behind(state, model, behind)
         if soonest is None:
             return Outlook("waits for room: what is there now never makes way for it")
-        copies = [copy for _, _, copy in soonest.option.victims]
-        leave_s = self._swaps.leave_s(state, soonest.option)
         begins_s = max(0.0, soonest.begins_s - state.now_s)
-        busy = ", ".join(copy.id for copy in copies if copy.busy)
-        they = "they" if busy.count("#") > 1 else "it"
-        why = f"waits for {busy} to finish: {they} will be drained in about " if busy else ""
-        why += format_seconds(begins_s) if busy else ""
-        return Outlook(why, begins_s + leave_s + soonest.enters_s)
+        left_s = begins_s + self._swaps.leave_s(state, soonest.option) + soonest.enters_s
+        busy = [copy.id for _, _, copy in soonest.option.victims if copy.busy]
+        if not busy:
+            return Outlook("", left_s)
+        they = "they" if len(busy) > 1 else "it"
+        why = f"waits for {', '.join(busy)} to finish: {they} will be drained in about "
+        return Outlook(why + format_seconds(begins_s), left_s)
+
+    def _soonest(self, state: ClusterState, model: str, avoid: Collection[str] = ()) -> Swap | None:
+        """The swap by which `model` should be ready first; None: nobody ever makes way for it."""
+        needs = self._needs(state, model)
+        swaps = (self._swaps.later(state, need, self._least, avoid) for need in needs)
+        return min(filter(None, swaps), key=lambda s: s.begins_s + s.enters_s, default=None)
+
+    def _behind(self, state: ClusterState, model: str, first: Reservation) -> Outlook:
+        """It can only come where another one comes first: two swaps in a row, at the least."""
+        told, own = self.outlook(state, first.model), self._soonest(state, model)
+        left_s = told.left_s if told and own else None
+        if own and left_s is not None:
+            left_s += self._swaps.leave_s(state, own.option) + own.enters_s
+        why = f"waits behind {first.model}, which has waited longer and is next on "
+        return Outlook(why + ", ".join(first.gpus), left_s)
 
     def kv_bytes(self, state: ClusterState, model: str) -> int | None:
         """KV pool of a copy about to be loaded, over all its GPUs; None: the model's own."""
@@ -165,8 +184,7 @@ class OnDemand:
     # Which models need one more copy
 
     def _missed(self, state: ClusterState, models: Iterable[str]) -> Wants:
-        """The longest wait first."""
-        for model in sorted(models, key=lambda name: -state.demand[name].oldest_wait_s):
+        for model in models:
             if all(copy.phase in OUT for copy in state.instances_of(model)):
                 yield model, partial(_waiting, state.demand[model])
 
@@ -194,9 +212,11 @@ class OnDemand:
         brought: set[str] = set()
         lacking: list[str] = []
         self._later_s = []
+        rooms = state.rooms()
         for model, why in wants:
             reserved = self._draining.reserved(state, model)
-            survey = Survey(state, taken.union(reserved), len(brought))
+            avoid = taken.union(reserved) if reserved else taken
+            survey = Survey(state, avoid, len(brought), rooms)
             if model in brought or survey.starts <= 0:
                 continue
             option, asleep = self._option(state, survey, model)
@@ -220,7 +240,9 @@ class OnDemand:
     ) -> tuple[Option | None, Instance | None]:
         """Where one more copy of `model` fits, and which sleeping copy it is, if it is one."""
         for need in self._needs(state, model):
-            rooms = {gpu: survey.rooms[gpu] for gpu in need.allowed if gpu in survey.rooms}
+            rooms = survey.rooms
+            if need.allowed is not state.gpus:
+                rooms = {gpu: rooms[gpu] for gpu in need.allowed if gpu in rooms}
             if option := self._fit(state, survey, rooms, need):
                 return option, need.waking
         return None, None
@@ -237,7 +259,7 @@ class OnDemand:
             return
         allowed: Collection[str] = state.gpus
         if spec.gpus_allowed is not None:
-            allowed = [gpu for gpu in state.gpus if gpu in spec.gpus_allowed]
+            allowed = list(filter(spec.may_use, state.gpus))
         if spec.spread and staying:
             nodes = {state.gpus[c.gpus[0]].node for c in staying if c.gpus[0] in state.gpus}
             allowed = [gpu for gpu in allowed if state.gpus[gpu].node not in nodes]
@@ -319,17 +341,21 @@ class OnDemand:
         again_s = draining.looks_again_s(state, need.model, need.waking)
         if again_s is None:  # whoever leaves: it waits at least until its own start has been paid
             again_s = state.now_s - asked.oldest_wait_s
-            again_s += draining.wait_s(self._swaps.enters_s(state, need))
+            again_s += draining.wait_s(self._swaps.starts_s(state, need))
             draining.look_again(state, need.model, need.waking, again_s)
+        # The clock is read anew each time: live, it goes on meanwhile, and a swap that may begin
+        # as soon as it is found would never be due by a time that was read before.
         if again_s <= state.now_s:
-            swap = self._swap(state, survey, rooms, need)
+            swap = self._swap(state, survey, rooms, need) if len(rooms) >= need.gpus else None
             if swap and swap.begins_s <= state.now_s:
                 return swap.option
             swap = swap or self._swaps.later(state, need, self._least)
             gpus = swap.option.gpus if swap and swap.due_s <= state.now_s else ()
             # When what loads there is ready is a guess: the end of the load tells.
             loads = swap is None or any(state.coming_on(gpu) for gpu in swap.option.gpus)
-            again_s = state.now_s if swap is None or loads else swap.begins_s
+            again_s = state.now_s
+            if swap and not loads:  # its GPUs are reserved from when it is due, not when it begins
+                again_s = swap.begins_s if gpus else swap.due_s
             draining.look_again(state, need.model, need.waking, again_s, gpus)
         if again_s > state.now_s:  # else what is in the way ends with an event
             self._later_s.append(again_s)
@@ -342,6 +368,8 @@ class OnDemand:
         now_s = state.now_s
         ways = ((self._sleep_level, False), (self._sleep_level, True), (0, True))
         for level, asleep in dict.fromkeys(ways):
+            if asleep and level == self._sleep_level and not survey.asleep:
+                continue  # nobody sleeps: this way was tried
 
             def drains(copy: Instance, level: int = level) -> bool:
                 return self._swaps.free_at_s(state, copy, level) <= now_s
@@ -359,10 +387,12 @@ class OnDemand:
             return False
         return self._sleep_level != 1 or spec.weights_bytes <= host_free_bytes(state, copy)
 
-    def _could_sleep(self, state: ClusterState, instance: str) -> bool:
-        """It was refused for want of RAM, not for what it does."""
-        copy = state.instances.get(instance)
-        return copy is not None and copy.phase is READY and may_leave(state, copy, self._least)
+    def _lacked_ram(self, state: ClusterState, refused: Sleep) -> bool:
+        """It was refused for want of RAM, as it seems: nothing else keeps the copy awake."""
+        copy = state.instances.get(refused.instance)
+        if copy is None or copy.phase is not READY or (copy.busy and not refused.drain):
+            return False
+        return may_leave(state, copy, self._least)
 
     def _gives(self, state: ClusterState, level: int, copy: Instance) -> int:
         """Bytes that each GPU of `copy` gets back if it leaves."""
@@ -384,12 +414,14 @@ class OnDemand:
             sleeps = option.level(copy) if self._may_sleep(state, copy) else 0
             weights = state.models[copy.model].weights_bytes if sleeps == 1 else 0
             slept[node] = slept.get(node, 0) + weights
-            leaves: Sleep | Unload = Unload(name, why, drain=copy.busy)
-            if sleeps and slept[node] <= state.host_free_bytes(node):
-                leaves = Sleep(name, option.sleep_level, why, drain=copy.busy)
+            if slept[node] > state.host_free_bytes(node):
+                sleeps = 0
             if copy.busy:
-                self._draining.told(state, leaves)
-            yield leaves
+                self._draining.told(state, copy, leaves_s(state, copy, sleeps))
+            if sleeps:
+                yield Sleep(name, sleeps, why, drain=copy.busy)
+            else:
+                yield Unload(name, why, drain=copy.busy)
 
     def _patience(self, state: ClusterState, lacking: Iterable[str]) -> list[Action]:
         """Ask for a tick when the next copy may leave that now may not."""
@@ -398,12 +430,19 @@ class OnDemand:
         if stay_s:
             ends = ends + [copy.ready_since_s + stay_s for copy in state.instances.values()]
         later = [end for end in ends if now_s - HAIR_S / 2 < end < float("inf")]
-        if not later or now_s < self._reminded_s <= min(later) + HAIR_S:
+        if not later:
             return []
-        self._reminded_s = min(later) + HAIR_S
+        due_s = min(later) + HAIR_S
+        if now_s + HAIR_S / 2 < self._reminded_s <= due_s:  # a tick is still to come by then
+            return []
+        self._reminded_s = due_s
         soon = format_seconds(self._reminded_s - now_s)
         why = f"no room for {', '.join(lacking)}; in {soon} one more copy may leave"
         return [Remind(self._reminded_s, why)]
+
+
+def _longest_wait_first(state: ClusterState) -> list[str]:
+    return sorted(state.waiting_models(), key=lambda name: -state.demand[name].oldest_wait_s)
 
 
 def _waiting(asked: Demand) -> str:

@@ -40,11 +40,18 @@ class Option(NamedTuple):
 class Survey:
     """Room on each GPU that may start a load; the copies by phase, looked up only when asked."""
 
-    def __init__(self, state: ClusterState, avoid: Collection[str] = (), started: int = 0) -> None:
+    def __init__(
+        self,
+        state: ClusterState,
+        avoid: Collection[str] = (),
+        started: int = 0,
+        rooms: Mapping[str, int] | None = None,
+    ) -> None:
+        """`rooms` are those of `state`, if they are known already."""
         self._instances = state.instances
         self.starts = state.limits.loads_at_once - started - len(state.coming())
         """Loads and wakes that may still begin."""
-        self.rooms = state.rooms()
+        self.rooms = state.rooms() if rooms is None else dict(rooms)
         """Bytes that a load started now could get there, by GPU."""
         for gpu in avoid:
             self.rooms.pop(gpu, None)

@@ -8,8 +8,17 @@ from typing import NamedTuple
 
 from modelium.core import ClusterState, Instance
 from modelium.policies.draining import Draining
-from modelium.policies.place import Place, choose
-from modelium.policies.room import ASLEEP, AWAKE, COMING, Option, stays_for_good, sweep
+from modelium.policies.place import Place, by_node, choose
+from modelium.policies.room import (
+    ASLEEP,
+    AWAKE,
+    COMING,
+    READY,
+    WAKING,
+    Option,
+    stays_for_good,
+    sweep,
+)  # fmt: skip
 
 
 class Need(NamedTuple):
@@ -56,13 +65,18 @@ class Swaps:
         self._levels = tuple(dict.fromkeys(levels))
         self._may_sleep, self._gives = may_sleep, gives
 
-    def later(self, state: ClusterState, need: Need, least: Mapping[str, int]) -> Swap | None:
+    def later(
+        self,
+        state: ClusterState,
+        need: Need,
+        least: Mapping[str, int],
+        avoid: Collection[str] = (),
+    ) -> Swap | None:
         """The GPUs that can be had soonest, once time slices are over and loads have ended."""
-        now_s = state.now_s
         rooms = {
             gpu: state.free_bytes(gpu) + state.freeing_bytes(gpu)
             for gpu in need.allowed
-            if gpu in state.gpus
+            if gpu in state.gpus and gpu not in avoid
         }
         if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
             return self.dated(state, need, Option(gpus), self._loaded_s(state, gpus))
@@ -74,10 +88,15 @@ class Swaps:
             and (copy.phase in AWAKE or copy.phase is ASLEEP)
             and not stays_for_good(state, copy, least)
         }
-        loaded_s = {name: self._loaded_s(state, copy.gpus) for name, copy in copies.items()}
+        theirs = {gpu for copy in copies.values() for gpu in copy.gpus}
+        loaded_s = {gpu: self._loaded_s(state, (gpu,)) for gpu in theirs}
         for level in self._levels:
             victims = sorted(
-                (max(self.free_at_s(state, copy, level), loaded_s[name], now_s), name, copy)
+                (
+                    max(self.free_at_s(state, copy, level), *(loaded_s[gpu] for gpu in copy.gpus)),
+                    name,
+                    copy,
+                )
                 for name, copy in copies.items()
             )
             gives = partial(self._gives, state, level)
@@ -89,53 +108,82 @@ class Swaps:
 
     def dated(self, state: ClusterState, need: Need, option: Option, free_s: float) -> Swap:
         """A swap that may begin when its GPUs are free and the requests have waited for it."""
-        enters_s = self.enters_s(state, need)
-        swaps_s = (self._part_s(state, c, option.level(c)) for _, _, c in option.victims)
+        enters_s = _enters_s(state, need, option.gpus)
+        swaps_s = (self._swap_s(state, c, option.level(c)) for _, _, c in option.victims)
         wait_s = self._draining.wait_s(enters_s, swaps_s)
         due_s = state.now_s + wait_s - state.demand[need.model].oldest_wait_s
         return Swap(option, max(due_s, free_s), due_s, enters_s)
 
     def _loaded_s(self, state: ClusterState, gpus: Iterable[str]) -> float:
         """When the loads under way that keep others from beginning there should have ended."""
-        most = state.limits.loads_at_once_per_gpu
-        return state.now_s + max(
-            (
-                state.costs.load_s(copy.model, copy.gpus)
-                for gpu in gpus
-                if gpu in state.gpus and state.coming_on(gpu) >= most
-                for copy in state.instances_on(gpu)
-                if copy.phase in COMING
-            ),
-            default=0.0,
-        )
+        most, left_s = state.limits.loads_at_once_per_gpu, 0.0
+        for gpu in gpus:
+            if gpu in state.gpus and state.coming_on(gpu) >= most:
+                for copy in state.instances_on(gpu):
+                    if copy.phase in COMING:
+                        left_s = max(left_s, _comes_s(state, copy))
+        return state.now_s + left_s
 
     def free_at_s(self, state: ClusterState, copy: Instance, level: int) -> float:
         """When `copy` may leave so for a request that has waited long enough."""
-        return self._draining.free_at_s(state, copy, lambda copy: self._part_s(state, copy, level))
+        stay_s = state.limits.min_residency_s
+        if copy.busy or copy.phase in COMING:
+            stay_s = max(stay_s, self._draining.slice_s(self._swap_s(state, copy, level)))
+        if copy.phase is READY:
+            return copy.ready_since_s + stay_s
+        return state.now_s + (stay_s + _comes_s(state, copy) if copy.phase in COMING else 0.0)
 
     def leave_s(self, state: ClusterState, option: Option) -> float:
         """Seconds until all that are in the way have left, drains included."""
         return max(
             (
-                self._draining.leaves_s(state, copy, self._as(state, copy, option.level(copy)))
+                self._draining.drain_s(copy)
+                + leaves_s(state, copy, self._as(state, copy, option.level(copy)))
                 for _, _, copy in option.victims
             ),
             default=0.0,
         )
 
-    def _part_s(self, state: ClusterState, copy: Instance, level: int) -> float:
-        """What it costs that `copy` leaves so and comes back."""
-        return self._draining.swap_s(state, copy, self._as(state, copy, level))
+    def _swap_s(self, state: ClusterState, copy: Instance, level: int) -> float:
+        """Seconds to take `copy` out of its GPUs, asleep at `level` or unloaded, and back.
+
+        Its drain is not counted: until that ends it works.
+        """
+        level = self._as(state, copy, level)
+        out_s = leaves_s(state, copy, level)
+        if level == 1:  # its weights come back as they went
+            return 2 * out_s
+        return out_s + state.costs.load_s(copy.model, copy.gpus)
 
     def _as(self, state: ClusterState, copy: Instance, level: int) -> int:
         return level if copy.phase in AWAKE and self._may_sleep(state, copy) else 0
 
-    def enters_s(self, state: ClusterState, need: Need) -> float:
-        """Seconds to load or wake the copy once it has room; inf if it never has."""
+    def starts_s(self, state: ClusterState, need: Need) -> float:
+        """Seconds to load or wake the copy where that is fastest; inf if it has no place."""
         if need.waking:
-            return state.costs.wake_s(need.waking.id)
-        some = tuple(need.allowed)[: need.gpus]
-        return state.costs.load_s(need.model, some) if len(some) == need.gpus else float("inf")
+            return _enters_s(state, need, need.waking.gpus)
+        nodes = by_node(state, list(need.allowed)).values()
+        places = (tuple(gpus[: need.gpus]) for gpus in nodes if len(gpus) >= need.gpus)
+        return min((_enters_s(state, need, gpus) for gpus in places), default=float("inf"))
+
+
+def _enters_s(state: ClusterState, need: Need, gpus: tuple[str, ...]) -> float:
+    """Seconds to load or wake the copy on these GPUs, once it has room."""
+    if need.waking:
+        return state.costs.wake_s(need.waking.id)
+    return state.costs.load_s(need.model, gpus)
+
+
+def _comes_s(state: ClusterState, copy: Instance) -> float:
+    """Seconds, at most, until a copy that loads or wakes is ready."""
+    if copy.phase is WAKING:
+        return state.costs.wake_s(copy.id)
+    return state.costs.load_s(copy.model, copy.gpus)
+
+
+def leaves_s(state: ClusterState, copy: Instance, level: int) -> float:
+    """Seconds until a copy with no requests has left its GPUs, asleep at `level` or unloaded."""
+    return state.costs.sleep_s(copy.id, level) if level else state.costs.unload_s(copy.id)
 
 
 def as_left(option: Option, level: int) -> Option:

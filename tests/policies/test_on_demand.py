@@ -425,3 +425,118 @@ def test_what_cannot_sleep_is_unloaded_and_counted_so(world: type, policy: str) 
 
     assert left(True) == ("Sleep", pytest.approx(10.0 + 2 * 0.1, abs=1e-3))
     assert left(False) == ("Unload", pytest.approx(10.0 + 11.0, abs=1e-3))
+
+
+def loading(host_gib: float = INF, **seconds: float) -> ConfiguredFacts:
+    """How long each model takes to load; a wake from host RAM moves so many GiB a second."""
+    stages = {name: Stages(s, 0.0, 0.0, 0.0, 0.0, 0.0) for name, s in seconds.items()}
+    links = Links(INF, host_gib * GIB, 2, INF)
+    return ConfiguredFacts(stages, default_links=links)
+
+
+def busy_for(w: Any, model: str, seconds: float) -> None:
+    """One request that takes so long, and a second for it to be under way."""
+    w.cluster.submit(model, service_s=seconds)
+    w.cluster.run(1.0)
+
+
+def test_a_request_that_waits_longer_goes_first_though_its_swap_is_not_due_yet(
+    world: type,
+) -> None:
+    """The other one waits for GPUs that are kept free, but for those only who came later."""
+    facts = loading(busy=2.0, slow=100.0, fast=1.0)
+    w = world(dict.fromkeys(("busy", "slow", "fast"), 40), [40], facts=facts, service_s=1.0)
+    w.obey(Lru(swap_share=0.01)).cluster.submit("busy", service_s=50.0)
+    w.cluster.at(10.0, partial(w.cluster.submit, "slow"))
+    w.cluster.at(11.0, partial(w.cluster.submit, "fast"))
+    w.cluster.run(1000.0)
+    assert w.did(Load) == ["busy", "slow", "fast"]
+
+
+def test_a_swap_costs_what_its_own_gpus_take(world: type) -> None:
+    """The first GPU of the configuration is fast, but nobody ever leaves it."""
+    facts = ConfiguredFacts(
+        default_stages=Stages(10.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        by_node={"n0": FAST, "n1": Links(INF, INF, 2, 2 * GIB)},  # 20 s for 40 GiB
+    )
+    more = {"stays": {"pinned": True, "gpus_allowed": frozenset({"g0"})}}
+    sizes = dict.fromkeys(("stays", "busy", "rare"), 40)
+    w = world(sizes, [40, 40], nodes=[0, 1], facts=facts, more=more, service_s=3.0).obey(Lru())
+    for k in range(400):
+        w.cluster.at(2.9 * k, partial(w.cluster.submit, "busy"))
+    w.cluster.run(200.0)
+    w.cluster.submit("rare")
+    w.cluster.run(200.0)
+    [load] = [at for at, action in w.log if isinstance(action, Load) and action.model == "rare"]
+    assert load == pytest.approx(200.0 + 30.0 + 31.0, abs=1e-3)
+
+
+def test_who_wakes_is_expected_as_soon_as_it_wakes_not_loads(world: type) -> None:
+    w = world({"a": 40, "rare": 40}, [40], facts=loading(20.0, a=90.0, rare=5.0), service_s=3.0)
+    w.cluster.start(Sleep(*w.load("a g0"), 1, "test 1"))
+    w.cluster.run(10.0)
+    w.obey(Lru(sleep_level=1))
+    w.cluster.submit("a")
+    w.cluster.run(0.0)
+    assert w.did(Wake)
+    w.cluster.submit("rare")
+    w.cluster.run(0.0)
+    moves_s = 40 / 20
+    wakes_s = sleeps_s = 0.1 + moves_s
+    stays_s, loads_s = 4 * 2 * sleeps_s, 5.0 + moves_s
+    told = w.policy.outlook(w.state, "rare")
+    assert told.left_s == pytest.approx(wakes_s + stays_s + sleeps_s + loads_s, abs=1e-3)
+
+
+def test_it_tells_who_waits_behind_whom(world: type) -> None:
+    w = overlapping(world, Lru(swap_share=0.05), "busy", "late")
+    w.cluster.run(12.0)  # `busy` is in its time slice; `late` waits from the start
+    assert [copy.model for copy in w.state.instances.values()] == ["busy"]
+    w.cluster.run(88.0)
+    w.cluster.submit("rare")
+    first, told = (w.policy.outlook(w.state, name) for name in ("late", "rare"))
+    assert told.why == "waits behind late, which has waited longer and is next on g0"
+    assert told.left_s == pytest.approx(first.left_s + 1.0 + 10.0)
+
+
+def test_a_sleep_that_was_refused_because_requests_came_is_tried_again(world: type) -> None:
+    """Only what lacked RAM is unloaded instead."""
+    w = world({"a": 40, "b": 40}, [40], service_s=5.0)
+    w.obey(Lru(sleep_level=1, drain_after_s=INF))
+    w.use("a")
+    start, refused = w.cluster.start, []
+
+    def refuse(action: Action) -> None:
+        if isinstance(action, Sleep) and not refused:
+            refused.append(action)
+            w.cluster.submit("a")  # just before the cluster looked at it
+        start(action)
+
+    w.cluster.start = refuse
+    w.use("b", apart_s=100.0)
+    assert refused
+    assert [a for _, a in w.log if isinstance(a, Unload)] == []
+    assert w.cluster.finished == 3
+
+
+def test_nothing_is_learnt_from_a_drain_that_failed(world: type) -> None:
+    w = overlapping(world, Lru(), "busy")
+    w.cluster.run(100.0)
+    w.cluster.submit("rare")
+    start = w.cluster.start
+
+    def fails(action: Action) -> None:
+        if isinstance(action, Unload):
+            done = Done(action, "it does not end", action.instance)
+            w.cluster.at(w.cluster.now_s + 50.0, lambda: w.cluster.tell(done))
+        elif isinstance(action, Load):
+            w.cluster.tell(Done(action, "no room"))
+        else:
+            start(action)
+
+    w.cluster.start = fails
+    w.cluster.run(90.0)
+    assert w.did(Unload)
+    w.cluster.start = start
+    told = w.policy.outlook(w.state, "rare")
+    assert told.left_s == pytest.approx(1.0 + 10.0)
