@@ -143,9 +143,11 @@ async def serving(order: Order) -> AsyncIterator[Server]:
 
 
 def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInput:
-    """Have the machine's RAM read, unless all is pretended: emulated engines pin nothing."""
-    real = any(one.runtime != "emulated" for one in given.served) or config.model_repository
-    if inventory.pretend or not real:
+    """Have the machine's RAM read, unless GPUs are pretended: nothing is pinned for those.
+
+    Whatever is served at the start: a reload may bring engines that do pin RAM.
+    """
+    if inventory.pretend:
         return given
     reserve = hostmemory.reserve_bytes(hostmemory.read().total_bytes, config.live.host_reserve)
     return replace(given, host_memory=hostmemory.read, host_reserve_bytes=reserve)

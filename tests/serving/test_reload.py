@@ -18,12 +18,16 @@ import yaml
 
 from modelium.cli import invoke
 from modelium.gateway.keys import Keys
+from modelium.live import hostmemory
+from modelium.live.hostmemory import HostMemory
 from modelium.repository import ModelRepository
-from modelium.serving import Server, order, serving
+from modelium.serving import Server, managers, order, serving
+from modelium.serving.hardware import hardware
 from tests.gateway.site import run_as_served
 from tests.gateway.test_access import certificates
 from tests.live import tiny
 from tests.live.harness import QUIET_S
+from tests.live.nvml import GIB
 
 SMALL = {"catalogue": "qwen2.5-0.5b"}
 GATEWAY: dict[str, Any] = {"port": 18080}
@@ -272,6 +276,37 @@ def test_a_model_that_is_being_deleted_does_not_come_back(
         assert (await removing)[0] == 200
         assert (await here.reload())[1]["why"] == "nothing has changed"
         assert set(await here.models()) == {"a", "b"}
+
+    visit(tmp_path, act)
+
+
+def test_the_ram_of_real_gpus_is_watched_for_engines_that_a_reload_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = [HostMemory(100 * GIB, 60 * GIB)]
+
+    def as_if_real(order: Any) -> Any:
+        inventory, *rest = hardware(order)
+        monkeypatch.setattr(inventory, "pretend", False, raising=False)
+        return inventory, *rest
+
+    def free(here: Place) -> int:
+        here.server.cluster.host.look()
+        return int(here.server.operations.status()["hosts"][0]["free_bytes"])
+
+    monkeypatch.setattr("modelium.serving.hardware", as_if_real)
+    monkeypatch.setattr(hostmemory, "read", lambda: memory[0])
+    monkeypatch.setitem(managers._MAKERS, "vllm", managers._MAKERS["emulated"])
+    path = tiny.llama(tmp_path / "files")
+
+    async def act(here: Place) -> None:
+        assert await here.ask("a") == 200
+        c = {"path": str(path), "runtime": "vllm"}
+        here.save(models={"a": SMALL, "b": SMALL, "c": c})
+        assert (await here.reload())[1]["added"] == ["c"]
+        assert free(here) == 40 * GIB  # (60 - 10) / 1.25
+        memory[0] = HostMemory(100 * GIB, 35 * GIB)
+        assert free(here) == 20 * GIB
 
     visit(tmp_path, act)
 
