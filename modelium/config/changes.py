@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelium.config.schema import Config
@@ -41,14 +41,23 @@ def differences(old: Section, new: Section) -> list[str]:
 
 def needs_restart(old: Config, new: Config) -> list[str]:
     """Which of the differing keys only a restart takes up."""
-    return [key for key in differences(old, new) if _below(key, RESTART)]
+    return [key for key in differences(old, new) if _below(key, _fixed(old, new))]
 
 
 def keeping(old: Config, new: Config) -> Config:
     """The new configuration, but for what only a restart takes up: that is as in the old one."""
-    for key in RESTART:
-        new = _with(new, key.split("."), old)
-    return new
+    kept: Config = _with(new, old, [key.split(".") for key in _fixed(old, new)])
+    return kept
+
+
+def _fixed(old: Config, new: Config) -> list[str]:
+    """What only a restart takes up: KServe's gRPC is told once how to listen, as the rest is."""
+    keys, before, after = list(RESTART), old.gateway, new.gateway
+    if before.grpc_port is not None:
+        keys.append("gateway.max_body")
+        if (before.tls_certificate is None) != (after.tls_certificate is None):
+            keys += ["gateway.tls_certificate", "gateway.tls_key"]
+    return keys
 
 
 def _differing(old: Any, new: Any) -> Iterator[tuple[str, ...]]:
@@ -71,14 +80,14 @@ def _of_sections(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(v, Section) for v in value.values())
 
 
-def _below(key: str, heads: tuple[str, ...]) -> bool:
+def _below(key: str, heads: Iterable[str]) -> bool:
     return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
-def _with(new: Any, path: list[str], old: Any) -> Any:
-    """`new` with the value that `old` has at a path."""
-    name, *rest = path
-    value = getattr(old, name)
-    if rest:
-        value = _with(getattr(new, name), rest, value)
-    return dataclasses.replace(new, **{name: value})
+def _with(new: Any, old: Any, paths: list[list[str]]) -> Any:
+    """`new` with the values that `old` has at some paths, all at once: some go together only."""
+    values = {}
+    for name in {path[0] for path in paths}:
+        below, value = [path[1:] for path in paths if path[0] == name], getattr(old, name)
+        values[name] = value if [] in below else _with(getattr(new, name), value, below)
+    return dataclasses.replace(new, **values)

@@ -20,6 +20,7 @@ from typing import cast
 import orjson
 from aiohttp import web
 
+from modelium.gateway.address import Certificate
 from modelium.gateway.errors import ApiError
 
 FIRST_REQUEST_S = 30.0
@@ -41,26 +42,30 @@ class Bounds:
     """How many connections there may be, and how long one may send no request."""
 
     connections: int
+    """Of HTTP; of KServe's gRPC so many calls at a time."""
     silent: int
     first_request_s: float = FIRST_REQUEST_S
     handshake_s: float = HANDSHAKE_S
 
     @classmethod
-    def of_this_process(cls) -> Bounds:
-        """By the limit of open files: each client may need a connection to an engine as well."""
+    def of_this_process(cls, protocols: int = 1) -> Bounds:
+        """By the limit of open files, of which each protocol gets the same part.
+
+        Each client may need a connection to an engine as well.
+        """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = 1 << 20 if soft == resource.RLIM_INFINITY else soft
-        most = max(OTHER_FILES, (files - OTHER_FILES) // 2)
+        most = max(1, (files - min(OTHER_FILES, files // 2)) // (2 * protocols))
         return cls(most, min(MOST_SILENT, most))
 
 
 class Connections:
     """All connections of one gateway."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, bounds: Bounds | None = None) -> None:
-        self.tls = tls
-        """Of new connections; may be exchanged at any time."""
-        self.bounds = bounds or Bounds.of_this_process()
+    def __init__(self, certificate: Certificate | None, bounds: Bounds) -> None:
+        self.certificate = certificate
+        """Shown to new connections, of gRPC as well; may be exchanged at any time."""
+        self.bounds = bounds
         self._server: web.Server | None = None
         self._all: dict[web.RequestHandler, _Connection] = {}
         # Both in the order in which they fell silent, the longest silence first.
@@ -75,7 +80,8 @@ class Connections:
     def accept(self) -> asyncio.Protocol:
         """The protocol of a connection that comes in."""
         assert self._server is not None, "connections are accepted once they are served"
-        return _Connection(self, self._server(), self.tls)
+        tls = None if self.certificate is None else self.certificate.context
+        return _Connection(self, self._server(), tls)
 
     def __contains__(self, connection: _Connection) -> bool:
         return connection.handler in self._all

@@ -8,14 +8,14 @@ the words that they have over HTTP.
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelium.errors import ConfigError, ModeliumError
 from modelium.gateway import kserve
+from modelium.gateway.address import Address, Certificate
 from modelium.gateway.answering import seated
 from modelium.gateway.asking import request_for, request_id
 from modelium.gateway.callers import Caller, permit
@@ -23,9 +23,6 @@ from modelium.gateway.desk import Desk
 from modelium.gateway.engines import BAD_GATEWAY
 from modelium.gateway.errors import ApiError, starting
 from modelium.gateway.roster import row_of
-
-if TYPE_CHECKING:
-    from modelium.gateway.server import Address
 
 try:
     import grpc
@@ -183,14 +180,15 @@ async def grpc_listening(desk: Desk, address: Address) -> AsyncIterator[str]:
             ("grpc.max_receive_message_length", desk.settings.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
+        maximum_concurrent_rpcs=desk.connections.bounds.connections,
     )
     server.add_generic_rpc_handlers((_handlers(desk),))
     host = f"[{address.host}]" if ":" in address.host else address.host
     where = f"{host}:{address.grpc_port}"
     try:
-        port = _bind(server, where, address)
-    except (RuntimeError, OSError, ssl.SSLError):
+        port = _bind(server, where, desk)
+    except RuntimeError:
         raise ConfigError(
             f"KServe's gRPC cannot listen on {where}. Choose another gateway.grpc_port"
         ) from None
@@ -201,11 +199,20 @@ async def grpc_listening(desk: Desk, address: Address) -> AsyncIterator[str]:
         await server.stop(LINGER_S)
 
 
-def _bind(server: Any, where: str, address: Address) -> int:
-    if address.tls_certificate is None or address.tls_key is None:
+def _bind(server: Any, where: str, desk: Desk) -> int:
+    """The port; each new connection is shown the certificate that is the gateway's by then."""
+    begun = desk.connections.certificate
+    if begun is None:
         return int(server.add_insecure_port(where))
-    pair = (address.tls_key.read_bytes(), address.tls_certificate.read_bytes())
-    return int(server.add_secure_port(where, grpc.ssl_server_credentials([pair])))
+
+    def now() -> Any:
+        return _shown(desk.connections.certificate or begun)
+
+    return int(server.add_secure_port(where, grpc.dynamic_ssl_server_credentials(now(), now)))
+
+
+def _shown(certificate: Certificate) -> Any:
+    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)])
 
 
 def _handlers(desk: Desk) -> Any:

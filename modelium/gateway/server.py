@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from modelium.addresses import is_loopback
 from modelium.errors import ConfigError
+from modelium.gateway.address import Address
 from modelium.gateway.app import make_app
 from modelium.gateway.connections import Bounds, Connections
 from modelium.gateway.desk import Desk
@@ -43,30 +40,13 @@ def _plain(record: logging.LogRecord) -> bool:
 log.addFilter(_plain)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the gateway listens."""
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    """0 chooses one."""
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    grpc_port: int | None = None
-    """Of KServe's gRPC, which is not served if it is None; 0 chooses one."""
-
-    @property
-    def loopback(self) -> bool:
-        """Nobody from outside this machine can reach it."""
-        return is_loopback(self.host)
-
-
 @asynccontextmanager
 async def listening(
     desk: Desk, address: Address, bounds: Bounds | None = None
 ) -> AsyncIterator[str]:
     """Serve until the body ends; gives the URL. Raises ConfigError if that is not possible."""
-    desk.connections = connections = Connections(tls(address), bounds)
+    bounds = bounds or Bounds.of_this_process(1 if address.grpc_port is None else 2)
+    desk.connections = connections = Connections(address.certificate, bounds)
     # A client that leaves cancels its handler, which closes the engine's connection.
     runner = web.AppRunner(
         make_app(desk, connections),
@@ -92,7 +72,7 @@ async def listening(
                 " Choose another gateway.port or gateway.host"
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
-        scheme = "https" if address.tls_certificate else "http"
+        scheme = "https" if address.certificate else "http"
         async with AsyncExitStack() as stack:
             if address.grpc_port is not None:
                 from modelium.gateway.kserve_grpc import grpc_listening
@@ -104,16 +84,3 @@ async def listening(
             listener.close()
         connections.close()
         await runner.cleanup()
-
-
-def tls(address: Address) -> ssl.SSLContext | None:
-    """The certificate and key that an address names, as they are now. Raises ConfigError."""
-    if address.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(address.tls_certificate, address.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        files = f"{address.tls_certificate}, {address.tls_key}"
-        raise ConfigError(f"TLS cannot be set up from {files}: {error}") from None
-    return context

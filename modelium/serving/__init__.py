@@ -29,7 +29,7 @@ from modelium.live.seats import RefusedError
 from modelium.live.telemetry import Telemetry
 from modelium.live.watch import always
 from modelium.metrics import ModeliumMetrics
-from modelium.serving.front import Front, grpc_note
+from modelium.serving.front import Front
 from modelium.serving.hardware import hardware
 from modelium.serving.incoming import incoming
 from modelium.serving.managers import Managers
@@ -122,7 +122,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             *cluster.notes,
             *_clashes(config, given),
             *access_notes(config),
-            *grpc_note(config),
+            *gateway.grpc_notes(),
             *few,
         )
         server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop, reload)

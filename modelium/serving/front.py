@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
 
 from modelium.config import Config
+from modelium.gateway.address import Address, read_certificate
 from modelium.gateway.desk import Desk, Settings
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
-from modelium.gateway.server import Address, listening, tls
+from modelium.gateway.server import listening
 
 
 class Front:
@@ -20,17 +20,10 @@ class Front:
 
     def __init__(self, config: Config) -> None:
         """Raises ConfigError if a file that it names cannot be used."""
-        given = config.gateway
-        certificate, key = given.tls_certificate, given.tls_key
-        self.address = Address(
-            given.host,
-            given.port,
-            Path(certificate) if certificate else None,
-            Path(key) if key else None,
-            given.grpc_port,
-        )
-        self.tls: ssl.SSLContext | None = tls(self.address)
-        self.certificate = _bytes(self.address)
+        given, certificate = config.gateway, None
+        if given.tls_certificate and given.tls_key:
+            certificate = read_certificate(Path(given.tls_certificate), Path(given.tls_key))
+        self.address = Address(given.host, given.port, certificate, given.grpc_port)
         self.usual = Rate(**asdict(given.limits))
         self.special = {name: Rate(**asdict(one)) for name, one in given.organizations.items()}
         settings = Settings(
@@ -51,21 +44,13 @@ class Front:
 
     def change(self, other: Front) -> bool:
         """Do as `other` says from now on; True if new connections get another certificate."""
-        desk, renewed = self.desk, self.certificate != other.certificate
+        desk, certificate = self.desk, other.address.certificate
         desk.limits.change(other.usual, other.special)
         desk.settings, desk.keys = other.desk.settings, other.desk.keys
-        desk.connections.tls = other.tls
-        self.certificate = other.certificate
+        renewed = desk.connections.certificate != certificate
+        desk.connections.certificate = certificate
         return renewed
 
-
-def grpc_note(config: Config) -> list[str]:
-    """What to say at the start where KServe's gRPC is served beside HTTP."""
-    given = config.gateway
-    return [f"KServe's gRPC is at {given.host}:{given.grpc_port}"] if given.grpc_port else []
-
-
-def _bytes(address: Address) -> list[bytes]:
-    """The files of a certificate, as they are now."""
-    files = (address.tls_certificate, address.tls_key)
-    return [file.read_bytes() for file in files if file is not None]
+    def grpc_notes(self) -> list[str]:
+        """Where KServe's gRPC is, if it is served beside HTTP."""
+        return [f"KServe's gRPC is at {self.desk.grpc}"] if self.desk.grpc else []

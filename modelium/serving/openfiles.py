@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 
+from modelium.gateway.connections import Bounds
+
 MOST_OPEN = 1 << 20
 """Not more, where there is no limit at all: some programs, which inherit it, close every number."""
 FEW_OPEN = 4096
@@ -21,7 +23,8 @@ def raise_open_files() -> list[str]:
         soft = most
     if soft == resource.RLIM_INFINITY or soft >= FEW_OPEN:
         return []
+    clients = Bounds.of_this_process().connections
     return [
-        f"only {soft} files may be open here, which is about {soft // 2} streams at a time:"
+        f"only {soft} files may be open here, so at most {clients} clients at a time:"
         " raise the hard limit (ulimit -Hn, LimitNOFILE of systemd)"
     ]

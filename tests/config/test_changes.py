@@ -46,6 +46,21 @@ def test_what_only_a_restart_takes_up_stays_as_it_was() -> None:
     assert kept.models == NEW.models
 
 
+def test_keys_that_go_together_are_kept_together() -> None:
+    def given(**gateway: object) -> Config:
+        return Config.of({"gateway": gateway})
+
+    tls = {"tls_certificate": "a", "tls_key": "b"}
+    one, other = given(port=1, grpc_port=2, **tls), given(port=2, grpc_port=1)
+    fixed = ["tls_certificate", "tls_key", "grpc_port", "port"]
+    for old, new in [(one, other), (other, one)]:
+        assert keeping(old, new) == old
+        assert set(needs_restart(old, new)) == {f"gateway.{key}" for key in fixed}
+    moved = given(port=1, grpc_port=2, tls_certificate="c", tls_key="d", max_body="1KiB")
+    assert needs_restart(one, moved) == ["gateway.max_body"]
+    assert needs_restart(given(**tls), given(max_body="1KiB")) == []
+
+
 def test_every_key_that_needs_a_restart_is_one_of_the_file() -> None:
     for key in RESTART:
         value = OLD

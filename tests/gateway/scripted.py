@@ -12,9 +12,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from modelium.gateway.address import Address
 from modelium.gateway.desk import Desk, Settings
 from modelium.gateway.limits import Limits, Rate
-from modelium.gateway.server import Address, listening
+from modelium.gateway.server import listening
 from modelium.live.seats import Outcome, RefusedError, Request, Waiting
 from modelium.managers.engine import Api, Engine
 from tests.gateway.site import run_as_served

@@ -15,11 +15,12 @@ import uvloop
 from openai import AsyncOpenAI
 
 from modelium.core import Model
+from modelium.gateway.address import Address
 from modelium.gateway.connections import Bounds
 from modelium.gateway.desk import Desk, Settings
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
-from modelium.gateway.server import Address, listening
+from modelium.gateway.server import listening
 from modelium.live.operations import Operations
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model

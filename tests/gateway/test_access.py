@@ -15,10 +15,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from modelium.errors import ConfigError
 from modelium.gateway import limits as limits_module
+from modelium.gateway.address import Address, read_certificate
 from modelium.gateway.errors import ApiError
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
-from modelium.gateway.server import Address
 from tests.gateway.site import Site, visit
 
 BODY = {"model": "a", "prompt": "x", "max_tokens": 4}
@@ -245,11 +245,10 @@ def test_tls_by_files(tmp_path: Path) -> None:
         async with trusting as client:
             assert await client.is_server_live()
 
-    address = Address(port=0, tls_certificate=certificate, tls_key=key, grpc_port=0)
+    address = Address(port=0, certificate=read_certificate(certificate, key), grpc_port=0)
     visit(tmp_path, act, address=address, tls=trusted)
-    wrong = Address(port=0, tls_certificate=key, tls_key=key)
     with pytest.raises(ConfigError, match="TLS cannot be set up from"):
-        visit(tmp_path, act, address=wrong)
+        read_certificate(key, key)
 
 
 @pytest.mark.parametrize(

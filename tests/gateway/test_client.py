@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from modelium.client import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, Client, ServerError
+from modelium.gateway.address import Address, read_certificate
 from modelium.gateway.keys import Keys
-from modelium.gateway.server import Address
 from modelium.testing.scenarios import model
 from tests.gateway.site import Site, visit
 
@@ -142,7 +142,7 @@ def test_a_certificate_of_ones_own_is_trusted_if_it_is_named(tmp_path: Path) -> 
         with pytest.raises(ServerError, match=r"https://.* is not who it says: self-signed"):
             await call(Client(here.url).status)
 
-    address = Address(port=0, tls_certificate=certificate, tls_key=key)
+    address = Address(port=0, certificate=read_certificate(certificate, key))
     trusted = ssl.create_default_context(cafile=certificate)
     visit(tmp_path, act, address=address, tls=trusted)
 

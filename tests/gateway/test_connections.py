@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from modelium.gateway.address import Address, read_certificate
 from modelium.gateway.connections import Bounds
-from modelium.gateway.server import Address
 from modelium.live.reception import House
 from tests.gateway.site import Site, visit
 from tests.gateway.test_access import certificates
@@ -58,7 +58,8 @@ def test_silence_ends_and_a_flood_of_it_keeps_nobody_out(tmp_path: Path, secure:
         reader, _ = await opened(here, b"\x16\x03\x01" if secure else b"POST / HTTP/1.1\r\nHo")
         assert await ended(reader) == b""
 
-    tls = {"address": Address(port=0, tls_certificate=certificate, tls_key=key), "tls": trusted}
+    address = Address(port=0, certificate=read_certificate(certificate, key))
+    tls = {"address": address, "tls": trusted}
     more: dict[str, Any] = tls if secure else {}
     visit(tmp_path / "flood", act, bounds=Bounds(20, 8), held=True, **more)
     visit(tmp_path / "wait", wait, bounds=Bounds(20, 8, 0.3, 0.2), **more)
@@ -89,7 +90,7 @@ def test_a_request_in_one_flight_with_the_end_of_the_handshake(tmp_path: Path) -
         answer = await loop.run_in_executor(None, _asked, port, trusted)
         assert answer.startswith(b"HTTP/1.1 200 ")
 
-    address = Address(port=0, tls_certificate=certificate, tls_key=key)
+    address = Address(port=0, certificate=read_certificate(certificate, key))
     visit(tmp_path, act, address=address, tls=trusted)
 
 

@@ -18,11 +18,13 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from modelium.errors import ConfigError
+from modelium.gateway.address import Address
+from modelium.gateway.connections import Bounds
 from modelium.gateway.errors import ApiError
 from modelium.gateway.keys import Keys
 from modelium.gateway.kserve_tensors import TYPES, as_body, as_message
 from modelium.gateway.limits import Rate
-from modelium.gateway.server import Address
+from modelium.live.reception import House
 from modelium.testing.scenarios import model
 from tests.gateway.site import TENSORS, Site, visit
 
@@ -161,6 +163,22 @@ def test_limits_hold_and_say_when_to_come_again(tmp_path: Path) -> None:
 
     rate = Rate(requests_per_minute=1)
     visit(tmp_path, act, settings=TENSORS, address=BOTH, rate=rate, clock=lambda: 0.0)
+
+
+def test_more_calls_at_a_time_than_files_allow_are_refused(tmp_path: Path) -> None:
+    async def act(here: Site) -> None:
+        async with InferenceServerClient(here.grpc) as client:
+            asking = [asyncio.create_task(client.infer("a", [tensor()])) for _ in range(2)]
+            await here.until(lambda: here.waiting() == 2)
+            with pytest.raises(InferenceServerException) as error:
+                await client.is_server_live()
+            assert code(error) == "RESOURCE_EXHAUSTED"
+            here.house.go.set()
+            await asyncio.gather(*asking)
+            assert await client.is_server_live()
+
+    more: dict[str, Any] = {"held": True, "house": House(), "bounds": Bounds(2, 2)}
+    visit(tmp_path, act, settings=TENSORS, address=BOTH, **more)
 
 
 def test_a_language_model_takes_no_tensors(tmp_path: Path) -> None:

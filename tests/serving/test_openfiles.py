@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from modelium.gateway.connections import OTHER_FILES, Bounds
 from modelium.serving.openfiles import FEW_OPEN, MOST_OPEN, raise_open_files
 
 FILES = resource.RLIMIT_NOFILE
@@ -30,4 +31,16 @@ def test_the_soft_limit_becomes_the_hard_one(hard: int) -> None:
 def test_a_low_hard_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (1024, 1024))
     [note] = raise_open_files()
-    assert note.startswith("only 1024 files may be open here, which is about 512 streams")
+    assert note.startswith("only 1024 files may be open here, so at most 412 clients at a time")
+
+
+@pytest.mark.parametrize("files", [8, 64, 256, 1024, 4096, 1 << 20])
+@pytest.mark.parametrize("protocols", [1, 2])
+def test_all_clients_and_their_engines_connections_may_be_open(
+    monkeypatch: pytest.MonkeyPatch, files: int, protocols: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
+    bounds = Bounds.of_this_process(protocols)
+    assert 1 <= bounds.silent <= bounds.connections
+    left = files - 2 * protocols * bounds.connections
+    assert left >= min(OTHER_FILES, files // 2)

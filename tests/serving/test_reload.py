@@ -28,6 +28,7 @@ from tests.gateway.test_access import certificates
 from tests.live import tiny
 from tests.live.harness import QUIET_S
 from tests.live.nvml import GIB
+from tests.serving.test_starting import kept_port
 
 SMALL = {"catalogue": "qwen2.5-0.5b"}
 GATEWAY: dict[str, Any] = {"port": 18080}
@@ -248,6 +249,44 @@ def test_a_renewed_certificate_is_shown_to_new_connections(tmp_path: Path) -> No
         assert await shown() == certificate.read_text() != first
 
     visit(tmp_path, act)
+
+
+def test_grpc_shows_a_renewed_certificate_and_keeps_what_it_cannot_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    certificate, key, _ = certificates(tmp_path)
+    later, later_key, _ = certificates(tmp_path / "new")
+    tls = {"tls_certificate": str(certificate), "tls_key": str(key)}
+    for name, value in tls.items():
+        monkeypatch.setitem(GATEWAY, name, value)
+
+    async def act(here: Place) -> None:
+        [note] = [note for note in here.server.notes if "gRPC" in note]
+        host, port = note.removeprefix("KServe's gRPC is at ").split(":")
+
+        async def shown() -> str:
+            return await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
+
+        first = await shown()
+        assert first == certificate.read_text()
+        for name in tls:
+            monkeypatch.delitem(GATEWAY, name)
+        here.save(gateway={**GATEWAY, "max_body": "1KiB", "max_wait": "9s"})
+        told = await here.server.reload()
+        assert told["changed"] == ["gateway.max_wait"]
+        assert told["restart"] == ["gateway.tls_certificate", "gateway.tls_key", "gateway.max_body"]
+        moved = {"tls_certificate": str(later), "tls_key": str(later_key)}
+        here.save(gateway={**GATEWAY, **moved})
+        told = await here.server.reload()
+        assert (told["changed"], told["restart"]) == (
+            ["gateway.tls_certificate", "gateway.tls_key", "gateway.max_wait"], []
+        )  # fmt: skip
+        assert await shown() == later.read_text() != first
+
+    with kept_port() as port:
+        monkeypatch.setitem(GATEWAY, "grpc_port", port)
+        visit(tmp_path, act)
 
 
 def test_a_model_that_is_being_deleted_does_not_come_back(
