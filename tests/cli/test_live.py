@@ -179,7 +179,7 @@ def test_a_model_is_added_and_deleted(modelium: Said, server: Running) -> None:
     assert json.loads(out)["weights_bytes"] > json.loads(first)["weights_bytes"]
     code, _, err = modelium("add", "tiny", "qwen2.5-7b")
     assert code == 2
-    assert "serves it without files: say `path: models/qwen2.5-7b` there" in err
+    assert "without files: say `path: models/qwen2.5-7b` there" in err
     code, _, err = modelium("add", "tiny", "../tiny")
     assert code == 2
     assert "no name for a model" in err

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,10 +29,14 @@ def engine(name: str = "m#1", **extra: Any) -> Engine:
     return Engine(name, "m", "vllm", "http://x", "openai", "m", (0,), extra=extra)
 
 
-def mine(name: str = "m#1") -> Engine:
-    """An engine whose process is this one."""
-    process = identify(os.getpgid(0))
-    return Engine(name, "m", "vllm", "http://x", "openai", "m", (0,), process=process)
+@pytest.fixture
+def mine() -> Iterator[Engine]:
+    """An engine whose process leads a group of its own, as those of engines do."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        yield Engine(
+            "m#1", "m", "vllm", "http://x", "openai", "m", (0,), process=identify(process.pid)
+        )
+        process.kill()
 
 
 def foreign(seen: Reading, *booked: tuple[Engine, int], own_pids: bool = True) -> int:
@@ -40,10 +45,11 @@ def foreign(seen: Reading, *booked: tuple[Engine, int], own_pids: bool = True) -
     return foreign_bytes(seen, engines, given, own_pids=own_pids) // GIB
 
 
-def test_with_the_hosts_numbers_what_no_engine_has_is_others() -> None:
-    seen = reading(**{f"p{os.getpid()}": 20, f"p{HOST}": 7})
-    assert held(seen, mine()) == 20 * GIB
-    assert foreign(seen, (mine(), 25), own_pids=False) == 7
+def test_with_the_hosts_numbers_what_no_engine_has_is_others(mine: Engine) -> None:
+    assert mine.process is not None
+    seen = reading(**{f"p{mine.process.pid}": 20, f"p{HOST}": 7})
+    assert held(seen, mine) == 20 * GIB
+    assert foreign(seen, (mine, 25), own_pids=False) == 7
     assert foreign(seen, (engine(), 25), own_pids=False) == 27, "another group"
 
 
