@@ -25,7 +25,6 @@ from modelium.live.life import alive, farewell
 from modelium.live.lock import locked
 from modelium.live.operations import Operations
 from modelium.live.recording import about
-from modelium.live.seats import RefusedError
 from modelium.live.telemetry import Telemetry
 from modelium.live.watch import always
 from modelium.metrics import ModeliumMetrics
@@ -36,10 +35,9 @@ from modelium.serving.managers import Managers
 from modelium.serving.openfiles import raise_open_files
 from modelium.serving.order import Order as Order
 from modelium.serving.order import order as order
-from modelium.serving.policy import policy_of
+from modelium.serving.prepare import prepare
 from modelium.serving.reload import Reload
 from modelium.serving.signals import Signals
-from modelium.serving.stock import Stock
 from modelium.serving.watching import watch_config
 
 if TYPE_CHECKING:
@@ -66,11 +64,6 @@ class Server:
     def on_end(self, do: Callable[[], object]) -> None:
         """Have something done before the gateway closes."""
         self.ends.append(do)
-
-    async def take_up(self) -> None:
-        """Read the configuration again; what changed, or why nothing did, is told as news."""
-        with contextlib.suppress(RefusedError):
-            await self.reload()
 
     def hurry(self) -> None:
         """End at once: requests in flight and engines get no time."""
@@ -99,18 +92,17 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         front = await stack.enter_async_context(contextlib.AsyncExitStack())
         gateway = Front(config)
         url = await front.enter_async_context(gateway.listening())
-        stock = Stock(order, plan)
         managers = Managers(config, folder)
-        policy, name, parameters = policy_of(order, stock.plan)
-        stock.sleeps = getattr(policy, "sleeps", True)
-        given = _with_ram(stock.given(managers.need), config, inventory)
+        made = prepare(order, plan, managers)
+        stock, given = made.stock, _with_ram(made.given, config, inventory)
         slos = {one.model.name: one.model.slo for one in given.served}
-        told = about(given.gpus, slos, name, parameters, shlex.join(["modelium", *sys.argv[1:]]))
+        command = shlex.join(["modelium", *sys.argv[1:]])
+        told = about(given.gpus, slos, made.policy_name, made.policy_parameters, command)
         cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
         Bookkeeper(cluster)
         Telemetry(cluster, metrics)
         driver = await stack.enter_async_context(
-            alive(cluster, policy, keep_engines=order.keep_engines)
+            alive(cluster, made.policy, keep_engines=order.keep_engines)
         )
         operations = Operations(cluster, driver, order.policy, stock.remove)
         reload = Reload(asked, order, stock, managers, cluster, driver, operations, gateway)
@@ -126,11 +118,11 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             *few,
         )
         server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop, reload)
-        signals.serve(server)
+        signals.serve(server.hurry, lambda: cluster.spawn(reload.take_up()))
         gateway.desk.open(cluster.reception, operations)
         cluster.spawn(operations.update_adopted())
         if asked.watch_config and asked.file is not None:
-            look = partial(watch_config, server, asked.read)
+            look = partial(watch_config, reload)
             watching = cluster.spawn(always(cluster, "configuration", look))
             server.on_end(watching.cancel)
         try:

@@ -13,6 +13,7 @@ from modelium.gateway.desk import Desk, Settings
 from modelium.gateway.keys import Keys
 from modelium.gateway.limits import Limits, Rate
 from modelium.gateway.server import listening
+from modelium.serving.order import stamp
 
 
 class Front:
@@ -21,8 +22,12 @@ class Front:
     def __init__(self, config: Config) -> None:
         """Raises ConfigError if a file that it names cannot be used."""
         given, certificate = config.gateway, None
-        if given.tls_certificate and given.tls_key:
-            certificate = read_certificate(Path(given.tls_certificate), Path(given.tls_key))
+        self.files = [Path(file) for file in (given.tls_certificate, given.tls_key) if file]
+        """The certificate and its key."""
+        self.seen = [stamp(file) for file in self.files]
+        """How they looked before they were read."""
+        if self.files:
+            certificate = read_certificate(*self.files)
         self.address = Address(given.host, given.port, certificate, given.grpc_port)
         self.usual = Rate(**asdict(given.limits))
         self.special = {name: Rate(**asdict(one)) for name, one in given.organizations.items()}
@@ -48,7 +53,7 @@ class Front:
         desk.limits.change(other.usual, other.special)
         desk.settings, desk.keys = other.desk.settings, other.desk.keys
         renewed = desk.connections.certificate != certificate
-        desk.connections.certificate = certificate
+        desk.connections.certificate, self.files = certificate, other.files
         return renewed
 
     def grpc_notes(self) -> list[str]:

@@ -7,25 +7,24 @@ are removed or replaced go in order, after that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelium.config import Config, make_plan
 from modelium.config.access import access_notes
 from modelium.config.changes import differences, keeping, needs_restart
-from modelium.core import Policy, Tick
+from modelium.core import Tick
 from modelium.errors import ConfigError, ModeliumError
 from modelium.live.changing import ModelChanges, compare, exchange
 from modelium.live.cluster import LiveCluster
-from modelium.live.given import LiveInput
 from modelium.live.operations import Operations
 from modelium.live.seats import CONFLICT, RefusedError
 from modelium.serving.front import Front
 from modelium.serving.managers import Managers
-from modelium.serving.order import Order
-from modelium.serving.policy import policy_of
+from modelium.serving.order import Order, Stamp, stamp
+from modelium.serving.prepare import Prepared, prepare
 from modelium.serving.stock import Stock
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ class _Checked:
     """A configuration that can be taken up."""
 
     order: Order
-    stock: Stock
-    given: LiveInput
-    policy: tuple[Policy, str, dict[str, str]]
+    made: Prepared
     front: Front
     known: list[str]
     """Models of the repository when it was read."""
@@ -67,13 +64,13 @@ class Reload:
         self._cluster, self._driver, self._operations = cluster, driver, operations
         self._front = front
         self._one_at_a_time = asyncio.Lock()
+        self.seen = _seen(asked, front)
+        """How `look` found the files when they were read last, whatever came of it."""
 
-    @property
-    def files(self) -> list[Path]:
-        """The files whose changes it would take up."""
-        given = self._used.config.gateway
-        named = [self._asked.file, given.tls_certificate, given.tls_key]
-        return [Path(file) for file in named if file]
+    def look(self) -> list[Stamp | None]:
+        """How the files look now whose changes it would take up."""
+        file = self._asked.file
+        return [*([stamp(file)] if file else []), *map(stamp, self._front.files)]
 
     async def __call__(self) -> dict[str, Any]:
         """Read the file again; says what changed. Raises RefusedError (409) if nothing did.
@@ -81,14 +78,20 @@ class Reload:
         `why` is the line for people, `changed` and `restart` are keys as in the file.
         """
         async with self._one_at_a_time:
+            self.seen = self.look()
             try:
                 told = await self._reload()
-            except ModeliumError as error:
+            except (ModeliumError, OSError) as error:
                 why = f"nothing is changed: {error}"
                 self._cluster.tell_news("reload-refused", why=why)
                 raise RefusedError(CONFLICT, why) from None
             self._cluster.tell_news("reloaded", **told)
             return told
+
+    async def take_up(self) -> None:
+        """The same for nobody who waits for it: news tell what changed, or why nothing did."""
+        with contextlib.suppress(RefusedError):
+            await self()
 
     async def _reload(self) -> dict[str, Any]:
         if self._asked.again is None:
@@ -100,7 +103,7 @@ class Reload:
                 break
         if why := self._cluster.reception.closed:
             raise ConfigError(why)
-        changes = compare(self._cluster, checked.given)
+        changes = compare(self._cluster, checked.made.given)
         return self._take_up(asked, checked, changes)
 
     def _check(self, asked: Order) -> _Checked:
@@ -108,25 +111,24 @@ class Reload:
         config = keeping(self._used.config, asked.config)
         order = replace(asked, config=config)
         known = self._stock.stored_names
-        stock = Stock(order, make_plan(config))
-        policy = policy_of(order, stock.plan)
-        stock.sleeps = getattr(policy[0], "sleeps", True)
-        given = stock.given(self._managers.need)
+        made = prepare(order, make_plan(config), self._managers)
         access_notes(config)  # its file of keys can be read
-        return _Checked(order, stock, given, policy, Front(config), known)
+        return _Checked(order, made, Front(config), known)
 
     def _take_up(self, asked: Order, checked: _Checked, changes: ModelChanges) -> dict[str, Any]:
         old, new = self._asked.config, asked.config
         restart = needs_restart(old, new)
         keys = [key for key in differences(old, new) if key not in restart and _matters(key)]
-        notes = [note for note in checked.stock.notes if note not in self._stock.notes]
-        self._stock.become(checked.stock)
-        exchange(self._cluster, checked.given, changes)
+        made, before, after = checked.made, self._used, checked.order
+        notes = [note for note in made.stock.notes if note not in self._stock.notes]
+        self._stock.become(made.stock)
+        # What comes later is known to that stock alone which goes on.
+        exchange(self._cluster, replace(made.given, work=self._stock.work_s), changes)
         renewed = self._front.change(checked.front)
-        policy, before, after = checked.policy[0], self._used, checked.order
+        self.seen = _seen(asked, checked.front)
         if _decided_by(before) != _decided_by(after):
             self._operations.policy = after.policy
-            self._driver.exchange(policy)
+            self._driver.exchange(made.policy)
         # What needs a restart is told again the next time.
         self._asked = replace(asked, config=keeping(old, new))
         self._used = checked.order
@@ -155,15 +157,16 @@ class Reload:
         said = "; ".join(filter(None, parts)) or "nothing has changed"
         return {
             "why": said,
-            "added": changes.added,
-            "removed": changes.removed,
-            "replaced": changes.replaced,
-            "adjusted": changes.adjusted,
+            **asdict(changes),
             "changed": keys,
             "policy": after.policy,
             "restart": restart,
             "notes": notes,
         }
+
+
+def _seen(asked: Order, front: Front) -> list[Stamp | None]:
+    return [*([asked.read] if asked.file else []), *front.seen]
 
 
 def _decided_by(order: Order) -> tuple[str, Config | object]:

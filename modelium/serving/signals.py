@@ -11,17 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from modelium.serving import Server
+from collections.abc import Callable
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def on_hangup(server: Server) -> None:
-    """SIGHUP where there is no terminal that could have been closed: reload."""
-    server.cluster.spawn(server.take_up())
 
 
 class Signals:
@@ -36,7 +28,8 @@ class Signals:
         self.stop = asyncio.Event()
         """An end was asked for."""
         self._hurried = self._hung_up = False
-        self._server: Server | None = None
+        self._hurry: Callable[[], object] | None = None
+        self._reload: Callable[[], object] | None = None
         loop = asyncio.get_running_loop()
         for number in ENDING:
             loop.add_signal_handler(number, self._end)
@@ -44,27 +37,27 @@ class Signals:
             closed = self._end if has_terminal() else self._hangup
             loop.add_signal_handler(signal.SIGHUP, closed)
 
-    def serve(self, server: Server) -> None:
-        """There is a server now."""
-        self._server = server
+    def serve(self, hurry: Callable[[], object], reload: Callable[[], object]) -> None:
+        """There is a server now: `hurry` has it end at once, `reload` read its configuration."""
+        self._hurry, self._reload = hurry, reload
         if self._hurried:
-            server.hurry()
+            hurry()
         if self._hung_up:
-            on_hangup(server)
+            reload()
 
     def _end(self) -> None:
         """End in order; the second time at once."""
         if self.stop.is_set():
             self._hurried = True
-            if self._server is not None:
-                self._server.hurry()
+            if self._hurry is not None:
+                self._hurry()
         self.stop.set()
 
     def _hangup(self) -> None:
-        if self._server is None:
-            self._hung_up = True
-        else:
-            on_hangup(self._server)
+        """There is no terminal that could have been closed: reload."""
+        self._hung_up = True
+        if self._reload is not None:
+            self._reload()
 
 
 def has_terminal() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,7 @@ from modelium.gateway.keys import Keys
 from modelium.live import hostmemory
 from modelium.live.hostmemory import HostMemory
 from modelium.repository import ModelRepository
-from modelium.serving import Server, managers, order, serving
+from modelium.serving import Server, managers, order, serving, watching
 from modelium.serving.hardware import hardware
 from tests.gateway.site import run_as_served
 from tests.gateway.test_access import certificates
@@ -239,12 +240,12 @@ def test_a_renewed_certificate_is_shown_to_new_connections(tmp_path: Path) -> No
         assert first == certificate.read_text()
         certificate.write_text("half a certifi")
         server = here.server
-        await server.take_up()
+        await server.reload.take_up()
         assert "TLS cannot be set up" in here.said("reload-refused")[-1]["why"]
         assert await shown() == first
         later.replace(certificate)
         later_key.replace(key)
-        await server.take_up()
+        await server.reload.take_up()
         assert here.said("reloaded")[-1]["why"] == "the TLS certificate"
         assert await shown() == certificate.read_text() != first
 
@@ -359,3 +360,57 @@ def test_a_watched_file_is_taken_up_when_it_is_saved(tmp_path: Path) -> None:
         assert here.said("reloaded")[0]["why"] == "models removed: a, b"
 
     visit(tmp_path, act, watch_config=True)
+
+
+def test_a_watched_file_is_taken_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    certificate, key, _ = certificates(tmp_path)
+    later, later_key, _ = certificates(tmp_path / "new")
+    tls = {**GATEWAY, "tls_certificate": str(certificate), "tls_key": str(key)}
+    begin, over = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def sleep(delay_s: float) -> None:
+        over.release()
+        await begin.acquire()
+
+    monkeypatch.setattr(watching, "asyncio", SimpleNamespace(sleep=sleep))
+
+    async def act(here: Place) -> None:
+        async def reloads() -> int:
+            for _ in range(4):
+                begin.release()
+                await over.acquire()
+            return len(here.said("reloaded"))
+
+        await over.acquire()
+        assert await reloads() == 0
+        here.save(models={"a": SMALL})
+        assert (await here.reload())[0] == 200
+        assert await reloads() == 1, "it was taken up by hand already"
+        here.save(models={"a": SMALL}, gateway=tls)
+        assert await reloads() == 2, "the certificate was read with the file that names it"
+        later.replace(certificate)
+        later_key.replace(key)
+        assert await reloads() == 3
+        here.file.write_text("models: {a: ")
+        assert (await reloads(), len(here.said("reload-refused"))) == (3, 1)
+
+    visit(tmp_path, act, watch_config=True)
+
+
+def test_what_comes_after_a_reload_is_known_to_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelium.repository.watching.STILL_S", 0.1)
+    repository = ModelRepository(tmp_path / "repository")
+    monkeypatch.setitem(CONFIG, "model_repository", str(repository.path))
+
+    async def act(here: Place) -> None:
+        here.save(policy="gdsf")
+        assert (await here.reload())[0] == 200
+        tiny.llama(tmp_path / "files").rename(repository.incoming / "c")
+        await here.until(lambda: here.said("new-model"))
+        [gpu, *_] = here.server.cluster.state.gpus
+        assert here.server.cluster.state.costs.work_s("c", gpu, 10, 10) > 0
+
+    visit(tmp_path, act)

@@ -1,0 +1,34 @@
+"""What an order needs is made and checked, at the start and at each reload, before it is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelium.config import Plan
+from modelium.core import Policy
+from modelium.live.given import LiveInput
+from modelium.registry import make_policy, with_defaults
+from modelium.serving.managers import Managers
+from modelium.serving.order import Order
+from modelium.serving.stock import Stock
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Models, and the policy that places them."""
+
+    stock: Stock
+    policy: Policy
+    policy_name: str
+    policy_parameters: dict[str, str]
+    given: LiveInput
+
+
+def prepare(order: Order, plan: Plan, managers: Managers) -> Prepared:
+    """All that `order`, with the hardware that `plan` was made for, needs. Raises ModeliumError."""
+    stock = Stock(order, plan)
+    name, parameters = with_defaults(order.policy, stock.plan.policy_defaults)
+    words = ",".join(f"{key}={value}" for key, value in parameters.items())
+    policy = make_policy(f"{name}:{words}", rng_seed=order.seed, models=stock.plan.models)
+    stock.sleeps = getattr(policy, "sleeps", True)
+    return Prepared(stock, policy, name, parameters, stock.given(managers.need))
