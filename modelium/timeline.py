@@ -33,20 +33,34 @@ class Timeline:
         now_s = self._state.now_s
         before = self._open.pop(copy.id, None)
         if before is not None and before[2] < now_s:
-            self._write(*before, now_s)
+            self.rows += self._of(*before, now_s)
         if kind:
             held = self._held.get(copy.id, 0) if kind != "asleep" else copy.bytes_per_gpu
             self._open[copy.id] = (copy, kind, now_s, held)
+
+    def take(self) -> list[Row]:
+        """The intervals that have ended since they were last taken; they are kept no longer."""
+        ended, self.rows = self.rows, []
+        return ended
+
+    def under_way(self) -> list[Row]:
+        """The intervals that have not ended, as far as they have come."""
+        now_s = self._state.now_s
+        return [
+            row for one in self._open.values() if one[2] < now_s for row in self._of(*one, now_s)
+        ]
 
     def close(self) -> None:
         """The run is over."""
         for copy, _, _, _ in list(self._open.values()):
             self.mark(copy, "")
 
-    def _write(self, copy: Copy, kind: str, start_s: float, held: int, end_s: float) -> None:
-        for part, size in self._parts(copy, kind, held):
-            for gpu in copy.gpus if size else ():
-                self.rows.append((gpu, start_s, end_s, part, copy.model, copy.id, float(size)))
+    def _of(self, copy: Copy, kind: str, start_s: float, held: int, end_s: float) -> list[Row]:
+        return [
+            (gpu, start_s, end_s, part, copy.model, copy.id, float(size))
+            for part, size in self._parts(copy, kind, held)
+            for gpu in (copy.gpus if size else ())
+        ]
 
     def _parts(self, copy: Copy, kind: str, held: int) -> list[tuple[str, int]]:
         if kind != "ready":

@@ -1,4 +1,4 @@
-"""Requests that are over go into the journal; busy time of GPUs goes into the timeline."""
+"""What is over goes into the journal: requests, and who held and used which GPU until when."""
 
 from __future__ import annotations
 
@@ -71,3 +71,11 @@ class Bookkeeper:
             and finish_s - request.arrival_s <= slo.e2e_s
             and tpot_s <= slo.tpot_s
         )
+
+
+def note_timeline(cluster: LiveCluster) -> None:
+    """Hand the timeline to the journal: what has ended, and the rest as far as it has come."""
+    residency, busy = cluster.timeline, cluster.reception.busy
+    cluster.journal.timeline(
+        [*residency.take(), *busy.take()], [*residency.under_way(), *busy.under_way()]
+    )

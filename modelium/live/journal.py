@@ -1,8 +1,8 @@
 """The journal: what was decided and what runs, on disk before it happens (SQLite, WAL).
 
 A later executor reads it to adopt the engines that still run. Rare writes (decisions, engines) are
-made at once, on the loop's thread; rows of requests come by the thousand and are written in bundles
-from a thread. The schema, with the meaning of each column, is `journal.sql`.
+made at once, on the loop's thread; rows of requests and of the timeline come by the thousand and
+are written in bundles from a thread. The schema, with the meaning of each column, is `journal.sql`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ SMALL_BYTES = 256 << 20
 """A journal of an earlier version up to this size is written anew, so that it can become smaller;
 that takes seconds. A larger one uses the room again that its deleted rows leave."""
 KEPT_ROWS = 100_000
-"""Rows of requests that are kept in memory while the disk refuses them; then the oldest go."""
+"""Rows of requests, and as many of the timeline, that are kept in memory while the disk refuses
+them; then the oldest go."""
 
 
 class JournalError(ModeliumError):
@@ -64,7 +65,7 @@ class Record:
 
 
 class Journal:
-    """One file. All methods but `write_requests` and `usage` belong to one thread."""
+    """One file. All methods but `write_rows` and `usage` belong to one thread."""
 
     def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Open the journal and begin a run. Raises JournalError."""
@@ -75,6 +76,12 @@ class Journal:
         """The latest write was refused."""
         self.began = time.time()
         self._rows: list[Sequence[Any]] = []
+        self._ended: list[Sequence[Any]] = []
+        """Intervals of the timeline for the next bundle."""
+        self._under_way: Sequence[Sequence[Any]] | None = None
+        """Those that have not ended, for the next bundle; None: they are as they were written."""
+        self._written_so_far: list[int] = []
+        """Their rows of the last bundle, which the next one replaces."""
         self._rows_lock = threading.Lock()
         self._writing = threading.Lock()
         with self._told():
@@ -95,7 +102,7 @@ class Journal:
 
     def close(self, how: str) -> None:
         """The run is over: `how` it ended."""
-        self.write_requests()
+        self.write_rows()
         with self._told():
             self._do("UPDATE runs SET ended = ?, how = ? WHERE id = ?", time.time(), how, self.run)
             self._db.close()
@@ -189,46 +196,71 @@ class Journal:
             self._rows.append(row)
             del self._rows[:-KEPT_ROWS]
 
-    def write_requests(self) -> bool:
+    def timeline(
+        self, ended: Sequence[Sequence[Any]], under_way: Sequence[Sequence[Any]] = ()
+    ) -> None:
+        """Remember intervals of residency for the next bundle.
+
+        Those that are under way are written as far as they have come, each time in the place of
+        what was written of such before: a run that is killed has lost little.
+        """
+        with self._rows_lock:
+            self._ended += ended
+            del self._ended[:-KEPT_ROWS]
+            self._under_way = under_way
+
+    def write_rows(self) -> bool:
         """Write the bundle, with a connection of its own; False if the disk refused it.
 
         When it returns, a bundle that another thread was writing is written, too.
         """
         with self._writing:
-            return self._write_requests()
+            return self._write_rows()
 
-    def _write_requests(self) -> bool:
+    def _write_rows(self) -> bool:
         with self._rows_lock:
-            rows, self._rows = self._rows, []
-        if not rows:
+            requests, self._rows = self._rows, []
+            ended, self._ended = self._ended, []
+            under_way, self._under_way = self._under_way, None
+        if not requests and under_way is None:
             return True
-        marks = ", ".join("?" * (len(REQUEST_COLUMNS) + 1))
-        names = ", ".join(REQUEST_COLUMNS)
         try:
-            with self._told():
-                db = connect(self.path)
-                try:
-                    with db:
-                        db.execute("BEGIN")
-                        db.executemany(
-                            f"INSERT INTO requests (run, {names}) VALUES ({marks})",
-                            [(self.run, *row) for row in rows],
-                        )
-                finally:
-                    db.close()
+            with self._told(), closing(connect(self.path)) as db, db:
+                db.execute("BEGIN")
+                self._insert_requests(db, requests)
+                written = self._insert_timeline(db, ended, under_way)
         except JournalError:
             with self._rows_lock:
-                self._rows[:0] = rows
+                self._rows[:0], self._ended[:0] = requests, ended
+                if self._under_way is None:
+                    self._under_way = under_way
             return False
+        self._written_so_far = written
         return True
 
-    def timeline(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Write intervals of residency."""
-        with self._told():
-            self._db.executemany(
-                "INSERT INTO timeline VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(self.run, *row) for row in rows],
-            )
+    def _insert_requests(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        marks = ", ".join("?" * (len(REQUEST_COLUMNS) + 1))
+        names = ", ".join(REQUEST_COLUMNS)
+        db.executemany(
+            f"INSERT INTO requests (run, {names}) VALUES ({marks})",
+            [(self.run, *row) for row in rows],
+        )
+
+    def _insert_timeline(
+        self,
+        db: sqlite3.Connection,
+        ended: Sequence[Sequence[Any]],
+        under_way: Sequence[Sequence[Any]] | None,
+    ) -> list[int]:
+        """Gives the rows of the intervals that have not ended."""
+        if under_way is None:
+            return self._written_so_far
+        insert = "INSERT INTO timeline VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        db.executemany(
+            "DELETE FROM timeline WHERE rowid = ?", [(row,) for row in self._written_so_far]
+        )
+        db.executemany(insert, [(self.run, *row) for row in ended])
+        return [int(db.execute(insert, (self.run, *row)).lastrowid or 0) for row in under_way]
 
     def usage(self) -> list[dict[str, Any]]:
         """What each organization has used, in all runs, largest first; deleted rows count, too.
@@ -236,7 +268,7 @@ class Journal:
         Prompts of clients that left before they had an engine were read by none. It reads as much
         as there are rows of requests, with a connection of its own: for any thread.
         """
-        self.write_requests()
+        self.write_rows()
         with self._told(), closing(connect(self.path)) as db:
             rows = db.execute(
                 "SELECT organization, sum(n), sum(prompt), sum(output), sum(seconds) FROM"

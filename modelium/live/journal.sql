@@ -61,7 +61,7 @@ CREATE TABLE IF NOT EXISTS timeline (
   run INTEGER NOT NULL REFERENCES runs (id),
   gpu TEXT NOT NULL,
   start_s REAL NOT NULL,
-  end_s REAL NOT NULL,
+  end_s REAL NOT NULL,          -- of what has not ended: how far it has come
   kind TEXT NOT NULL,
   model TEXT NOT NULL,
   instance TEXT NOT NULL,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from modelium.live import retention, watch
 from modelium.live.adopting import adopt
+from modelium.live.bookkeeping import note_timeline
 from modelium.live.driving import Driver
 from modelium.live.journal import JournalError
 from modelium.managers.engine import EngineError
@@ -38,6 +39,7 @@ async def alive(
         "engines": lambda: watch.engines(cluster),
         "gpus": lambda: watch.gpus(cluster),
         "journal": lambda: watch.journal(cluster),
+        "timeline": lambda: watch.timeline(cluster),
         "files": lambda: watch.files(cluster),
         "policy": driver.tick,
         "retention": lambda: retention.tidy_regularly(cluster),
@@ -77,8 +79,7 @@ async def _end(cluster: LiveCluster, keep_engines: bool) -> None:
         for manager in cluster.managers.values():
             await cluster.call(manager.close)
     cluster.timeline.close()
+    note_timeline(cluster)
     with contextlib.suppress(JournalError):  # the disk is full, and was said to be
-        busy = cluster.reception.busy.rows(cluster.now_s())
-        cluster.journal.timeline([*cluster.timeline.rows, *busy])
         cluster.journal.close("engines kept" if keep_engines else "stopped")
     cluster.shut()

@@ -74,7 +74,8 @@ def read_run(journal: Path, run: int | None = None) -> Run:
             " FROM decisions WHERE run = ? ORDER BY id", (number,),
         ).fetchall()  # fmt: skip
         held = db.execute(
-            "SELECT gpu, start_s, end_s, kind, model, instance, value FROM timeline WHERE run = ?",
+            "SELECT gpu, start_s, end_s, kind, model, instance, value FROM timeline WHERE run = ?"
+            " ORDER BY kind = 'busy', CASE kind WHEN 'busy' THEN gpu END, rowid",
             (number,),
         ).fetchall()
     if not requests:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from modelium.core import Fault, Phase
+from modelium.live.bookkeeping import note_timeline
 from modelium.managers.identity import runs
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 FLUSH_EVERY_S = 0.25
 GPUS_EVERY_S = 1.0
 FILES_EVERY_S = 5.0
+TIMELINE_EVERY_S = 5.0
+"""So much of it a server that is killed may lose."""
 ALIVE_EVERY_S = 0.5
 AGAIN_S = 1.0
 """After an error, before the next look."""
@@ -104,12 +107,19 @@ async def files(cluster: LiveCluster) -> None:
 
 
 async def journal(cluster: LiveCluster) -> None:
-    """Write finished requests in bundles; say so when the disk refuses them."""
+    """Write requests and the timeline in bundles; say so when the disk refuses them."""
     well = True
     while True:
         await asyncio.sleep(FLUSH_EVERY_S)
-        written = await cluster.call(cluster.journal.write_requests)
+        written = await cluster.call(cluster.journal.write_rows)
         if written is not well:
             well = written
             why = "requests are written again" if well else "requests cannot be written"
             cluster.tell_news("journal", well=well, why=why)
+
+
+async def timeline(cluster: LiveCluster) -> None:
+    """Have the journal told who holds and uses which GPU."""
+    while True:
+        await asyncio.sleep(TIMELINE_EVERY_S)
+        note_timeline(cluster)

@@ -105,7 +105,7 @@ class Site:
         """
         await self.until(lambda: not self.running)
         journal = self.house.cluster.journal
-        journal.write_requests()
+        journal.write_rows()
         return journal._db.execute(
             "SELECT organization, outcome, prompt_tokens, output_tokens FROM requests"
         ).fetchall()

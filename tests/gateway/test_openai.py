@@ -252,7 +252,7 @@ def test_only_streams_have_a_time_between_tokens(tmp_path: Path) -> None:
             assert len([piece async for piece in said]) == 8
         await here.until(lambda: here.running == 0)
         journal = here.house.cluster.journal
-        journal.write_requests()
+        journal.write_rows()
         rows = journal._db.execute("SELECT first_token_s, finish_s FROM requests ORDER BY finish_s")
         (first, finish), (begun, done) = rows.fetchall()
         assert first == finish

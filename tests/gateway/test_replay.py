@@ -41,7 +41,7 @@ async def journal(here: Site, columns: str) -> list[tuple[Any, ...]]:
     """These columns of every request, in the order of arrival, once all are over."""
     await here.until(lambda: not here.running)
     there = here.house.cluster.journal
-    there.write_requests()
+    there.write_rows()
     return there._db.execute(f"SELECT {columns} FROM requests ORDER BY arrival_s").fetchall()
 
 

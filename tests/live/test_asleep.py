@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def test_a_sleeper_that_keeps_7_gib_sleeps_on_and_is_booked_with_them(tmp_path: 
             await operations(here).sleep("a")  # as it was predicted: nothing more to say
             assert len(here.said("memory")) == 1
             assert engines_of(tmp_path) == [pid]
-        asleep = [r for r in here.cluster.timeline.rows if r[3] == "asleep"]
-        assert {row[6] for row in asleep} == {7.0 * GIB}
+        with closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+            asleep = db.execute("SELECT value FROM timeline WHERE kind = 'asleep'").fetchall()
+        assert {size for (size,) in asleep} == {7.0 * GIB}
 
     async def second() -> None:
         async with house(tmp_path, [A, SMALL], policy=Idle(), settings=KEEPS_7) as here:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from modelium.live.busy import BIN_S, Busy
 
 
-@given(st.lists(st.tuples(st.floats(0, 12), st.booleans()), max_size=40))
-def test_the_bins_add_up(steps: list[tuple[float, bool]]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 12), st.booleans(), st.booleans()), max_size=40))
+def test_the_bins_add_up(steps: list[tuple[float, bool, bool]]) -> None:
     now_s, working, busy_s = 0.0, 0, 0.0
-    busy = Busy(lambda: now_s)
-    for wait_s, begin in steps:
+    busy, rows = Busy(lambda: now_s), []
+    for wait_s, begin, take in steps:
         now_s += wait_s
         busy_s += wait_s if working else 0.0
         if begin or not working:
@@ -22,7 +22,15 @@ def test_the_bins_add_up(steps: list[tuple[float, bool]]) -> None:
         else:
             busy.end(("gpu0",))
             working -= 1
-    rows = busy.rows(now_s)
+        if take:
+            rows += busy.take()
+            so_far = [*rows, *busy.under_way()]
+            assert sum((end - start) * share for _, start, end, *_, share in so_far) == (
+                pytest.approx(busy_s)
+            )
+    rows += busy.take() + busy.under_way()
+    assert rows == sorted(rows)
+    assert len({start for _, start, *_ in rows}) == len(rows)
     assert sum((end - start) * share for _, start, end, *_, share in rows) == pytest.approx(busy_s)
     assert all(0 <= share <= 1 for *_, share in rows)
     assert all(end - start <= BIN_S for _, start, end, *_ in rows)

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from modelium.live.journal import REQUEST_COLUMNS, Journal, JournalError, Record
 from modelium.live.recording import about, read_run, runs
 from modelium.managers.engine import Engine
 from modelium.managers.identity import Process
+from modelium.record import TimelineRow, timeline_table
 
 ENGINE = Engine(
     "a#7", "a", "vllm", "http://127.0.0.1:1", "openai", "a", (0, 1),
@@ -98,10 +100,10 @@ def test_rows_that_the_disk_refuses_are_written_later(tmp_path: Path) -> None:
     journal.request(row())
     folder = tmp_path / "gone"
     journal.path = folder / "j.db"  # a disk that is not there for a while
-    assert not journal.write_requests()
+    assert not journal.write_rows()
     journal.path = tmp_path / "j.db"
     journal.request(row(id="r2", arrival_s=2.0))
-    assert journal.write_requests()
+    assert journal.write_rows()
     ids = journal._db.execute("SELECT id FROM requests ORDER BY arrival_s").fetchall()
     assert ids == [("r1",), ("r2",)]
 
@@ -121,7 +123,7 @@ def test_what_another_thread_is_writing_counts_as_written(
     usual = module.connect
     monkeypatch.setattr(module, "connect", connect)
     with ThreadPoolExecutor() as pool:
-        writing = pool.submit(journal.write_requests)
+        writing = pool.submit(journal.write_rows)
         taken.wait()
         threading.Timer(0.5, go_on.set).start()
         [used] = journal.usage()
@@ -172,6 +174,50 @@ def test_a_run_is_recorded_as_a_simulation_would_be(tmp_path: Path) -> None:
     run.write(tmp_path / "out")
     assert type(run).read(tmp_path / "out").summary == run.summary
     assert [entry["requests"] for entry in runs(tmp_path / "j.db")] == [3]
+
+
+def test_what_is_under_way_is_written_as_far_as_it_has_come(tmp_path: Path) -> None:
+    gpus = [Gpu(name, "node0", 80 << 30) for name in ("gpu0", "gpu1")]
+    journal = Journal(tmp_path / "j.db", about(gpus, {}, "lru", {}, "modelium"))
+    journal.request(row())
+
+    def held(instance: str, start_s: float, end_s: float) -> TimelineRow:
+        return "gpu0", start_s, end_s, "ready", "a", instance, 5.0
+
+    def busy(gpu: str, start_s: float, end_s: float) -> TimelineRow:
+        return gpu, start_s, end_s, "busy", "", "", 0.5
+
+    def written() -> list[dict[str, Any]]:
+        return read_run(tmp_path / "j.db").timeline.to_pylist()
+
+    def rows(*those: TimelineRow) -> list[dict[str, Any]]:
+        return timeline_table(those).to_pylist()
+
+    journal.timeline([held("a#1", 0, 2)], [held("a#2", 1, 5), busy("gpu0", 0, 5)])
+    assert journal.write_rows()
+    first = held("a#1", 0, 2), held("a#2", 1, 5), busy("gpu0", 0, 5)
+    assert written() == rows(*first)  # all that a server leaves which is killed now
+    journal.request(row(id="r2"))
+    assert journal.write_rows()
+    assert written() == rows(*first)
+    bins = busy("gpu0", 0, 5), busy("gpu1", 0, 5)
+    journal.timeline([held("a#3", 3, 6), *bins], [held("a#2", 1, 10), busy("gpu0", 5, 10)])
+    journal.path = tmp_path / "gone" / "j.db"  # a disk that is not there for a while
+    assert not journal.write_rows()
+    journal.path = tmp_path / "j.db"
+    assert written() == rows(*first)
+    assert journal.write_rows()
+    second = (
+        held("a#1", 0, 2), held("a#3", 3, 6), held("a#2", 1, 10),
+        busy("gpu0", 0, 5), busy("gpu0", 5, 10), busy("gpu1", 0, 5),
+    )  # fmt: skip
+    assert written() == rows(*second)
+    journal.timeline([held("a#2", 1, 12), busy("gpu0", 5, 10)], [busy("gpu0", 10, 12)])
+    journal.close("stopped")
+    assert written() == rows(
+        held("a#1", 0, 2), held("a#3", 3, 6), held("a#2", 1, 12),
+        busy("gpu0", 0, 5), busy("gpu0", 5, 10), busy("gpu0", 10, 12), busy("gpu1", 0, 5),
+    )  # fmt: skip
 
 
 def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:

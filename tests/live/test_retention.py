@@ -45,7 +45,7 @@ def filled(path: Path, requests: int = 2500) -> Journal:
     db.close()
     now = Journal(path)
     now.request(row(id="new", organization="acme", arrival_s=0.5))
-    now.write_requests()
+    now.write_rows()
     return now
 
 

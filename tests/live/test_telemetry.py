@@ -97,7 +97,7 @@ def test_answers_are_measured_as_the_journal_has_them(tmp_path: Path) -> None:
                 await answer.read()
         await here.until(lambda: here.running == 0)
         journal = here.house.cluster.journal
-        journal.write_requests()
+        journal.write_rows()
         rows = journal._db.execute(
             "SELECT arrival_s, first_token_s, finish_s, cold FROM requests ORDER BY arrival_s"
         ).fetchall()

@@ -14,6 +14,7 @@ from modelium.core import Fault
 from modelium.live import watch
 from modelium.live.given import Deadlines
 from modelium.live.inventory import PretendInventory, Reading
+from modelium.live.recording import read_run
 from modelium.managers.emulated import EmulatedManager
 from modelium.managers.engine import Engine, EngineError
 from modelium.managers.identity import Process, runs
@@ -21,7 +22,7 @@ from modelium.testing.scenarios import model, nodes_of
 from modelium.units import GIB
 from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
-from tests.live.idle import TWO, Idle, loaded
+from tests.live.idle import TWO, Idle, loaded, operations
 
 OFTEN = Deadlines(memory_back_s=QUIET_S, stop_grace_s=1.0, probe_every_s=0.0)
 LOOKS = 10
@@ -142,3 +143,38 @@ def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
+
+
+def test_a_server_that_is_killed_leaves_its_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "TIMELINE_EVERY_S", 0.05)
+    journal = tmp_path / "journal.db"
+
+    def on_disk() -> dict[str, set[str]]:
+        """Instances by what they hold, as the report of a run has them."""
+        found: dict[str, set[str]] = {}
+        for one in read_run(journal).timeline.to_pylist():
+            found.setdefault(one["kind"], set()).add(one["instance"])
+        return found
+
+    async def run() -> None:
+        async with house(tmp_path, TWO, 2) as here:
+            await here.ask("a")
+            cluster = here.cluster
+            assert cluster.journal.write_rows()
+            await here.until(lambda: {"weights", "busy"} <= on_disk().keys())
+            assert on_disk()["weights"] == {"a#1"}  # which is there still
+            await here.ask("b")
+            await operations(here).unload("a")
+            await here.until(lambda: on_disk()["weights"] == {"a#1", "b#2"})
+            await here.until(lambda: "leaving" in on_disk())
+            assert len(cluster.timeline.rows) < 3  # it does not keep what it has handed over
+
+    asyncio.run(run())
+    spans: dict[tuple[str, str], float] = {}
+    rows = [one for one in read_run(journal).timeline.to_pylist() if one["kind"] != "busy"]
+    for one in sorted(rows, key=lambda one: one["start_s"]):
+        part = one["instance"], one["kind"] if one["kind"] in {"kv", "overhead"} else "whole"
+        assert one["start_s"] >= spans.get(part, 0.0)  # no second is told of twice
+        spans[part] = one["end_s"]
