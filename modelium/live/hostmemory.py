@@ -8,8 +8,9 @@ cache; a container's limits count as well as the machine's memory.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -41,9 +42,18 @@ def read(groups: Path = Path("/proc/self")) -> HostMemory:
     `groups` is the folder with `cgroup` and `mountinfo`. Sources: proc_meminfo(5) (MemAvailable),
     the kernel's cgroup-v2 and memory controller documents.
     """
+    return reader(groups)()
+
+
+def reader(groups: Path = Path("/proc/self")) -> Callable[[], HostMemory]:
+    """As `read`, for whoever reads again and again: which groups these are is found out once."""
+    return partial(_read, tuple(_folders(groups)))
+
+
+def _read(folders: Iterable[Path]) -> HostMemory:
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
-    for limit, used in _limits(groups):
+    for limit, used in _limits(folders):
         total = min(total, limit)
         available = min(available, max(0, limit - used))
     return HostMemory(total, available)
@@ -65,12 +75,12 @@ def in_words(memory: HostMemory, reserve: int, weights: int) -> str:
     return f"{total} of RAM, of which {free} stay free: {most} of weights can sleep in it"
 
 
-def _limits(groups: Path) -> Iterator[tuple[int, int]]:
-    """(limit, in use) of this process's memory cgroup and of all above it, where there are limits.
+def _limits(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """(limit, in use) of the memory cgroups in these folders, where there are limits.
 
     Files that were read once are dropped when memory is short: they are not in use.
     """
-    for folder in _folders(groups):
+    for folder in folders:
         limits = [
             size
             for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
@@ -82,7 +92,7 @@ def _limits(groups: Path) -> Iterator[tuple[int, int]]:
 
 
 def _folders(groups: Path) -> Iterator[Path]:
-    """The memory cgroup's folder and those above it, of version 1 and of version 2."""
+    """This process's memory cgroup and those above it, of version 1 and of version 2."""
     paths: dict[str, str] = {}
     for line in _lines(groups / "cgroup"):
         _, controllers, path = line.split(":", 2)

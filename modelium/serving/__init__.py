@@ -142,7 +142,7 @@ def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInp
     if inventory.pretend:
         return given
     reserve = hostmemory.reserve_bytes(hostmemory.read().total_bytes, config.live.host_reserve)
-    return replace(given, host_memory=hostmemory.read, host_reserve_bytes=reserve)
+    return replace(given, host_memory=hostmemory.reader(), host_reserve_bytes=reserve)
 
 
 def _clashes(config: Config, given: LiveInput) -> list[str]:

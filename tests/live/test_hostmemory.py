@@ -75,6 +75,18 @@ def test_a_limit_of_a_group_above_counts_too(groups: Path, tmp_path: Path, root:
     assert hostmemory.read(groups) == HostMemory(6 * GIB, GIB)
 
 
+def test_which_groups_these_are_is_found_out_once(groups: Path, tmp_path: Path) -> None:
+    top = tmp_path / "fs"
+    group(top, memory__max=20 * GIB, memory__current=12 * GIB, memory__stat="anon 1")
+    mounted(groups, top, "cgroup2", "/pod", "/pod")
+    read = hostmemory.reader(groups)
+    assert read() == HostMemory(20 * GIB, 8 * GIB)
+    for table in ("cgroup", "mountinfo"):
+        (groups / table).unlink()
+    group(top, memory__max=10 * GIB, memory__current=9 * GIB)  # the figures are read anew
+    assert read() == HostMemory(10 * GIB, GIB)
+
+
 def test_version_1_has_the_same(groups: Path, tmp_path: Path) -> None:
     top = tmp_path / "fs"
     group(top, memory__limit_in_bytes=NO_LIMIT, memory__usage_in_bytes=50 * GIB)
