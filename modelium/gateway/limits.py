@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from modelium.gateway.errors import ApiError
 
 MOST_BUCKETS = 10_000
-"""Organizations may be named by clients: above this, buckets that are full again are forgotten."""
+"""Organizations may be named by clients: there are never more than this, the fullest go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Limits:
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= MOST_BUCKETS:
-                self._forget_full()
+                self._forget()
             bucket = self._buckets[key] = _Bucket(size, size, now_s)
         elif bucket.size != size:
             bucket.fill(now_s)
@@ -93,12 +93,15 @@ class Limits:
             bucket.size = size
         return bucket
 
-    def _forget_full(self) -> None:
-        """A full bucket is as good as a new one."""
+    def _forget(self) -> None:
+        """Make room: a full bucket is as good as a new one, and nearly full ones lose little.
+
+        Half of the room, so that this is done rarely.
+        """
         now_s = self._clock()
-        self._buckets = {
-            key: bucket for key, bucket in self._buckets.items() if bucket.fill(now_s) < bucket.size
-        }
+        share = {key: bucket.fill(now_s) / bucket.size for key, bucket in self._buckets.items()}
+        emptiest = sorted((key for key in share if share[key] < 1), key=share.__getitem__)
+        self._buckets = {key: self._buckets[key] for key in emptiest[: MOST_BUCKETS // 2]}
 
 
 def _over(what: str, limit: float | None, wait_s: float) -> ApiError:

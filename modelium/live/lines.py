@@ -26,6 +26,12 @@ class Listeners(list[Hear]):
         self._broken: list[Hear] = []
         """Each is logged once: some things are told of a thousand times a second."""
 
+    def remove(self, hear: Hear) -> None:
+        """Tell `hear` nothing from now on."""
+        super().remove(hear)
+        if hear in self._broken:
+            self._broken.remove(hear)
+
     def tell(self, *about: Any) -> None:
         """Let all hear it."""
         for hear in tuple(self):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import ModeliumError, did_you_mean
@@ -42,7 +42,8 @@ class Operations:
         self.reloads: Callable[[], Awaitable[dict[str, Any]]] | None = None
         """Reads the configuration again, where there is one."""
         self._asked: dict[int, asyncio.Future[str]] = {}
-        self._replacing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._replacing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By model, held while its copies are replaced; gone when nobody wants it."""
         cluster.watchers.done.append(self._done)
 
     # What there is
@@ -159,13 +160,13 @@ class Operations:
         self._known(model)
         if why := self._cluster.reception.going.get(model):
             raise RefusedError(CONFLICT, why)
-        if self._replacing[model].locked() and not wait:
+        if self._replaces(model).locked() and not wait:
             raise RefusedError(CONFLICT, f"{model} is being updated already")
         return await asyncio.shield(self._cluster.spawn(self._update(model)))
 
     async def _update(self, model: str) -> dict[str, Any]:
         cluster = self._cluster
-        async with self._replacing[model]:
+        async with self._replaces(model):
             cluster.failures.forget(model)
             try:
                 await cluster.files.settle(model)
@@ -240,7 +241,7 @@ class Operations:
         self._cluster.spawn(self._replace(model, dict.fromkeys(copies, reason)))
 
     async def _replace(self, model: str, reasons: Mapping[str, str]) -> None:
-        async with self._replacing[model]:
+        async with self._replaces(model):
             try:
                 await replace_copies(self._cluster, reasons, self._follow)
             except RefusedError as error:
@@ -333,6 +334,10 @@ class Operations:
         ended = self._asked.get(id(event.action)) if isinstance(event, Done) else None
         if isinstance(event, Done) and ended is not None and not ended.done():
             ended.set_result(event.error)
+
+    def _replaces(self, model: str) -> asyncio.Lock:
+        """Whoever replaces copies of a model holds this."""
+        return self._replacing.setdefault(model, asyncio.Lock())
 
     def _known(self, model: str) -> None:
         models = self._cluster.state.models

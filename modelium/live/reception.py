@@ -139,6 +139,7 @@ class Reception:
     def forget(self, model: str) -> None:
         """A model is served no more."""
         self._demands.pop(model, None)
+        self.most_running.pop(model, None)
 
     def open_meters(self, copy_id: str, model: str) -> LiveMeters:
         """The meters of a new instance."""

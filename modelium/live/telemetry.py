@@ -33,6 +33,8 @@ class Telemetry:
 
     def _over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         request, now_s = seat.request, self._cluster.now_s()
+        if request.model not in self._cluster.state.models:
+            return  # it was removed, and its series have ended
         first_s = seat.first_s if seat.first_s is not None else now_s
         whole = outcome == "completed"
         # An answer that came in one piece shows no time between its tokens.
@@ -57,7 +59,7 @@ class Telemetry:
 
     def _cancelled(self, request: Request) -> None:
         waited_s, model = self._cluster.now_s() - request.arrival_s, request.model
-        if model in self._cluster.state.models:  # else it was removed, and its series have ended
+        if model in self._cluster.state.models:  # as above
             self._metrics.record_request(
                 model, self._runtime(model), 1000 * waited_s, "cancelled", wait_s=waited_s
             )

@@ -39,7 +39,7 @@ class Unwanted:
         self._for_requests: set[str] = set()
         """Copies that load because requests waited."""
         self._cancelled_s: dict[str, float] = {}
-        """When a load of each model was cancelled last."""
+        """When a load of each model was cancelled last, if that counts still."""
 
     def begins(self, copy: Copy) -> None:
         """A load begins because requests wait for its model and no copy is ready or coming."""
@@ -73,7 +73,9 @@ class Unwanted:
         if coming is not None and (rest_s := _nearly_done_s(coming, cluster.now_s())):
             cluster.loop.call_later(rest_s + HAIR_S, self.look, copy.model)
             return
-        self._cancelled_s[copy.model] = cluster.now_s()
+        now_s = cluster.now_s()
+        lately = {name: at for name, at in self._cancelled_s.items() if now_s - at <= AGAIN_S}
+        self._cancelled_s = {**lately, copy.model: now_s}
         cluster.cancel(copy, WHY)
 
 

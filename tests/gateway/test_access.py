@@ -222,6 +222,22 @@ def test_buckets_fill_with_time_and_full_ones_are_forgotten(
         assert len(limits._buckets) <= 10
 
 
+def test_of_many_organizations_those_that_used_least_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits_module, "MOST_BUCKETS", 10)
+    limits = Limits(lambda: 0.0, Rate(requests_per_minute=3))
+    for name in ("x", "y"):
+        for _ in range(3):
+            limits.admit(name)
+    for number in range(100):  # all at the same moment: no bucket is full again
+        limits.admit(f"org{number}")
+        assert len(limits._buckets) <= 10
+    for name in ("x", "y"):
+        with pytest.raises(ApiError):
+            limits.admit(name)
+
+
 def certificates(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
     """A new certificate, its key, and what trusts it."""
     certificate, key = folder / "cert.pem", folder / "key.pem"

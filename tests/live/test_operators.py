@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,35 @@ def test_whoever_breaks_when_told_hurts_nobody_else(
         "its next failures are not logged"
     ] * 4
     assert caplog.text.count("OSError: the disk is full") == 4
+
+
+def test_nothing_is_kept_of_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*about: object) -> None:
+        raise OSError("the client has gone")
+
+    monkeypatch.setattr("modelium.live.unwanted.AGAIN_S", 0.0)
+
+    async def run() -> None:
+        async with house(tmp_path, TWO, held=True) as here:
+            cluster, hands = here.cluster, operations(here)
+            for name in ("a", "b"):  # clients that give up before it is loaded
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await here.ask(name)
+                await here.until(lambda: not cluster.state.instances)
+            assert cluster.unwanted._cancelled_s.keys() == {"b"}
+            stop = hands.subscribe(broken)
+            here.go.set()
+            await hands.load("a")
+            stop()
+            assert cluster.watchers.news._broken == []
+            assert (await hands.update("a"))["updated"] == ["a is up to date"]
+            assert not hands._replacing
+            await hands.remove("a")
+            assert cluster.reception.most_running.keys() == {"b"}
+
+    asyncio.run(run())
+    assert engines_of(tmp_path) == []
 
 
 def test_a_need_is_learnt_for_a_kv_pool_of_the_usual_size(tmp_path: Path) -> None:

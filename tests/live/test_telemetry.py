@@ -18,7 +18,7 @@ from modelium.live import watch
 from modelium.live.failures import Patience
 from modelium.live.journal import JournalError
 from modelium.live.reception import House as Rules
-from modelium.live.seats import RefusedError
+from modelium.live.seats import RefusedError, Request
 from modelium.live.telemetry import Telemetry
 from modelium.metrics import ModeliumMetrics
 from modelium.testing.scenarios import model
@@ -148,6 +148,20 @@ def test_refusals_are_counted_by_model_and_status(tmp_path: Path) -> None:
         assert page.values("requests_total") == {}
 
     see(tmp_path, act, policy=Idle(), house=Rules(max_wait_s=0.05))
+
+
+def test_a_request_that_outlives_its_model_begins_no_series_anew(tmp_path: Path) -> None:
+    async def act(here: Site, page: Page) -> None:
+        seat = await here.house.cluster.reception.seat(Request("a"))
+        cluster = here.house.cluster
+        cluster.kill(cluster.state.copy("a#1"), "its process has ended")
+        await here.until(lambda: not cluster.state.instances)
+        assert (await here.ask("DELETE", "/models/a"))[0] == 200
+        await page.looked()
+        seat.lost("its process has ended")
+        assert page.values("requests_total") == {}
+
+    see(tmp_path, act)
 
 
 def test_loads_unloads_wakes_and_decisions_are_counted(tmp_path: Path) -> None:
