@@ -67,7 +67,7 @@ async def decisions(http: web.Request) -> web.Response:
         raise ApiError(
             400, f"limit is {given!r:.20}, expected 1 to {MOST_DECISIONS}", param="limit"
         )
-    lines = http.app[DESK].admin.decisions(http.query.get("model", ""), int(given))
+    lines = await http.app[DESK].admin.decisions(http.query.get("model", ""), int(given))
     return json_response({"decisions": lines})
 
 

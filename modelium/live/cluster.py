@@ -63,7 +63,8 @@ from modelium.units import format_seconds
 T = TypeVar("T")
 THREADS = 64
 """Managers that block at the same time: one per transition, and the probes."""
-KEPT_DECISIONS = 10_000
+KEPT_DECISIONS = 1000
+"""In memory; the journal has all."""
 MOST_LOG = 300
 """Letters of an engine's log in the answer to an operator."""
 
@@ -150,7 +151,7 @@ class LiveCluster:
         """Tell `hear` of every event from now on."""
 
         def heard(event: Event) -> None:
-            self.watchers.done.tell(event)
+            self.watchers.events.tell(event)
             hear(event)
 
         self.talk.listen(heard)

@@ -29,6 +29,8 @@ REQUEST_COLUMNS = (
     "outcome", "why", "instance", "first_token_s", "finish_s", "cold", "retries", "slo_met",
     "gpu_seconds",
 )  # fmt: skip
+DECISION_COLUMNS = "at_s, kind, model, instance, gpus, reason, end_s, error, tier, stages"
+"""Of a row that `decision_of` reads."""
 LATER_COLUMNS = (("engines", "asleep_bytes", "INTEGER"), ("engines", "launch", "TEXT"))
 """Columns that journals of earlier versions lack; an older version reads past them."""
 READ_TOKENS = "CASE WHEN instance IS NULL THEN 0 ELSE prompt_tokens END"
@@ -65,7 +67,7 @@ class Record:
 
 
 class Journal:
-    """One file. All methods but `write_rows` and `usage` belong to one thread."""
+    """One file. All methods but `write_rows`, `decisions` and `usage` belong to one thread."""
 
     def __init__(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Open the journal and begin a run. Raises JournalError."""
@@ -187,6 +189,19 @@ class Journal:
                 line.instance, " ".join(line.gpus), line.reason, line.end_s, line.error, line.tier,
                 json.dumps(line.stages), row,
             )  # fmt: skip
+
+    def decisions(self, model: str, before: int, most: int) -> list[Decision]:
+        """This run's decisions on a model ("": on all) in rows below `before`, newest first.
+
+        With a connection of its own: for any thread.
+        """
+        with self._told(), closing(connect(self.path)) as db:
+            rows = db.execute(
+                f"SELECT {DECISION_COLUMNS} FROM decisions WHERE run = ? AND id < ?"
+                " AND ? IN ('', model) ORDER BY id DESC LIMIT ?",
+                (self.run, before, model, most),
+            ).fetchall()
+        return list(map(decision_of, rows))
 
     # Requests and the timeline
 
@@ -365,6 +380,16 @@ class Journal:
             self.failures += 1
             self.failing = True
             raise JournalError(f"{self.path}: the journal cannot be used: {error}") from None
+
+
+def decision_of(row: Sequence[Any]) -> Decision:
+    """A decision from its row (`DECISION_COLUMNS`)."""
+    at_s, kind, model, instance, gpus, reason, end_s, error, tier, stages = row
+    end = float("nan") if end_s is None else end_s
+    return Decision(
+        at_s, kind, model, instance, tuple(gpus.split()), reason, end, error, tier,
+        json.loads(stages),
+    )  # fmt: skip
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -44,7 +45,7 @@ class Operations:
         self._asked: dict[int, asyncio.Future[str]] = {}
         self._replacing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By model, held while its copies are replaced; gone when nobody wants it."""
-        cluster.watchers.done.append(self._done)
+        cluster.watchers.events.append(self._done)
 
     # What there is
 
@@ -82,11 +83,18 @@ class Operations:
         served = self._cluster.roster.served.get(model)
         return served.runtime if served else ""
 
-    def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
-        """The latest decisions, newest first."""
-        lines = (line for _, line in reversed(self._cluster.decisions))
-        chosen = [as_news(line) for line in lines if not model or line.model == model]
-        return chosen[:limit]
+    async def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """The latest decisions of this run, newest first; old ones are in the journal.
+
+        Raises JournalError.
+        """
+        cluster, kept = self._cluster, self._cluster.decisions
+        of_it = (line for _, line in reversed(kept) if not model or line.model == model)
+        lines = list(islice(of_it, limit))
+        if len(lines) < limit and len(kept) == kept.maxlen:
+            oldest, more = kept[0][0], limit - len(lines)
+            lines += await cluster.call(cluster.journal.decisions, model, oldest, more)
+        return [as_news(line) for line in lines]
 
     async def usage(self) -> list[dict[str, Any]]:
         """Requests, tokens and GPU-seconds by organization, over all runs. Raises JournalError."""

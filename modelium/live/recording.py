@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modelium import __version__
-from modelium.core import Decision, Gpu, Slo
+from modelium.core import Gpu, Slo
 from modelium.errors import RecordError
+from modelium.live.journal import DECISION_COLUMNS, decision_of
 from modelium.record import COLD, OUTCOMES, Run, decisions_table, requests_table, timeline_table
 from modelium.summary import summarize
 
@@ -70,9 +71,8 @@ def read_run(journal: Path, run: int | None = None) -> Run:
             (number,),
         ).fetchall()
         decided = db.execute(
-            "SELECT at_s, kind, model, instance, gpus, reason, end_s, error, tier, stages"
-            " FROM decisions WHERE run = ? ORDER BY id", (number,),
-        ).fetchall()  # fmt: skip
+            f"SELECT {DECISION_COLUMNS} FROM decisions WHERE run = ? ORDER BY id", (number,)
+        ).fetchall()
         held = db.execute(
             "SELECT gpu, start_s, end_s, kind, model, instance, value FROM timeline WHERE run = ?"
             " ORDER BY kind = 'busy', CASE kind WHEN 'busy' THEN gpu END, rowid",
@@ -82,7 +82,7 @@ def read_run(journal: Path, run: int | None = None) -> Run:
         raise RecordError(f"{journal}: run {number} had no requests: there is nothing to report")
     columns = dict(zip(_REQUESTS, map(list, zip(*requests, strict=True)), strict=True))
     table = requests_table(_as_run(columns))
-    decisions, timeline = decisions_table(map(_decision, decided)), timeline_table(held)
+    decisions, timeline = decisions_table(map(decision_of, decided)), timeline_table(held)
     slos = {name: Slo(**limits) for name, limits in told.get("slos", {}).items()}
     asked = set(columns["model"])
     figures = summarize(
@@ -120,15 +120,6 @@ def _as_run(columns: dict[str, list[Any]]) -> dict[str, Any]:
         "preemptions": [0] * len(outcomes),
         "cached_tokens": [0] * len(outcomes),
     }
-
-
-def _decision(row: Sequence[Any]) -> Decision:
-    at_s, kind, model, instance, gpus, reason, end_s, error, tier, stages = row
-    end = float("nan") if end_s is None else end_s
-    return Decision(
-        at_s, kind, model, instance, tuple(gpus.split()), reason, end, error, tier,
-        json.loads(stages),
-    )  # fmt: skip
 
 
 def _open(journal: Path) -> sqlite3.Connection:

@@ -136,7 +136,7 @@ def test_whoever_breaks_when_told_hurts_nobody_else(
     async def run() -> None:
         async with house(tmp_path, [A]) as here:
             watchers = here.cluster.watchers
-            for who in (watchers.news, watchers.done, watchers.over, watchers.refused):
+            for who in (watchers.news, watchers.events, watchers.over, watchers.refused):
                 who.insert(0, broken)
             assert await here.ask("a")
             with pytest.raises(RefusedError):
@@ -150,6 +150,33 @@ def test_whoever_breaks_when_told_hurts_nobody_else(
         "its next failures are not logged"
     ] * 4
     assert caplog.text.count("OSError: the disk is full") == 4
+
+
+def test_decisions_that_are_not_in_memory_any_more_are_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelium.live.cluster.KEPT_DECISIONS", 3)
+
+    async def run() -> None:
+        async with house(tmp_path, TWO) as here:
+            hands = operations(here)
+            for name in "abab":
+                await here.ask(name)
+            here.cluster.start(Load("a", ("n0g0",), "the test"))  # which is refused
+            ended = {about["at_s"]: about for about in here.said("done")}
+            all_of_them = [ended.get(about["at_s"], about) for about in here.said("decision")]
+            newest_first = all_of_them[::-1]
+            assert len(newest_first) == 8
+            assert newest_first[0]["error"]
+            assert await hands.decisions() == newest_first
+            assert await hands.decisions(limit=5) == newest_first[:5]
+            assert await hands.decisions(limit=2) == newest_first[:2]
+            of_a = [line for line in newest_first if line["model"] == "a"]
+            assert await hands.decisions("a") == of_a
+            assert await hands.decisions("a", 3) == of_a[:3]
+            assert await hands.decisions("c") == []
+
+    asyncio.run(run())
 
 
 def test_nothing_is_kept_of_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_four_overlapping_clients_do_not_starve_another_model(tmp_path: Path, po
             assert "drained in about" in seen["waits_for"]
             assert told[0] is not None
             assert told[0] > 0
-            kinds = [line["kind"] for line in desk.decisions("chat")]
+            kinds = [line["kind"] for line in await desk.decisions("chat")]
             assert kinds.count("unload") + kinds.count("sleep") >= 1
 
     asyncio.run(run())
