@@ -48,7 +48,7 @@ class Watchers:
     """Who hears what happens: metrics, the event stream, the terminal."""
 
     news: Listeners[News] = field(default_factory=Listeners)
-    done: Listeners[Callable[[Event], None]] = field(default_factory=Listeners)
+    events: Listeners[Callable[[Event], None]] = field(default_factory=Listeners)
     over: Listeners[Callable[[LiveSeat, str, str], None]] = field(default_factory=Listeners)
     refused: Listeners[Callable[[Request, RefusedError], None]] = field(default_factory=Listeners)
     cancelled: Listeners[Callable[[Request], None]] = field(default_factory=Listeners)

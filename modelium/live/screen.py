@@ -162,6 +162,8 @@ def sentence(what: str, about: Mapping[str, Any]) -> Text | None:
             return _line("reload", "", about["why"], "green" if what == "reloaded" else "red")
         case "policy-fault":
             return _line("policy", "", about["why"], "bold red")
+        case "watch-fault":
+            return _line("watch", about["watch"], about["why"], "bold red")
         case "survivor" | "swept" | "ended":
             return _line(what, about.get("instance", ""), about["why"], "yellow")
     return None

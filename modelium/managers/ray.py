@@ -30,6 +30,7 @@ import psutil
 from modelium.managers import environment as environments
 from modelium.managers import ray_order
 from modelium.managers.byname import ByName
+from modelium.managers.causes import cause, final, no_memory
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes, tail
@@ -37,7 +38,6 @@ from modelium.managers.ray_head import Ray
 from modelium.managers.stalls import Stalls
 from modelium.managers.starting import LOOK_S, Start
 from modelium.managers.vllm_http import NoAnswerError, ask, canary
-from modelium.managers.vllm_log import cause, final, no_memory
 
 CALL_S = 60.0
 """Ray answers a call within this time, also on a busy machine."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from modelium.managers import triton_layout
 from modelium.managers.byname import ByName
+from modelium.managers.causes import final
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
@@ -39,7 +40,6 @@ from modelium.managers.triton_client import (
 from modelium.managers.triton_entry import entry_name, write
 from modelium.managers.triton_server import Gpu, Remote, Server, cpu_s, silent
 from modelium.managers.triton_unload import remove
-from modelium.managers.vllm_log import final
 
 TRIES = 3
 """Loads of one model while its server dies under it."""

@@ -19,8 +19,8 @@ from dataclasses import replace
 from os import getuid
 from pathlib import Path
 
+from modelium.managers import causes, settings, vllm_command, vllm_http, vllm_log
 from modelium.managers import environment as environments
-from modelium.managers import settings, vllm_command, vllm_http, vllm_log
 from modelium.managers.byname import ByName
 from modelium.managers.engine import Engine, EngineError, Order, Progress, StartError
 from modelium.managers.identity import runs
@@ -219,10 +219,10 @@ class VLLMManager(ByName):
         """Why a start failed, from its log if that says it."""
         log = self._processes.log(order.instance)
         text = tail(log, 10_000, 1 << 20)
-        cause = vllm_log.cause(text)
+        cause = causes.cause(text)
         why = f"{order.model}: {(cause or str(error)).replace(str(order.path), order.model)}"
         kind = _PortTakenError if vllm_log.address_taken(text) else StartError
-        short, final = vllm_log.no_memory(why), vllm_log.final(cause)
+        short, final = causes.no_memory(why), causes.final(cause)
         return kind(why, log=tail(log), out_of_memory=short, final=final and not short)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelium.live.screen import LEAST, Screen, gpu_lines
+from modelium.live.screen import LEAST, Screen, gpu_lines, sentence
 
 GPU = {
     "id": "gpu0", "lost": "", "memory_bytes": 100, "booked_bytes": 50, "utilisation": 0.5,
@@ -25,6 +25,12 @@ def test_an_engine_that_does_not_end_is_seen() -> None:
     for stuck in (False, True):
         [line] = gpu_lines({"gpus": [{**GPU, "instances": [{**copy, "stuck": stuck}]}]})
         assert line.plain.endswith("a ✕ does not end" if stuck else "a ✕")
+
+
+def test_a_watch_that_breaks_is_seen() -> None:
+    line = sentence("watch-fault", {"watch": "gpus", "why": "OSError: no such device"})
+    assert line is not None
+    assert line.plain.split() == ["watch", "gpus", "OSError:", "no", "such", "device"]
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (60, 12), (40, 8)])

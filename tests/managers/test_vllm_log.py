@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelium.managers.causes import MOST_CAUSE, cause, final, no_memory
 from modelium.managers.engine import Order
 from modelium.managers.starting import Start
-from modelium.managers.vllm_log import (
-    MOST_CAUSE,
-    Follower,
-    address_taken,
-    cause,
-    final,
-    no_memory,
-    tasks,
-)
+from modelium.managers.vllm_log import Follower, address_taken, tasks
 
 WORKER = "(Worker pid=15053) ERROR 11-25 09:15:07 [multiproc_executor.py:953] "
 CORE = "(EngineCore pid=15045) ERROR 11-25 09:15:08 [core.py:1510] "
