@@ -36,7 +36,7 @@ def test_openais_clients_may_use_an_alias(tmp_path: Path) -> None:
         assert (status, told["error"]["code"]) == (404, "model_not_found")
         assert (await here.post("/models/chat/unload"))[0] == 404  # operators say what they mean
         await here.until(lambda: not here.running)
-        here.house.cluster.journal.write_requests()
+        here.house.cluster.journal.write_rows()
         rows = here.house.cluster.journal._db.execute(
             "SELECT DISTINCT model FROM requests WHERE outcome = 'completed'"
         )
