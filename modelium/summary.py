@@ -25,19 +25,19 @@ Bools = NDArray[np.bool_]
 
 DEFINITIONS = {
     "TTFT": "Time to first token: from arrival to the first token, queueing and the loading or "
-    "waking of the model included. For models that answer in one piece: the same as E2E.",
-    "TPOT": "Time per output token: (last token - first token) / (tokens - 1), one value a "
-    "request. Undefined for answers of one token or in one piece.",
+    "waking of the model included. For models that return a single result: the same as E2E.",
+    "TPOT": "Time per output token: (last token - first token) / (tokens - 1), one value per "
+    "request. Undefined for results of one token or in one piece.",
     "E2E": "End to end: from arrival to the last token; TTFT + (tokens - 1) x TPOT.",
     "SLO attainment": "Share of all arrivals that completed within every limit of their SLO. "
     "Rejected, failed, cancelled and unfinished requests count as misses.",
     "goodput": "Requests that met their SLO, per second of the observed span, at the offered load.",
     "cold start": "A request that had to wait for its model to be loaded or woken. The rate is "
     "over all arrivals; tiers say where the weights came from.",
-    "triggers": "Loads and wakes that began while a request waited for that model.",
-    "loads": "Loads begun, likewise unloads, sleeps, wakes and moves; refused and failed actions "
-    "are counted apart.",
-    "GPU busy": "Share of GPU time in which at least one step was running. It says nothing of how "
+    "triggers": "Loads and wakes that started while a request waited for that model.",
+    "loads": "Loads started, likewise unloads, sleeps, wakes and moves; refused and failed actions "
+    "are counted separately.",
+    "GPU busy": "Share of GPU time in which at least one step was running. It does not say how "
     "much of the GPU that step used.",
     "memory": "Time integral of the bytes held over capacity x time: weights, KV pools as "
     "reserved, KV as used, other (loading, asleep, leaving, overhead) and free.",
@@ -45,12 +45,12 @@ DEFINITIONS = {
     "met their SLO.",
     "GPU-seconds": "Number of GPUs times the observed span.",
     "fairness": "Jain's index over models of their SLO attainment, 1 when all are served alike; "
-    "and the model that is served worst.",
+    "and the model that was served worst.",
     "observed span": "From the start of the trace to its last arrival. Shares of time and rates "
     "are over it; requests are followed until they end.",
     "percentiles": "Over the requests for which the figure is defined, by linear interpolation.",
 }
-"""What every figure means; printed in every report."""
+"""What each metric means; printed in every report."""
 
 _PERCENTILES = (50, 90, 99)
 _NAMES = ("mean", "p50", "p90", "p99")

@@ -49,7 +49,7 @@ FIGURES = (
     Column("cold starts", "%", lambda s: s["cold_starts"]["rate"], min, 100, 1),
     Column("loads", "", lambda s: s["loads"], None, decimals=0),
     Column("GPU busy", "%", lambda s: s["gpu"]["busy"], None, 100, 0),
-    Column("to bound", "%", lambda s: gap_to_bound(s), min, 100, 1),
+    Column("gap to bound", "%", lambda s: gap_to_bound(s), min, 100, 1),
 )
 
 

@@ -91,7 +91,7 @@ def _who_when(ax: Axes, trace: Trace) -> None:
     ax.tick_params(axis="y", labelsize=7)
     ax.invert_yaxis()
     more = f" (busiest {SHOWN_MODELS} of {len(own)})" if len(own) > SHOWN_MODELS else ""
-    ax.set(title=f"Who is asked when{more}", xlabel=f"time ({unit})")
+    ax.set(title=f"Requests over time{more}", xlabel=f"time ({unit})")
     ax.set_xlim(0, span_s / size)
 
 

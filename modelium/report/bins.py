@@ -94,7 +94,7 @@ def cdf(seconds: Floats, arrived: int) -> Json:
 
 
 def felt(run: Run) -> Json:
-    """What requests felt: CDFs, TTFT over time by percentiles per bin, and cold starts."""
+    """Latencies: CDFs, TTFT over time by percentiles per bin, and cold starts."""
     seconds, arrived = latencies(run.requests), run.requests.num_rows
     return {
         "ttft": cdf(seconds.ttft_s, arrived),

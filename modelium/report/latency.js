@@ -1,4 +1,4 @@
-// What requests felt: cumulative distributions, and TTFT over time with cold starts.
+// Latency: cumulative distributions, and TTFT over time with cold starts.
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 

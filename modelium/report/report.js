@@ -11,7 +11,7 @@ function showRun(data, run) {
   byId("residency-legend").replaceChildren(...residencyLegend());
   drawGantt(byId("gantt"), run);
   const hidden = run.residency.left_out;
-  byId("gantt-note").textContent = hidden ? `The ${hidden} models with fewest requests are left out here.` : "";
+  byId("gantt-note").textContent = hidden ? `The ${hidden} models with the fewest requests are not shown.` : "";
   drawLog(run);
 }
 

@@ -1,4 +1,4 @@
-// Who lived where: a row a model, with its waiting in red and its arrivals as ticks.
+// Residency: a row per model, with waiting requests in red and arrivals as ticks.
 
 const ROW = { bar: 9, wait: 4, came: 5 };
 

@@ -56,12 +56,12 @@ function drawLog(run) {
   show();
   const left = run.log.of - lines.length;
   byId("log-note").textContent = left
-    ? `${left.toLocaleString("en")} of ${run.log.of.toLocaleString("en")} decisions are left out here, evenly; all are in decisions.parquet.`
-    : "Choose a time to see that moment in the pictures above.";
+    ? `${left.toLocaleString("en")} of ${run.log.of.toLocaleString("en")} decisions are left out here, evenly spaced; decisions.parquet has all of them.`
+    : "Select a time to mark that moment in the charts above.";
 }
 
 function fillLog(box, found, end) {
-  const heads = ["time", "action", "model", "GPU", "from", "took", "why"];
+  const heads = ["time", "action", "model", "GPU", "from", "took", "reason"];
   const head = html("tr", {}, ...heads.map((name) => html("th", { scope: "col", class: name === "took" ? "" : "text" }, name)));
   const body = html("tbody");
   const table = html("table", {}, html("thead", {}, head), body);

@@ -30,7 +30,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "Outcome": ", ".join(f"{n:,} {how}" for how, n in asked.items() if n and how != "arrived"),
         "Time": _wall(summary),
         "Versions": ", ".join(f"{name} {v}" for name, v in summary["versions"].items()),
-        "Again": summary["command"],
+        "Reproduce": summary["command"],
     }
     return {name: text for name, text in facts.items() if text}
 
@@ -77,9 +77,9 @@ def _at_most(bounds: Summary) -> list[str]:
     bound, awake = bounds.get("slo_attainment"), bounds.get("without_sleep")
     if bound is None:
         return []
-    sentence = f"The best possible on this fleet is at most {percent(bound)}"
+    sentence = f"No policy can exceed {percent(bound)}"
     if awake is not None and percent(awake) != percent(bound):
-        sentence += f", without putting models to sleep {percent(awake)}"
+        sentence += f", or {percent(awake)} without putting models to sleep"
     return [sentence + "."]
 
 
@@ -100,31 +100,36 @@ def _sentence(name: str, summary: Summary) -> str:
 def trust(summaries: Sequence[Summary]) -> list[str]:
     """What limits the conclusions that these figures allow."""
     texts = [
-        "The simulator is checked against closed forms of queueing and caching, the recorded "
-        "outcomes of other simulators and a measured vLLM server; the documentation has the "
-        "tables, and `python benchmarks/cases.py` repeats them.",
+        "The simulator is validated against closed-form results for queues and caches, recorded "
+        "outcomes of other simulators, and measurements of a vLLM server. The documentation has "
+        "the tables; `python benchmarks/cases.py` repeats the comparisons.",
     ]
     if not any(s["calibration"] for s in summaries):
-        texts.append("Nothing is known here of where the timings come from.")
+        texts.append("The source of the timings is unknown.")
     if not any(s.get("bounds") for s in summaries):
-        texts.append("No bound was computed: how much a better policy could gain is not known.")
+        texts.append("No bound was computed, so it is unknown how much a better policy could gain.")
     else:
         texts.append(
-            "The bound allows a policy that knows all requests beforehand; nobody may reach it."
+            "The bound also holds for a policy that knows all requests in advance; it may be out "
+            "of reach."
         )
     fewest = min(s["requests"]["arrived"] for s in summaries)
     if fewest < _ENOUGH:
         few = counted(fewest, "request")
-        texts.append(f"A 99th percentile of {few} is uncertain ({_ENOUGH:,} would do).")
+        texts.append(f"A 99th percentile of {few} is uncertain; use at least {_ENOUGH:,}.")
     if len(summaries) > 1:
-        texts.append("Each line is one run: repeat with other seeds before believing a small gap.")
+        texts.append(
+            "Each row is a single run: repeat with other seeds before trusting a small difference."
+        )
     lost = max(s["requests"]["arrived"] - s["requests"]["completed"] for s in summaries)
     if lost:
-        texts.append(f"Not completed in a run: up to {counted(lost, 'request')}, each a miss.")
+        few = counted(lost, "request")
+        texts.append(f"Up to {few} of a run did not complete; each counts as a miss.")
     failed = max(s["failed_actions"] for s in summaries)
     if failed:
         texts.append(
-            f"Refused or failed in a run: up to {counted(failed, 'action')}; the log says why."
+            f"Up to {counted(failed, 'action')} of a run were refused or failed; the decision log "
+            "says why."
         )
     return texts
 

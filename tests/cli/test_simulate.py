@@ -268,9 +268,9 @@ def test_models_of_the_trace_can_be_given_by_name(modelium: Run, trace: Path) ->
 
 def test_bounds_are_told_when_asked_for(modelium: Run, trace: Path) -> None:
     args = ["simulate", "--trace", trace, "--gpus", "h100-80g", "--policy", "lru"]
-    assert "to bound" not in modelium(*args, "--no-report", "--out", "without").out
+    assert "gap to bound" not in modelium(*args, "--no-report", "--out", "without").out
     assert "bounds" not in Record.read(Path("without")).summary
-    assert "to bound" in modelium(*args, "--bounds", "--out", "with").out
+    assert "gap to bound" in modelium(*args, "--bounds", "--out", "with").out
     summary = Record.read(Path("with")).summary
     bounds = summary["bounds"]
     assert set(bounds) == {"slo_attainment", "goodput_per_s", "alone", "without_sleep"}
@@ -278,7 +278,7 @@ def test_bounds_are_told_when_asked_for(modelium: Run, trace: Path) -> None:
     assert bounds["slo_attainment"] <= bounds["alone"] <= 1.0
     assert summary["goodput_per_s"] <= bounds["goodput_per_s"]
     page = Path("with/report.html").read_text(encoding="utf-8")
-    assert "The best possible on this fleet is at most" in page
+    assert "No policy can exceed" in page
     assert "No bound was computed" not in page
     args += ["--policy", "random", "--jobs", 2, "--bounds", "--json", "--no-report"]
     told = json.loads(modelium(*args, "--out", "both").out)

@@ -63,9 +63,9 @@ def test_the_best_value_is_marked_in_its_own_direction():
 
 
 def test_the_distance_to_the_bound_shows_only_where_there_is_a_bound():
-    assert "to bound" not in printed([summary("a")])
+    assert "gap to bound" not in printed([summary("a")])
     text = printed([summary("a", 0.9, bound=0.99), summary("b", 0.99)])
-    assert "to bound" in text
+    assert "gap to bound" in text
     assert "9.1" in text
 
 

@@ -82,7 +82,7 @@ def test_the_answer_names_the_best_run_and_the_bound(fabricate):
     share = f"{100 * ilp.summary['slo_attainment']:.1f}\u00a0%"
     assert ilp.summary["slo_attainment"] > lru.summary["slo_attainment"]
     assert f"ilp met the SLO for {share}" in page
-    assert "at most 99.0\u00a0%" in page
+    assert "No policy can exceed 99.0\u00a0%" in page
 
 
 def test_an_empty_run_has_a_report(run):
