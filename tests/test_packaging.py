@@ -110,15 +110,20 @@ def test_every_dependency_has_a_lower_bound() -> None:
         if ">=" not in one and not one.startswith("modelium[")
     ]
     assert bare == []
-    assert {"live", "vllm", "triton", "ray", "notebooks", "dev"} <= set(
+    assert {"live", "vllm", "triton", "ray", "notebooks", "docs", "dev"} <= set(
         project["optional-dependencies"]
     )
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {__version__}" in citation
 
 
 def test_help_lists_what_make_can_do() -> None:
     said = run("make", "--no-print-directory", "help")
     assert [line.split()[1] for line in said.splitlines()] == [
-        "demo", "demo-live", "test", "coverage", "engines", "lint", "bench", "docs",
+        "demo", "demo-live", "test", "test-fast", "coverage", "engines", "lint", "bench", "docs",
     ]  # fmt: skip
 
 
