@@ -11,8 +11,10 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CODE = """
-import json, generate
-print(json.dumps({path.name: text for path, text in generate.pages().items()}))
+import json, sys
+sys.path.insert(0, "")  # also where Python is told not to
+import generate
+print(json.dumps({str(path): text for path, text in generate.pages().items()}))
 """
 
 
@@ -26,7 +28,7 @@ def pages() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["cli.md", "modelium.schema.json"])
-def test_generated_pages_are_up_to_date(pages: dict[str, str], name: str) -> None:
-    page = (DOCS / name).read_text(encoding="utf-8")
-    assert page == pages[name], f"docs/{name} is stale: make docs"
+def test_generated_pages_are_up_to_date(pages: dict[str, str]) -> None:
+    assert {Path(page).name for page in pages} > {"cli.md", "modelium.schema.json"}
+    stale = [page for page, text in pages.items() if Path(page).read_text("utf-8") != text]
+    assert stale == [], "make docs"

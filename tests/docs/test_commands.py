@@ -1,4 +1,4 @@
-"""Every command line that the README and docs/ show exists, with the options shown."""
+"""Every command line in README, CONTRIBUTING and docs/ exists, with the options shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import pytest
 from modelium.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts),
+]
 GENERATED = "cli.md"
 
 
 def shown(page: Path) -> Iterator[str]:
     """The command lines in a page's blocks and inline, continuation lines joined."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"\s*\\\n\s*", " ", page.read_text(encoding="utf-8"))
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        yield from (line for line in block.splitlines() if line.startswith("modelium "))
+        lines = (line.removeprefix("$ ") for line in block.splitlines())
+        yield from (line for line in lines if line.startswith("modelium "))
     yield from (code for code in re.findall(r"`([^`\n]+)`", text) if code.startswith("modelium "))
 
 
@@ -49,7 +54,9 @@ def options(command: click.Command) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name != GENERATED], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if page.name != GENERATED],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_commands_that_are_shown_exist(page: Path) -> None:
     found = {line: wrong(line) for line in shown(page)}
