@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import NoReturn
 
 import aiohttp
@@ -66,85 +67,77 @@ async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
 
 async def _take(desk: Desk, ask: Ask, out: Outlet) -> Seat:
     """A seat; while there is none, comments. Raises ApiError."""
-    comments = _Comments(ask.request.model, out)
+    comments: _Comments | None = None
+    now: Waiting
+
+    def hear(waiting: Waiting) -> None:
+        nonlocal comments, now
+        now = waiting
+        if comments is None:
+            comments = _Comments(
+                ask.request.model, out, lambda: _standing(now), PATIENCE_S, COMMENT_EVERY_S
+            )
+
     try:
-        return await desk.seats.seat(ask.request, comments.hear)
+        return await desk.seats.seat(ask.request, hear)
     except RefusedError as error:
         raise refused(error) from None
     finally:
-        comments.end()
+        if comments is not None:
+            comments.end()
+
+
+def _standing(waiting: Waiting) -> str:
+    """Where a request that waits stands."""
+    left = f", about {waiting.left_s:.0f} s to go" if waiting.left_s is not None else ""
+    return f"{waiting.stage} {waiting.share:.0%}{left}, position {waiting.position}"
 
 
 class _Comments:
-    """Tells a client that waits where it stands; begins with the first that is heard."""
+    """Comments for a client that gets nothing else; pieces that come cost nothing for it.
 
-    def __init__(self, model: str, out: Outlet) -> None:
-        self._model, self._out = model, out
-        self._now: Waiting
-        self._telling: asyncio.Task[None] | None = None
-
-    def hear(self, waiting: Waiting) -> None:
-        """Where the request stands now."""
-        self._now = waiting
-        if self._telling is None:
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
-
-    def end(self) -> None:
-        """It waits no more."""
-        if self._telling is not None:
-            self._telling.cancel()
-
-    async def _tell(self) -> None:
-        await asyncio.sleep(PATIENCE_S)
-        # A client that is gone has its handler cancelled, and the wait with it.
-        with contextlib.suppress(ClientGoneError):
-            while True:
-                await self._out.write(self._comment())
-                await asyncio.sleep(COMMENT_EVERY_S)
-
-    def _comment(self) -> bytes:
-        now = self._now
-        left = f", about {now.left_s:.0f} s to go" if now.left_s is not None else ""
-        where = f"{now.stage} {now.share:.0%}{left}, position {now.position}"
-        return f": {self._model}: {where}\n\n".encode()
-
-
-class _Silence:
-    """Comments in place of an engine that says nothing; pieces that come cost nothing for it.
-
-    Looks twice in `SILENCE_S` whether anything was sent since the last look.
+    The first comes after `first_s`. Then it looks every `every_s` whether anything was sent since
+    the last look.
     """
 
-    def __init__(self, model: str, out: Outlet) -> None:
-        self._model, self._out = model, out
-        self._loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        model: str,
+        out: Outlet,
+        says: Callable[[], str],
+        first_s: float,
+        every_s: float,
+    ) -> None:
+        """`says` is asked for each comment what is to be told of the model."""
+        self._model, self._out, self._says, self._every_s = model, out, says, every_s
         self._writing: asyncio.Task[None] | None = None
         out.sent = False
-        self._next = self._loop.call_later(SILENCE_S / 2, self._look)
+        self._first = asyncio.get_running_loop().call_later(first_s, self._begin)
 
     def end(self) -> None:
-        """The answer is over."""
-        self._next.cancel()
+        """The client gets something again."""
+        self._first.cancel()
         if self._writing is not None:
             self._writing.cancel()
 
-    def _look(self) -> None:
-        if not self._out.sent and (self._writing is None or self._writing.done()):
-            self._writing = self._loop.create_task(self._comment())
-        self._out.sent = False
-        self._next = self._loop.call_later(SILENCE_S / 2, self._look)
+    def _begin(self) -> None:
+        self._writing = asyncio.get_running_loop().create_task(self._write())
 
-    async def _comment(self) -> None:
-        # A client that is gone has its handler cancelled, and the answer with it.
+    async def _write(self) -> None:
+        # A client that is gone has its handler cancelled, and this with it.
         with contextlib.suppress(ClientGoneError):
-            await self._out.write(f": {self._model}: its engine is at work\n\n".encode())
-        self._out.sent = False
+            while True:
+                if not self._out.sent:
+                    await self._out.write(f": {self._model}: {self._says()}\n\n".encode())
+                self._out.sent = False
+                await asyncio.sleep(self._every_s)
 
 
 async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:
     """Pass the answer on. Raises BrokenError if the engine breaks before it has begun."""
     pieces = Pieces(hide_usage=not ask.wants_usage)
-    silence = _Silence(ask.request.model, out)
+    look_s = SILENCE_S / 2
+    silence = _Comments(ask.request.model, out, lambda: "its engine is at work", look_s, look_s)
     try:
         tokens = await unless_cut(seat, _parts(desk, ask, seat, out, pieces))
     except BrokenError as error:
