@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from modelium.config import Config, examine, find, make_plan, search
@@ -104,13 +104,9 @@ def _version(package: str) -> str | None:
 
 def _gpus() -> tuple[list[Reading], list[Finding]]:
     """The GPUs that a server here would use, and a line for each."""
-    try:
-        import pynvml
-    except ImportError:
+    if find_spec("pynvml") is None:
         says = "not looked for: nvidia-ml-py is not installed ([live])"
         return [], [Finding(NOTE, "GPUs", says)]
-    if why := _driver_trouble(pynvml):
-        return [], [Finding(NOTE, "GPUs", f"none found ({why}); simulation needs none")]
     from modelium.live.inventory import NvmlInventory
     from modelium.live.owners import has_own_pids
     from modelium.serving.hardware import seen
@@ -118,19 +114,9 @@ def _gpus() -> tuple[list[Reading], list[Finding]]:
     try:
         readings, notes = seen(NvmlInventory())
     except ConfigError as error:
-        return [], [Finding(NOTE, "GPUs", str(error))]
+        return [], [Finding(NOTE, "GPUs", f"{error}. Simulation needs none")]
     notes = (*notes, *((OTHER_PIDS,) if has_own_pids() else ()))
     return readings, [*map(_gpu, readings), *(Finding(NOTE, "GPUs", note) for note in notes)]
-
-
-def _driver_trouble(pynvml: ModuleType) -> str:
-    """Why the driver cannot be asked, in its own words."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return str(error)
-    pynvml.nvmlShutdown()
-    return ""
 
 
 def _gpu(reading: Reading) -> Finding:

@@ -116,17 +116,17 @@ def request_for(
     desk: Desk,
     caller: Caller,
     headers: Mapping[str, str],
-    name: str,
+    request_id: str,
     model: str,
     output_tokens: int = 0,
     session: str = "",
     organization: str = "",
 ) -> Request:
-    """The place in the queue of the caller's request `name`. Raises ApiError: 400, 429."""
+    """The place in the queue of a caller's request. Raises ApiError: 400, 429."""
     acting = caller.acting_for(organization)
     request = Request(
         desk.model_called(model),
-        id=name,
+        id=request_id,
         organization=acting,
         session=session or named_well("X-Session", headers.get("X-Session", "")),
         slo_class=named_well("X-Slo-Class", headers.get("X-Slo-Class", "")),

@@ -118,7 +118,7 @@ def object_of(engine: Engine, body: bytes) -> dict[str, Any]:
     """A whole answer as the JSON object that it has to be. Raises BrokenError."""
     told = json_of(body)
     if not isinstance(told, dict):
-        raise BrokenError(f"{engine.instance} answered with what is no JSON object")
+        raise BrokenError(f"{engine.instance} did not answer with a JSON object")
     return told
 
 

@@ -1,4 +1,4 @@
-"""Fields of OpenAI's calls that a model behind KServe's protocol cannot heed.
+"""Fields of OpenAI's calls that a model behind KServe's protocol does not support.
 
 Such a model takes a text, a number of tokens and a temperature. What else a request asks for would
 be ignored without a word, so it is refused, unless the value asks for nothing.
@@ -12,7 +12,7 @@ from typing import Any
 
 from modelium.gateway.errors import ApiError
 
-HEEDED = frozenset({
+SUPPORTED = frozenset({
     "model", "prompt", "messages", "input", "encoding_format", "max_tokens",
     "max_completion_tokens", "temperature", "stream", "stream_options",
 })  # fmt: skip
@@ -48,7 +48,7 @@ MESSAGE = ("role", "content", "name")
 def check_fields(model: str, body: Mapping[str, Any]) -> None:
     """Raise ApiError (422) for the first field that would be ignored, though it means something."""
     for name, value in body.items():
-        if name in HEEDED or name in HARMLESS or value is None:
+        if name in SUPPORTED or name in HARMLESS or value is None:
             continue
         if any(type(value) is type(one) and value == one for one in NOTHING.get(name, ())):
             continue
@@ -63,5 +63,5 @@ def check_fields(model: str, body: Mapping[str, Any]) -> None:
 
 
 def _ignored(model: str, what: str, value: Any, param: str) -> ApiError:
-    why = f"{model} cannot heed {what} ({reprlib.repr(value)}): leave it out"
+    why = f"{model} does not support {what} ({reprlib.repr(value)}): leave it out"
     return ApiError(422, why, param=param)

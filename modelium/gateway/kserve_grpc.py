@@ -87,7 +87,7 @@ async def infer(call: Call, message: Any) -> Any:
     try:
         return as_message(model, kserve.VERSION, given.body, None if split is None else int(split))
     except ValueError as error:
-        why = f"the engine of {model} answered with no tensors: {error}"
+        why = f"the engine of {model} answered with malformed tensors: {error}"
         raise ApiError(BAD_GATEWAY, why) from None
 
 

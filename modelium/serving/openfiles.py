@@ -25,6 +25,6 @@ def raise_open_files() -> list[str]:
         return []
     clients = Bounds.of_this_process().connections
     return [
-        f"only {soft} files may be open here, so at most {clients} clients at a time:"
+        f"the limit of open files is {soft}, so there are at most {clients} clients at a time:"
         " raise the hard limit (ulimit -Hn, LimitNOFILE of systemd)"
     ]

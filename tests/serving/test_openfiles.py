@@ -31,7 +31,9 @@ def test_the_soft_limit_becomes_the_hard_one(hard: int) -> None:
 def test_a_low_hard_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (1024, 1024))
     [note] = raise_open_files()
-    assert note.startswith("only 1024 files may be open here, so at most 412 clients at a time")
+    assert note.startswith(
+        "the limit of open files is 1024, so there are at most 412 clients at a time"
+    )
 
 
 @pytest.mark.parametrize("files", [8, 64, 256, 1024, 4096, 1 << 20])
