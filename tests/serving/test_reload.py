@@ -336,6 +336,7 @@ def test_the_ram_of_real_gpus_is_watched_for_engines_that_a_reload_brings(
 
     monkeypatch.setattr("modelium.serving.hardware", as_if_real)
     monkeypatch.setattr(hostmemory, "read", lambda: memory[0])
+    monkeypatch.setattr(hostmemory, "reader", lambda: hostmemory.read)
     monkeypatch.setitem(managers._MAKERS, "vllm", managers._MAKERS["emulated"])
     path = tiny.llama(tmp_path / "files")
 
