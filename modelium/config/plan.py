@@ -16,6 +16,7 @@ from modelium.core import Slo
 from modelium.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from modelium.sim.profiles import Entry
     from modelium.sim.run import SimInput
 
 
@@ -55,8 +56,7 @@ class Plan:
 
 def with_model(plan: Plan, config: schema.Config, name: str) -> Plan:
     """The plan with one model as its files and its entry are now. Raises ConfigError."""
-    kinds = {*config.cluster.kinds, *plan.hardware.kinds()}
-    own = measured(config.profiles, config.models, kinds) if config.profiles else []
+    own = _own_profiles(config, plan.hardware)
     one = served(name, config.models[name], config, plan.hardware, own)
     return replace(plan, models={**plan.models, name: one})
 
@@ -72,8 +72,7 @@ def make_plan(config: schema.Config) -> Plan:
     share = asked.max_gpu_memory_utilization or DEFAULT_SHARE
     cluster = hardware(config.cluster, share)
     classes = {name: slo(limits) or Slo() for name, limits in config.slo.classes.items()}
-    kinds = {*config.cluster.kinds, *cluster.kinds()}
-    own = measured(config.profiles, config.models, kinds) if config.profiles else []
+    own = _own_profiles(config, cluster)
     return Plan(
         hardware=cluster,
         models={
@@ -97,6 +96,13 @@ def _check_aliases(config: schema.Config) -> None:
             raise ConfigError(f"{where}: {model!r} is an alias, too; name the model itself")
         if model not in models and config.model_repository is None:
             raise ConfigError(f"{where}: no model called {model!r}.{did_you_mean(model, models)}")
+
+
+def _own_profiles(config: schema.Config, on: Hardware) -> list[Entry]:
+    """What was measured on the user's own machines."""
+    if not config.profiles:
+        return []
+    return measured(config.profiles, config.models, {*config.cluster.kinds, *on.kinds()})
 
 
 def _policy_defaults(asked: schema.Orchestration) -> dict[str, str]:
