@@ -24,6 +24,14 @@ class Phase(StrEnum):
     LEAVING = "leaving"
 
 
+COMING = (Phase.LOADING, Phase.WAKING)
+"""On its way to serve."""
+AWAKE = (Phase.LOADING, Phase.READY, Phase.WAKING)
+"""Serves, or is on its way to."""
+GOING = (Phase.SUSPENDING, Phase.LEAVING)
+"""Takes no more requests."""
+
+
 class Tier(StrEnum):
     """Where a model's weights are on a node; loads start from the best of them."""
 

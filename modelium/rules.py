@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from modelium.core import (
+    AWAKE,
     Action,
     ClusterState,
     Instance,
@@ -196,8 +197,7 @@ def _needed(state: ClusterState, copy: Instance) -> str:
     least = state.models[copy.model].min_replicas
     if not least or copy.phase is Phase.ASLEEP:
         return ""
-    awake = (Phase.LOADING, Phase.READY, Phase.WAKING)
-    have = sum(other.phase in awake for other in state.instances_of(copy.model))
+    have = sum(other.phase in AWAKE for other in state.instances_of(copy.model))
     return "" if have > least else f"{copy.model} keeps at least {least} copies, it has {have}"
 
 

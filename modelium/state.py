@@ -12,12 +12,22 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from modelium.core import Costs, Demand, Gpu, Instance, Limits, Model, Node, Phase, Tier
+from modelium.core import (
+    COMING,
+    GOING,
+    Costs,
+    Demand,
+    Gpu,
+    Instance,
+    Limits,
+    Model,
+    Node,
+    Phase,
+    Tier,
+)  # fmt: skip
 from modelium.hostram import HostRam
 
 T = TypeVar("T")
-COMING = (Phase.LOADING, Phase.WAKING)
-GOING = (Phase.LEAVING, Phase.SUSPENDING)
 
 
 class Meters(Protocol):

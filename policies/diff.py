@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from modelium.core import Action, ClusterState, Instance, Load, Move, Phase, Unload, Wake
-from modelium.policies.room import AWAKE, Survey, least_copies
+from modelium.core import AWAKE, Action, ClusterState, Instance, Load, Move, Phase, Unload, Wake
+from modelium.policies.room import Survey, least_copies
 from modelium.units import counted, format_seconds
 
 Target = Mapping[str, Sequence[tuple[str, ...]]]

@@ -59,9 +59,6 @@ class Reservation(NamedTuple):
         return not asked.waiting or _since_s(state, model) > self.since_s - SAME_S
 
 
-NOBODY = Reservation(float("inf"), "", ())
-
-
 class Draining:
     """Decides when busy copies may be drained for a request that waits.
 
@@ -73,10 +70,6 @@ class Draining:
         self.after_s, self.swap_share = after_s, swap_share
         self._looks: dict[tuple[str, str], _Look] = {}
         """By model, and by the copy that would be woken ("": by a load)."""
-        self._pruned = False
-        """Those that wait no more have been dropped from the looks in this decision."""
-        self._next: Reservation | None = None
-        """What `next` says; None: ask."""
         self._drains: dict[str, tuple[str, float, float]] = {}
         """Model, begin and seconds to leave of each copy that was told to drain."""
         self._drain_s: dict[str, float] = {}
@@ -117,31 +110,21 @@ class Draining:
         gpus: tuple[str, ...] = (),
     ) -> None:
         """No swap may begin before `again_s`; `gpus` are those that the request shall have next."""
-        self._prune(state)
-        self._next = None
         key = model, waking.id if waking else ""
+        if key not in self._looks:  # at times, forget those that wait no more
+            self._looks = {old: look for old, look in self._looks.items() if _waits(state, old[0])}
         self._looks[key] = _Look(_since_s(state, model), again_s, gpus)
 
     def reserved(self, state: ClusterState, model: str) -> tuple[str, ...]:
         """The GPUs that `model` may not take, because another one has waited longer for them."""
-        if not self._looks:
-            return ()
-        self._prune(state)
-        if self._next is None:
-            self._next = self.next(state) or NOBODY
-        return self._next.gpus if self._next.goes_before(state, model) else ()
+        first = self.next(state)
+        return first.gpus if first and first.goes_before(state, model) else ()
 
     def next(self, state: ClusterState) -> Reservation | None:
         """Who has waited longest for GPUs that are kept free for it, and which these are."""
-        looks = ((look, key[0]) for key, look in self._looks.items() if look.gpus)
+        looks = [(look, key[0]) for key, look in self._looks.items() if look.gpus]
         waits = [(look.since_s, name, look.gpus) for look, name in looks if _waits(state, name)]
         return Reservation(*min(waits)) if waits else None
-
-    def _prune(self, state: ClusterState) -> None:
-        """Drop what was found for those that wait no more, once a decision."""
-        if not self._pruned:
-            self._pruned, self._next = True, None
-            self._looks = {key: look for key, look in self._looks.items() if _waits(state, key[0])}
 
     # How long a drain takes
 
@@ -155,8 +138,7 @@ class Draining:
         self._drains[copy.id] = copy.model, state.now_s, leaves_s
 
     def hear(self, state: ClusterState, event: Event) -> None:
-        """A decision begins; learn from the end of a drain, unless it failed or was refused."""
-        self._pruned = False
+        """Learn from the end of a drain, unless it failed or was refused."""
         if not self._drains or not isinstance(event, Done):
             return
         drain = self._drains.pop(getattr(event.action, "instance", ""), None)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modelium.core import ClusterState
+from modelium.core import AWAKE, ClusterState
 from modelium.policies.diff import Target
 from modelium.policies.ilp_problem import MICRO, Effort, Fate, Plan, Problem
 from modelium.policies.ilp_start import possible_gain
 from modelium.policies.ilp_view import View
-from modelium.policies.room import AWAKE
 from modelium.units import MIB, format_bytes
 
 

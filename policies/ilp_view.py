@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modelium.core import ClusterState, Instance, Model, Phase
+from modelium.core import AWAKE, ClusterState, Instance, Model, Phase
 from modelium.policies.forecast import Forecast
 from modelium.policies.ilp_problem import MICRO, PARTS, Fate, Held, Problem, Room, Want
 from modelium.policies.least_loss import Leaver
-from modelium.policies.room import AWAKE, least_copies
+from modelium.policies.room import least_copies
 from modelium.units import MIB
 
 TPOT_S = 0.05

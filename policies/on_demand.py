@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from modelium.core import (
+    AWAKE,
     Action,
     ClusterState,
     Demand,
@@ -30,7 +31,6 @@ from modelium.policies.draining import AUTO, Draining, Reservation
 from modelium.policies.place import PLACES, Place, PlaceName, choose
 from modelium.policies.room import (
     ASLEEP,
-    AWAKE,
     LEAVING,
     OUT,
     READY,
@@ -351,11 +351,12 @@ class OnDemand:
                 return swap.option
             swap = swap or self._swaps.later(state, need, self._least)
             gpus = swap.option.gpus if swap and swap.due_s <= state.now_s else ()
-            # When what loads there is ready is a guess: the end of the load tells.
-            loads = swap is None or any(state.coming_on(gpu) for gpu in swap.option.gpus)
             again_s = state.now_s
-            if swap and not loads:  # its GPUs are reserved from when it is due, not when it begins
-                again_s = swap.begins_s if gpus else swap.due_s
+            if swap and not gpus:  # they are reserved from when it is due, not when it begins
+                again_s = swap.due_s
+            elif swap and not any(map(state.coming_on, gpus)):
+                # When what loads there is ready is a guess: the end of the load tells.
+                again_s = swap.begins_s
             draining.look_again(state, need.model, need.waking, again_s, gpus)
         if again_s > state.now_s:  # else what is in the way ends with an event
             self._later_s.append(again_s)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from modelium.core import (
+    AWAKE,
     Action,
     ClusterState,
     Done,
@@ -21,7 +22,6 @@ from modelium.core import (
     Wake,
 )  # fmt: skip
 from modelium.policies.diff import Target, diff
-from modelium.policies.room import AWAKE
 
 Plan = Callable[[ClusterState], Target | Callable[[], Any]]
 """Where each model's copies should be, given everything that is known now.

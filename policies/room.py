@@ -7,13 +7,11 @@ from functools import cached_property
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, NamedTuple
 
-from modelium.core import ClusterState, Instance, Model, Phase
+from modelium.core import AWAKE, ClusterState, Instance, Model, Phase
 
-LOADING, READY, WAKING = Phase.LOADING, Phase.READY, Phase.WAKING
+READY, WAKING = Phase.READY, Phase.WAKING
 ASLEEP, LEAVING = Phase.ASLEEP, Phase.LEAVING
 """Plain names: a look-up in an enumeration costs more than all the rest of a step here."""
-COMING = (LOADING, WAKING)
-AWAKE = (LOADING, READY, WAKING)
 OUT = (ASLEEP, LEAVING)
 """Copies that will not serve unless something is done."""
 

@@ -6,19 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from modelium.core import ClusterState, Instance
+from modelium.core import AWAKE, COMING, ClusterState, Instance
 from modelium.policies.draining import Draining
 from modelium.policies.place import Place, by_node, choose
-from modelium.policies.room import (
-    ASLEEP,
-    AWAKE,
-    COMING,
-    READY,
-    WAKING,
-    Option,
-    stays_for_good,
-    sweep,
-)  # fmt: skip
+from modelium.policies.room import ASLEEP, READY, WAKING, Option, stays_for_good, sweep
 
 
 class Need(NamedTuple):
@@ -78,8 +69,9 @@ class Swaps:
             for gpu in need.allowed
             if gpu in state.gpus and gpu not in avoid
         }
+        begin_s = _loads_begin_s(state)
         if gpus := choose(state, rooms, need.bytes_per_gpu, need.gpus, self._place):
-            return self.dated(state, need, Option(gpus), self._loaded_s(state, gpus))
+            return self.dated(state, need, Option(gpus), max(map(begin_s, gpus)))
         copies = {
             copy.id: copy
             for gpu in rooms
@@ -88,21 +80,15 @@ class Swaps:
             and (copy.phase in AWAKE or copy.phase is ASLEEP)
             and not stays_for_good(state, copy, least)
         }
-        theirs = {gpu for copy in copies.values() for gpu in copy.gpus}
-        loaded_s = {gpu: self._loaded_s(state, (gpu,)) for gpu in theirs}
         for level in self._levels:
             victims = sorted(
-                (
-                    max(self.free_at_s(state, copy, level), *(loaded_s[gpu] for gpu in copy.gpus)),
-                    name,
-                    copy,
-                )
+                (max(self.free_at_s(state, copy, level), *map(begin_s, copy.gpus)), name, copy)
                 for name, copy in copies.items()
             )
             gives = partial(self._gives, state, level)
             if option := sweep(state, rooms, need.bytes_per_gpu, need.gpus, victims, gives):
                 free_s = max(key for key, _, _ in option.victims)
-                free_s = max(free_s, self._loaded_s(state, option.gpus))
+                free_s = max(free_s, *map(begin_s, option.gpus))
                 return self.dated(state, need, as_left(option, level), free_s)
         return None
 
@@ -113,16 +99,6 @@ class Swaps:
         wait_s = self._draining.wait_s(enters_s, swaps_s)
         due_s = state.now_s + wait_s - state.demand[need.model].oldest_wait_s
         return Swap(option, max(due_s, free_s), due_s, enters_s)
-
-    def _loaded_s(self, state: ClusterState, gpus: Iterable[str]) -> float:
-        """When the loads under way that keep others from beginning there should have ended."""
-        most, left_s = state.limits.loads_at_once_per_gpu, 0.0
-        for gpu in gpus:
-            if gpu in state.gpus and state.coming_on(gpu) >= most:
-                for copy in state.instances_on(gpu):
-                    if copy.phase in COMING:
-                        left_s = max(left_s, _comes_s(state, copy))
-        return state.now_s + left_s
 
     def free_at_s(self, state: ClusterState, copy: Instance, level: int) -> float:
         """When `copy` may leave so for a request that has waited long enough."""
@@ -172,6 +148,18 @@ def _enters_s(state: ClusterState, need: Need, gpus: tuple[str, ...]) -> float:
     if need.waking:
         return state.costs.wake_s(need.waking.id)
     return state.costs.load_s(need.model, gpus)
+
+
+def _loads_begin_s(state: ClusterState) -> Callable[[str], float]:
+    """When a load may begin on a GPU: once those under way that keep others out have ended."""
+    most, now_s = state.limits.loads_at_once_per_gpu, state.now_s
+    ends_s: dict[str, float] = {}
+    for copy in state.coming():
+        end_s = now_s + _comes_s(state, copy)
+        for gpu in copy.gpus:
+            if gpu in state.gpus and state.coming_on(gpu) >= most:
+                ends_s[gpu] = max(ends_s.get(gpu, now_s), end_s)
+    return lambda gpu: ends_s.get(gpu, now_s)
 
 
 def _comes_s(state: ClusterState, copy: Instance) -> float:

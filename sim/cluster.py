@@ -11,6 +11,7 @@ import simpy
 
 from modelium.conversation import Conversation
 from modelium.core import (
+    COMING,
     Action,
     Decision,
     Done,
@@ -306,7 +307,7 @@ class SimCluster:
 
     def forget(self, copy: Copy) -> None:
         """A copy is gone: give back all that it held."""
-        if copy.phase in (Phase.LOADING, Phase.WAKING):
+        if copy.phase in COMING:
             self.plane.set_coming(copy.model, -1)
         self.timeline.mark(copy, "")
         self.kv_use.forget(copy)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from modelium.conversation import Conversation
 from modelium.core import (
     CANCELLED,
+    GOING,
     Action,
     Decision,
     Done,
@@ -56,7 +57,7 @@ from modelium.live.unwanted import Unwanted
 from modelium.managers.engine import Engine, Manager, StartError
 from modelium.room import Room
 from modelium.rules import may_begin, may_replace, refusal
-from modelium.state import GOING, Copy, State
+from modelium.state import Copy, State
 from modelium.timeline import Timeline
 from modelium.units import format_seconds
 

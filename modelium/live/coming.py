@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from modelium.core import Instance, Outlook, Phase
+from modelium.core import GOING, Instance, Outlook, Phase
 from modelium.managers.engine import Order, Progress
 from modelium.state import Copy
 from modelium.units import counted, format_seconds
@@ -113,7 +113,7 @@ class Arrivals:
             other.id: other.running + other.waiting
             for gpu in copy.gpus
             for other in state.instances_on(gpu)
-            if other.phase in (Phase.LEAVING, Phase.SUSPENDING)
+            if other.phase in GOING
         }
         names = ", ".join(
             f"{name} ({counted(requests, 'request')} left)" if requests else name

@@ -9,14 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from modelium.core import Action, Done, Event, Model, Phase, Sleep, Unload, Wake
+from modelium.core import COMING, GOING, Action, Done, Event, Model, Phase, Sleep, Unload, Wake
 from modelium.errors import ModeliumError, did_you_mean
 from modelium.live.beginning import cannot_sleep
 from modelium.live.lines import News, as_news
 from modelium.live.replacement import replace_copies
 from modelium.live.seats import CONFLICT, NOT_FOUND, UNAVAILABLE, RefusedError
 from modelium.rules import must_stay
-from modelium.state import COMING, GOING, Copy
+from modelium.state import Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster

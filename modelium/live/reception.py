@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelium.core import Demand, Phase
+from modelium.core import AWAKE, Demand, Phase
 from modelium.errors import did_you_mean
 from modelium.live.busy import Busy
 from modelium.live.failures import Failures
@@ -24,7 +24,6 @@ from modelium.managers.engine import Engine
 from modelium.rules import fits_nowhere, never_fits
 from modelium.state import Copy, State
 
-HERE = (Phase.LOADING, Phase.WAKING, Phase.READY)
 TELL_EVERY_S = 1.0
 
 PLACES = 256
@@ -162,7 +161,7 @@ class Reception:
             return False
         if not (self.room.waiting(model) or model in self.wanted):
             return False
-        return not any(copy.phase in HERE for copy in self._state.instances_of(model))
+        return not any(copy.phase in AWAKE for copy in self._state.instances_of(model))
 
     def hungry_models(self) -> list[str]:
         """All such models, the longest wait first."""

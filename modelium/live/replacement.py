@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from modelium.core import Action, Load, Phase
+from modelium.core import AWAKE, COMING, Action, Load, Phase
 from modelium.live.seats import CONFLICT, UNAVAILABLE, RefusedError
 from modelium.rules import may_replace, refusal
-from modelium.state import COMING, Copy
+from modelium.state import Copy
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
@@ -103,7 +103,7 @@ def _is_wanted(cluster: LiveCluster, model: str) -> bool:
     if model not in cluster.state.models or model in reception.going or reception.closed:
         return False
     copies = cluster.state.instances_of(model)
-    return not any(one.phase in (*COMING, Phase.READY) for one in copies)
+    return not any(one.phase in AWAKE for one in copies)
 
 
 def _place_beside(cluster: LiveCluster, copy: Copy) -> tuple[str, ...]:

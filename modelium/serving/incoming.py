@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelium.core import Phase
+from modelium.core import AWAKE
 from modelium.errors import ModeliumError
 from modelium.live.cluster import LiveCluster
 from modelium.live.operations import Operations
 from modelium.repository import ModelRepository, Replacement, StoredModel, watch
 from modelium.serving.stock import Stock
-from modelium.state import COMING
 
 FAILURES = (ModeliumError, OSError)
 
@@ -135,7 +134,7 @@ class _Incoming:
         state = self._cluster.state
         if name not in state.models:
             return False
-        return any(one.phase in (*COMING, Phase.READY) for one in state.instances_of(name))
+        return any(one.phase in AWAKE for one in state.instances_of(name))
 
     def _tell(self, name: str, why: str, else_: str) -> None:
         kind = "refused-model" if why else "new-model"

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import count
 
 from modelium.core import (
+    AWAKE,
     Action,
     Demand,
     Done,
@@ -232,9 +233,8 @@ class FakeCluster:
         self._outbox.extend(Miss(model) for model in self.demand if self._in_need(model))
 
     def _in_need(self, model: str) -> bool:
-        here = (Phase.LOADING, Phase.WAKING, Phase.READY)
         copies = self.state.instances_of(model)
-        return bool(self.demand[model].queue) and not any(c.phase in here for c in copies)
+        return bool(self.demand[model].queue) and not any(c.phase in AWAKE for c in copies)
 
     # Requests
 
