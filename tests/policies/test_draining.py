@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from modelium.core import Gpu, Model, Node
 from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.errors import PolicyError
+from modelium.policies.draining import Draining
 from modelium.registry import make_policy
 from modelium.testing import FakeCluster
 from modelium.units import GIB
@@ -66,6 +67,19 @@ def test_no_request_waits_longer_than_the_bound(
     own_s = longest_s + gpus * part_s
     bound_s = own_s + len(models) * (SERVICE_S + part_s / share + longest_s)
     assert cluster.longest_wait_s <= bound_s
+
+
+def test_the_request_that_waits_is_the_same_though_the_clock_goes_on() -> None:
+    """Live, its arrival is reckoned back from a clock that is read anew each time."""
+    cluster = FakeCluster([Model("m", GIB)], [], [], passes_s=5e-4)
+    draining = Draining("auto", 0.2)
+    cluster.submit("m")
+    cluster.run(10.0)
+    draining.look_again(cluster.state, "m", None, 25.0)
+    assert {draining.looks_again_s(cluster.state, "m", None) for _ in range(20)} == {25.0}
+    cluster.demand["m"].queue.clear()
+    cluster.submit("m")
+    assert draining.looks_again_s(cluster.state, "m", None) is None
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5"])
