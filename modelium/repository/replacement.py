@@ -130,9 +130,14 @@ def begin(repository: ModelRepository, folder: Path, name: str, runtime: str) ->
             made.swap(index, folder, runtime)
             repository.write(index)
         except BaseException as error:
-            made.put_back(index)
-            shutil.rmtree(work, ignore_errors=True)
-            lock.close()
+            try:
+                made.put_back(index)
+                shutil.rmtree(work, ignore_errors=True)
+            except (ModeliumError, OSError) as second:
+                why = f"{error}; it is put back at the next try or start: {second}"
+                raise RepositoryError(f"{name!r} cannot be replaced: {why}") from None
+            finally:
+                lock.close()
             if isinstance(error, OSError):
                 raise RepositoryError(f"{name!r} cannot be replaced: {error}") from None
             raise

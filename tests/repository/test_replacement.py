@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from modelium.repository import ModelRepository, RepositoryError, watch
+from modelium import durable
+from modelium.repository import ModelRepository, Replacement, RepositoryError, watch
 from tests.repository.test_repository import put, safetensors
 
 OLD, NEW = 100, 200
@@ -176,6 +179,41 @@ def test_a_damaged_description_is_told_of_with_a_way_out(
     assert (floats(repository.folder("org/a")), floats(work / "old")) == (NEW, OLD), "all is there"
     shutil.rmtree(work)
     assert there(ModelRepository(repository.path)) == (NEW, NEW, 0)
+
+
+def test_what_cannot_be_put_back_at_once_is_put_back_later(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int) -> Callable[..., None]:
+        def fail(*given: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    folder = version(coming(repository), NEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRepository, "write", fails(errno.ENOSPC))
+        patch.setattr(Replacement, "put_back", fails(errno.EIO))
+        both = "No space left on device; it is put back at the next try or start: .*Input/output"
+        with pytest.raises(RepositoryError, match=both):
+            repository.begin_replacing(folder, "org/a")
+    assert there(ModelRepository(repository.path)) == (OLD, OLD, NEW)
+    assert left(repository) == []
+
+
+def test_a_disk_that_cannot_sync_folders_still_replaces(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(handle)
+
+    monkeypatch.setattr(durable.os, "fsync", files_only)
+    repository.begin_replacing(version(coming(repository), NEW), "org/a").commit()
+    assert there(repository) == (NEW, NEW, 0)
 
 
 def test_a_watched_folder_is_given_away_once_and_explained(repository: ModelRepository) -> None:
