@@ -124,7 +124,7 @@ class Conversation:
         self._asked += 1
         if self._asked > PATIENCE:
             raise PolicyError(
-                f"the policy was asked {PATIENCE:,} times at one instant and always wanted more; "
+                f"policy makes no progress: {PATIENCE:,} decisions without time advancing; "
                 f"the last event was {event!r}"
             )
         self.asked_s = time.perf_counter()

@@ -49,7 +49,7 @@ def make_policy(
         given.setdefault("seed", rng_seed)
     if getattr(maker, "wants_trace", False):
         if trace is None:
-            raise PolicyError(f"policy {name!r} is told the future, so it needs a trace")
+            raise PolicyError(f"policy {name!r} knows the future, so it needs a trace")
         given["future"] = arrivals_by_model(trace, models)
     missing = [p.name for p in known.values() if p.default is EMPTY and p.name not in given]
     if missing:
@@ -58,9 +58,7 @@ def make_policy(
     policy: Policy = maker(**given)
     every_s = getattr(policy, "every_s", None)
     if every_s is not None and not every_s > 0:
-        raise PolicyError(
-            f"policy {name!r} would be asked every {every_s:g} s: give a time above 0"
-        )
+        raise PolicyError(f"policy {name!r} has every_s = {every_s:g}: the period must be above 0")
     return policy
 
 

@@ -14,33 +14,33 @@ from modelium import __version__
 from modelium.errors import ModeliumError, did_you_mean, one_line
 
 COMMANDS = {
-    "simulate": "Play a request trace against one policy or several.",
-    "compare": "Play all policies on a trace, or set finished runs side by side.",
-    "trace": "Look at traces; generate, convert and transform them.",
-    "policies": "List the policies, or explain one.",
-    "analyze": "Find out what the model in a folder needs.",
-    "report": "Build a report again, or one of several runs side by side.",
-    "check": "Check this machine and the configuration.",
+    "simulate": "Simulate a request trace under one or more policies.",
+    "compare": "Compare policies on a trace, or finished runs side by side.",
+    "trace": "Inspect, generate, convert and transform traces.",
+    "policies": "List the policies, or describe one.",
+    "analyze": "Report what the model in a folder needs.",
+    "report": "Rebuild a report, or build one that compares runs.",
+    "check": "Validate the configuration and this machine.",
     "init": "Write a commented configuration file.",
-    "run": "Serve models live, under a policy.",
-    "replay": "Play a trace against a running server.",
-    "watch": "Watch a running server on the terminal.",
-    "status": "Show GPUs, who is on them, and totals.",
+    "run": "Serve models, with a policy in charge.",
+    "replay": "Replay a trace against a running server.",
+    "watch": "Watch a running server in the terminal.",
+    "status": "Show GPUs, the models on them, and totals.",
     "list": "List the models of a running server.",
-    "explain": "Tell why a model is where it is.",
-    "load": "Have a model loaded.",
-    "unload": "Have a model unloaded.",
-    "sleep": "Put a model to sleep, weights in host RAM.",
+    "explain": "Explain recent decisions about a model.",
+    "load": "Load a model.",
+    "unload": "Unload a model.",
+    "sleep": "Put a model to sleep (weights stay in host RAM).",
     "wake": "Wake a sleeping model.",
-    "update": "Take up a model's changed files without a gap.",
-    "pin": "Keep a model loaded, whatever the policy thinks.",
-    "unpin": "Let the policy decide on a model again.",
+    "update": "Switch a model to its changed files, without downtime.",
+    "pin": "Keep a model loaded regardless of the policy.",
+    "unpin": "Let the policy decide about a model again.",
     "add": "Add a folder of model files to the repository.",
     "delete": "Remove a model.",
-    "reload": "Have a running server read its configuration again.",
-    "logs": "Show what a model's engine writes.",
-    "usage": "Show what each organization has used.",
-    "key": "Make, list and revoke API keys.",
+    "reload": "Apply configuration changes to a running server.",
+    "logs": "Show the log of a model's engine.",
+    "usage": "Show usage by organization.",
+    "key": "Create, list and revoke API keys.",
 }
 """Name and one-line help; the command itself is `modelium.cli.<name>.<name>`, but for these:"""
 ELSEWHERE = {
@@ -91,7 +91,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="modelium", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Decide which model sits on which GPU: try it on a trace, compare, then run the winner."""
+    """Decide which model runs on which GPU: simulate policies on a trace, compare, then serve."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("name", default="")
-@click.option("--runtime", type=click.Choice(["vllm", "triton", "ray"]), help="Instead of ours.")
+@click.option(
+    "--runtime", type=click.Choice(["vllm", "triton", "ray"]), help="Override the detected runtime."
+)
 @click.option("--move", is_flag=True, help="Move the files instead of copying them.")
-@click.option("--replace", is_flag=True, help="Put them in the place of the model of that name.")
+@click.option("--replace", is_flag=True, help="Replace the model that has this name.")
 @as_json
 def add(
     folder: Path, name: str, runtime: str | None, move: bool, replace: bool, as_json: bool
 ) -> None:
-    """Add the model files in FOLDER to the repository, as NAME (its own, if not given).
+    """Add the model files in FOLDER to the repository, as NAME (default: the folder's name).
 
-    They are checked and analysed first; a server serves the new model from its next start on, and
-    a running one at once if the files are put into the repository's `incoming/` instead. A running
-    server goes on with a model that is replaced as it was, until `modelium update NAME`.
+    The files are checked and analysed first. A server serves the new model from its next start; put
+    the files into the repository's `incoming/` to have a running server serve it at once. With
+    --replace, a running server keeps the old version until `modelium update NAME`.
     """
     from modelium.config import find, read
     from modelium.repository import ModelRepository

@@ -18,13 +18,13 @@ from modelium.units import format_bytes
 @click.argument("folder", type=click.Path(path_type=str))
 @click.option(
     "--gpu", "names", multiple=True, metavar="NAME",
-    help="Any number of times: which GPUs, as in `cluster`; all of the catalogue, if not given.",
+    help="GPU to check against; repeatable.  [default: all in the catalogue]",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def analyze(folder: str, names: tuple[str, ...], as_json: bool) -> None:
-    """Find out what the model in FOLDER needs: memory, KV cache, engine, GPUs.
+    """Report what the model in FOLDER needs: memory, KV cache, runtime, GPUs.
 
-    Reads config.json, safetensors headers and file sizes; never weights, never a pickle.
+    Reads config.json, safetensors headers and file sizes; never weights or pickles.
     """
     from modelium.config.hardware import gpu_spec
 

@@ -13,11 +13,13 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Looked for, if not given.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Configuration file.  [default: searched for]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(ctx: click.Context, config: Path | None, as_json: bool) -> None:
-    """Check Python, packages, GPUs, configuration and disk; exit code 2 if something is wrong."""
+    """Validate Python, packages, GPUs, configuration and disk; exit code 2 on errors."""
     from modelium.diagnosis import diagnose
 
     findings = diagnose(config)

@@ -30,11 +30,11 @@ def _options() -> list[click.Parameter]:
 
 @click.command(params=_options())
 def compare(folders: tuple[Path, ...], **options: Any) -> None:
-    """Compare policies with each other and with what no policy can exceed.
+    """Compare policies with each other and with an upper bound that no policy can beat.
 
-    With --trace it plays that trace under all policies (also `belady_cost`, which is told the
-    future) and computes the bounds: `simulate` with other defaults. With folders of finished runs,
-    simulated or live, it sets these side by side and says in what they differ.
+    With --trace, simulates every policy (including `belady_cost`, which knows the future) and
+    computes bounds; this is `simulate` with other defaults. With folders of finished runs,
+    simulated or live, prints them side by side and lists what differs besides the policy.
     """
     if folders:
         _refuse_others(click.get_current_context())

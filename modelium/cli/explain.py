@@ -15,11 +15,11 @@ LOG_LINES = 10
 
 @click.command()
 @click.argument("model", default="")
-@click.option("--limit", default=20, show_default=True, help="Decisions, newest first.")
+@click.option("--limit", default=20, show_default=True, help="Number of decisions, newest first.")
 @server
 @as_json
 def explain(model: str, limit: int, url: str, key: str, as_json: bool) -> None:
-    """Tell the latest decisions, on MODEL or on all, each with its reason and how it ended."""
+    """Show the latest decisions about MODEL, or all, with reasons and outcomes."""
     there = client(url, key)
     lines = there.decisions(model, limit)
     models = there.models()

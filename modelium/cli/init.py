@@ -12,9 +12,9 @@ from modelium.errors import ConfigError
 @click.command()
 @click.argument("file", default="modelium.yaml", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
-@click.option("--schema", is_flag=True, help="Print the file's JSON schema, for editors.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema instead, for editors.")
 def init(file: Path, force: bool, schema: bool) -> None:
-    """Write a commented configuration to FILE, modelium.yaml if not given."""
+    """Write a commented configuration to FILE (default: modelium.yaml)."""
     if schema:
         from modelium.config.template import json_schema
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def key() -> None:
-    """Make, list and revoke API keys; a running server hears of it at the next call."""
+    """Create, list and revoke API keys; a running server notices at the next request."""
 
 
 def _keys(file: Path | None) -> Keys:
@@ -40,12 +40,12 @@ in_file = click.option("--file", type=click.Path(path_type=Path), help="[default
 
 @key.command()
 @click.argument("name")
-@click.option("--organization", default="", help="For whom it speaks.  [default: NAME]")
-@click.option("--admin", is_flag=True, help="It may also do what operators do.")
+@click.option("--organization", default="", help="Organization it belongs to.  [default: NAME]")
+@click.option("--admin", is_flag=True, help="Also allow operators' commands.")
 @in_file
 @as_json
 def make(name: str, organization: str, admin: bool, file: Path | None, as_json: bool) -> None:
-    """Make a key called NAME and print it; it is told this once, only its hash is kept."""
+    """Create a key called NAME and print it, once; only its hash is stored."""
     scopes = ("user", "admin") if admin else ("user",)
     secret = _keys(file).make(name, organization or name, scopes)
     click.echo(json.dumps({"name": name, "key": secret}) if as_json else secret)
@@ -55,7 +55,7 @@ def make(name: str, organization: str, admin: bool, file: Path | None, as_json: 
 @in_file
 @as_json
 def list_(file: Path | None, as_json: bool) -> None:
-    """List the keys, without their secrets."""
+    """List the keys, without secrets."""
     rows = [
         {
             "name": one.name,

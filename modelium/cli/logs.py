@@ -16,14 +16,14 @@ LOOK_S = 0.2
 
 @click.command()
 @click.argument("model")
-@click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing as the log grows.")
 @click.option(
     "-n", "--lines", default=50, type=click.IntRange(0), show_default=True,
-    help="The last so many.",
+    help="Number of lines from the end.",
 )  # fmt: skip
 @server
 def logs(model: str, follow: bool, lines: int, url: str, key: str) -> None:
-    """Show the log of MODEL's engine; on the machine where the server runs."""
+    """Show the log of MODEL's engine. Run it on the server's machine."""
     models = {one["name"]: one for one in client(url, key).models()}
     if model not in models:
         raise ConfigError(f"no model called {model!r}.{did_you_mean(model, models)}")

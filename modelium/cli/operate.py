@@ -28,21 +28,19 @@ def _verb(name: str, says: str) -> click.Command:
     return command
 
 
-load = _verb("load", "Have MODEL loaded (or woken) where the policy puts it; wait until it is.")
-unload = _verb(
-    "unload", "Let MODEL finish its requests, then free its memory; a load under way is cancelled."
-)
-sleep = _verb("sleep", "Let MODEL finish its requests, then sleep with its weights in host RAM.")
-wake = _verb("wake", "Wake MODEL's sleeping copies.")
+load = _verb("load", "Load MODEL, or wake it, where the policy puts it; wait until it is ready.")
+unload = _verb("unload", "Drain MODEL and free its memory; a load in progress is cancelled.")
+sleep = _verb("sleep", "Drain MODEL and put it to sleep, with its weights in host RAM.")
+wake = _verb("wake", "Wake MODEL's sleeping instances.")
 update = _verb(
     "update",
-    "Replace copies of MODEL that were loaded from older files, without a gap where there is room.",
+    "Replace instances of MODEL loaded from older files; without downtime if memory allows.",
 )
-pin = _verb("pin", "Keep MODEL loaded, whatever the policy thinks; outlives a restart.")
-unpin = _verb("unpin", "Let the policy decide on MODEL again.")
+pin = _verb("pin", "Keep MODEL loaded regardless of the policy; survives restarts.")
+unpin = _verb("unpin", "Let the policy decide about MODEL again.")
 
 
-@click.command(help="Unload MODEL, serve it no more, and remove it from the model repository.")
+@click.command(help="Unload MODEL, stop serving it, and remove it from the model repository.")
 @click.argument("model")
 @server
 @as_json

@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def server(command: F) -> F:
     """--url and --key: which running gateway is meant."""
-    url = click.option("--url", default="", help="Of the gateway.  [default: $MODELIUM_URL]")
+    url = click.option("--url", default="", help="Gateway URL.  [default: $MODELIUM_URL]")
     key = click.option("--key", default="", help="API key.  [default: $MODELIUM_API_KEY]")
     return url(key(command))
 

@@ -16,7 +16,7 @@ from modelium.registry import describe, names
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def policies(name: str | None, as_json: bool) -> None:
-    """List the policies, or explain one: what it does, its parameters, where it comes from."""
+    """List the policies, or describe one: what it does, its parameters and its source."""
     if name is not None:
         told = describe(name)
         click.echo(json.dumps(told, indent=2) if as_json else explain(told))
@@ -46,7 +46,7 @@ def explain(told: dict[str, Any]) -> str:
     """Say in words what `describe` found."""
     parts = [f"{told['name']}: {told['summary']}", *told["details"]]
     if told["told_the_trace"]:
-        parts.append("It is told the whole trace in advance, so it only works in simulation.")
+        parts.append("It knows the whole trace in advance, so it only works in simulation.")
     rows = [_parameter(row) for row in told["parameters"]]
     parts.append("\n".join(["Parameters", *rows]) if rows else "No parameters.")
     if told["source"]:

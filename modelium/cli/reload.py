@@ -13,10 +13,10 @@ from modelium.cli.options import as_json, client, server
 @server
 @as_json
 def reload(url: str, key: str, as_json: bool) -> None:
-    """Have a running server take up what has changed in its configuration file.
+    """Apply changes in the configuration file to a running server.
 
-    The file is checked first, and taken up as a whole or not at all; what only a restart can change
-    is named. Models whose settings changed are replaced in order, while they are served.
+    The file is validated first and applied as a whole or not at all. Keys that need a restart are
+    listed. Models whose settings changed are replaced one by one while they keep serving.
     """
     told = client(url, key).reload()
     click.echo(json.dumps(told, indent=2) if as_json else told["why"])

@@ -13,20 +13,24 @@ from modelium.cli.options import Times, as_json, client, server
 
 
 @click.command()
-@click.option("--trace", required=True, type=click.Path(path_type=Path), help="Who asked what.")
+@click.option("--trace", required=True, type=click.Path(path_type=Path), help="Trace file.")
 @click.option(
-    "--speed", default=1.0, type=Times(), show_default=True, help="10: ten times as fast as it was."
+    "--speed",
+    default=1.0,
+    type=Times(),
+    show_default=True,
+    help="Speed-up; 10 is ten times as fast.",
 )
-@click.option("--most", type=click.IntRange(1), help="Requests, at most.  [default: all]")
-@click.option("--chat", is_flag=True, help="As chats instead of completions.")
+@click.option("--most", type=click.IntRange(1), help="Maximum number of requests.  [default: all]")
+@click.option("--chat", is_flag=True, help="Send chat requests instead of completions.")
 @server
 @as_json
 def replay(
     trace: Path, speed: float, most: int | None, chat: bool, url: str, key: str, as_json: bool
 ) -> None:
-    """Play a trace against a running server, at its times; exit code 1 if an answer is missing.
+    """Replay a trace against a running server in real time; exit code 1 if a request failed.
 
-    Every second request is streamed. What the server saw is in its journal and its report.
+    Every second request is streamed. The server's journal and report have its side of the run.
     """
     from modelium.replay import Play, Tally, play
     from modelium.traces import read_trace

@@ -13,9 +13,9 @@ import click
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: report.html in DIR]"
 )
 def report(folders: tuple[Path, ...], out: Path | None) -> None:
-    """Build the report of the runs in FOLDERS, side by side if there are several.
+    """Build a report of the runs in FOLDERS, side by side if there are several.
 
-    A folder of compared runs stands for all of them.
+    The folder of a comparison stands for all of its runs.
     """
     from modelium.cli.outcome import runs_in, write_report
 

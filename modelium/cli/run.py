@@ -29,30 +29,41 @@ DRAW_EVERY_S = 0.5
 
 
 @click.command()
-@click.option("--config", type=FILE, help="What is served, and on what; looked for, if not given.")
+@click.option("--config", type=FILE, help="Configuration file.  [default: searched for]")
 @click.option(
     "--policy",
     metavar="NAME[:KEY=VALUE,...]",
     help=f"[default: the configuration's; {DEFAULT_POLICY}]",
 )
-@click.option("--gpus", default="", metavar="FLEET", help="GPUs to pretend, such as 4xh100-80g.")
+@click.option("--gpus", default="", metavar="FLEET", help="Simulated GPUs, such as 4xh100-80g.")
 @click.option("--host", help="Address to listen on.  [default: the configuration's; 127.0.0.1]")
-@click.option("--insecure", is_flag=True, help="Listen without API keys where others can reach it.")
-@click.option("--port", type=click.IntRange(0, 65535), help="0 chooses one.")
-@click.option("--emulate", is_flag=True, help="Serve all models with emulated engines.")
-@click.option("--speed", type=Times(), help="Of emulated engines; 10 is ten times as fast.")
-@click.option("--keep-engines", is_flag=True, help="Leave the engines running at the end.")
+@click.option("--insecure", is_flag=True, help="Allow other machines to connect without API keys.")
 @click.option(
-    "--watch-config", is_flag=True, help="Take up changes of the configuration as they are saved."
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one."
 )
-@click.option("--out", type=FILE, help="Folder for tables and report of the run, at its end.")
-@click.option("--force", is_flag=True, help="Replace results that are in that folder.")
-@click.option("--replay", type=FILE, metavar="TRACE", help="Play this trace against the server.")
-@click.option("--replay-speed", default=1.0, type=Times(), help="10: ten times as fast as it was.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of policies that draw lots.")
+@click.option("--emulate", is_flag=True, help="Serve all models with emulated engines.")
+@click.option(
+    "--speed", type=Times(), help="Speed-up of emulated engines; 10 is ten times as fast."
+)
+@click.option("--keep-engines", is_flag=True, help="Leave the engines running on exit.")
+@click.option(
+    "--watch-config", is_flag=True, help="Apply configuration changes whenever the file is saved."
+)
+@click.option("--out", type=FILE, help="Folder for tables and report, written on exit.")
+@click.option("--force", is_flag=True, help="Overwrite results in that folder.")
+@click.option("--replay", type=FILE, metavar="TRACE", help="Replay this trace against the server.")
+@click.option(
+    "--replay-speed",
+    default=1.0,
+    type=Times(),
+    help="Speed-up of the replay; 10 is ten times as fast.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Random seed for stochastic policies."
+)
 @click.option(
     "--log-format", type=click.Choice(["auto", "text", "json"]), default="auto",
-    help="auto: the live view on a terminal, lines of text otherwise.",
+    help="auto: live view on a terminal, lines of text otherwise.",
 )  # fmt: skip
 def run(
     config: Path | None,
@@ -72,9 +83,9 @@ def run(
     seed: int,
     log_format: str,
 ) -> None:
-    """Serve models live: one address for clients, engines that come and go by the policy.
+    """Serve models: one address for clients, engines loaded and unloaded by the policy.
 
-    Ctrl-C (or SIGTERM, or a terminal that is closed) ends it in order; a second one at once.
+    Ctrl-C, SIGTERM or a closed terminal drains the server first; a second signal stops it at once.
     """
     from modelium.serving import order
 

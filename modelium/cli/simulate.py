@@ -28,27 +28,29 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--trace", required=True, type=FILE, help="Who asked for what, when.")
-@click.option("--config", type=FILE, help="What serves it; looked for, if not given.")
+@click.option("--trace", required=True, type=FILE, help="Request trace.")
+@click.option("--config", type=FILE, help="Configuration file.  [default: searched for]")
 @click.option(
     "--policy", "policies", multiple=True, metavar="NAME[:KEY=VALUE,...]",
-    help="Any number of times; ilp, gdsf and lru, if neither given nor configured.",
+    help="Policy to run; repeatable.  [default: the configuration's; ilp, gdsf, lru]",
 )  # fmt: skip
 @click.option(
     "--models", default="", metavar="NAME=MODEL,...",
-    help="What the trace's models are, by catalogue; plain models are dealt to the rest.",
+    help="Catalogue model for each name in the trace; names without '=' are assigned round-robin.",
 )  # fmt: skip
-@click.option("--gpus", default="", metavar="FLEET", help="4xh100-80g, or 2x8xh100-80g+4xl4.")
+@click.option(
+    "--gpus", default="", metavar="FLEET", help="Fleet, such as 4xh100-80g or 2x8xh100-80g+4xl4."
+)
 @click.option(
     "--seed", "seeds", multiple=True, default=(0,), type=click.IntRange(0),
-    help="Any number of times.",
+    help="Random seed; repeatable.",
 )  # fmt: skip
-@click.option("--router", metavar="NAME", help="Which ready instance a request goes to.")
+@click.option("--router", metavar="NAME", help="How to choose among a model's ready instances.")
 @click.option("--out", type=FILE, help="Folder for results.  [default: runs/TRACE-POLICY]")
-@click.option("--force", is_flag=True, help="Replace results that are in that folder.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one per CPU]")
-@click.option("--bounds", is_flag=True, help="Also what no policy can exceed (docs/bounds.md).")
-@click.option("--no-report", is_flag=True, help="Write the tables only.")
+@click.option("--force", is_flag=True, help="Overwrite results in that folder.")
+@click.option("--jobs", type=click.IntRange(1), help="Parallel runs.  [default: one per CPU]")
+@click.option("--bounds", is_flag=True, help="Also compute upper bounds (docs/bounds.md).")
+@click.option("--no-report", is_flag=True, help="Write tables only.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def simulate(
     trace: Path,
@@ -65,10 +67,10 @@ def simulate(
     no_report: bool,
     as_json: bool,
 ) -> None:
-    """Play a request trace against one policy or several, and compare them.
+    """Simulate a request trace under one or more policies, and compare them.
 
-    Models are found in the catalogue by the trace's names and GPUs are chosen to fit, unless a
-    configuration or the options say otherwise. What was assumed is said first.
+    Model names in the trace are looked up in the catalogue and GPUs are chosen to fit, unless a
+    configuration or options say otherwise. Assumptions are printed first.
     """
     # Nothing here multiplies matrices, and threads that wait for some cost a tenth of a second;
     # as much goes into looking for garbage, of which imports leave none. Runs look for theirs.

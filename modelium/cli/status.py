@@ -17,7 +17,7 @@ WIDTH = 140
 @server
 @as_json
 def status(url: str, key: str, as_json: bool) -> None:
-    """Show GPUs, who is on them, and totals of a running server."""
+    """Show a running server's GPUs, the models on them, and totals."""
     told = client(url, key).status()
     if as_json:
         click.echo(json.dumps(told, indent=2))
@@ -64,7 +64,7 @@ def list_(url: str, key: str, as_json: bool) -> None:
 @server
 @as_json
 def usage(url: str, key: str, as_json: bool) -> None:
-    """Show what each organization has used: requests, tokens, GPU-seconds."""
+    """Show requests, tokens and GPU-seconds used by each organization."""
     rows = client(url, key).usage()
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -12,7 +12,7 @@ from modelium.cli.trace_transform import transform
 
 @click.group()
 def trace() -> None:
-    """Look at request traces, make them, convert and reshape them.
+    """Inspect, generate, convert and transform request traces.
 
     Formats are recognised by content; docs/traces.md lists them.
     """

@@ -15,7 +15,7 @@ from modelium.cli.trace_options import LENGTHS, OUT, read_lengths, reading, save
 def convert(
     file: str, lengths: str | None, seed: int, model: str | None, scale: float, out: str
 ) -> None:
-    """Read FILE, of any known format, and write Modelium's own."""
+    """Convert FILE from any known format to Modelium's own."""
     from modelium.traces import read_trace
 
     trace = read_trace(file, seed=seed, model=model, lengths=read_lengths(lengths), scale=scale)

@@ -13,24 +13,36 @@ from modelium.units import parse_seconds
     "--models",
     required=True,
     metavar="N|NAMES|FILE",
-    help="How many; or names with commas; or a file, one name a line. Most popular first.",
+    help="Number of models, names with commas, or a file with a name per line; most popular first.",
 )
-@click.option("--rate", default=1.0, show_default=True, help="Requests per second in all.")
+@click.option("--rate", default=1.0, show_default=True, help="Total requests per second.")
 @click.option("--duration", default="1h", show_default=True, metavar="TIME")
-@click.option("--zipf", default=1.0, show_default=True, help="Exponent of popularity, 0: even.")
-@click.option("--shuffle", is_flag=True, help="Deal the ranks of popularity at random.")
-@click.option("--cv", default=1.0, show_default=True, help="Of gaps; 1: Poisson, else Gamma.")
 @click.option(
-    "--day-swing", default=0.0, show_default=True, help="0 to 1: up by day, down by night."
+    "--zipf", default=1.0, show_default=True, help="Zipf exponent of popularity; 0 is uniform."
 )
-@click.option("--day-peak", default=15.0, show_default=True, help="Hour of the day's peak.")
+@click.option("--shuffle", is_flag=True, help="Assign popularity ranks at random.")
+@click.option(
+    "--cv",
+    default=1.0,
+    show_default=True,
+    help="CV of interarrival times; 1 is Poisson, else Gamma.",
+)
+@click.option(
+    "--day-swing", default=0.0, show_default=True, help="Daily swing of the load, 0 to 1."
+)
+@click.option("--day-peak", default=15.0, show_default=True, help="Hour of the daily peak.")
 @click.option(
     "--bursts",
     metavar="KEY=VALUE,...",
-    help="Loud and quiet spells: on_s, off_s, quiet, groups, together.",
+    help="On/off bursts: on_s, off_s, quiet, groups, together.",
 )
 @LENGTHS
-@click.option("--time-digits", default=6, show_default=True, help="Fewer make smaller files.")
+@click.option(
+    "--time-digits",
+    default=6,
+    show_default=True,
+    help="Decimals of arrival times; fewer make smaller files.",
+)
 @SEED
 @OUT
 def generate(
@@ -48,7 +60,7 @@ def generate(
     seed: int,
     out: str,
 ) -> None:
-    """Make a trace. All rates are long-run means, and bursts keep them."""
+    """Generate a synthetic trace. Rates are long-run means, which bursts preserve."""
     from modelium.traces.generate import Bursts, Workload
     from modelium.traces.generate import generate as make
     from modelium.traces.lengths import Lognormal

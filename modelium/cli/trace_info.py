@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file")
-@click.option("--json", "as_json", is_flag=True, help="The same figures as JSON on stdout.")
-@click.option("--picture", metavar="FILE", help="Draw load, popularity, activity and lengths.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--picture", metavar="FILE", help="Plot load, popularity, activity and lengths.")
 @reading
 def info(
     file: str, as_json: bool, picture: str | None, seed: int, model: str | None, scale: float

@@ -26,11 +26,11 @@ OUT = click.option("-o", "--out", required=True, metavar="FILE", help=".csv, .cs
 LENGTHS = click.option(
     "--lengths",
     metavar="FILE|KEY=VALUE,...",
-    help="Drawn from a trace or list of lengths; or lognormal: prompt_mean, prompt_cv, "
+    help="Sample lengths from a file, or from a lognormal: prompt_mean, prompt_cv, "
     "prompt_limit, output_mean, output_cv, output_limit.",
 )
 SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed."
 )
 
 
@@ -38,8 +38,8 @@ def reading(command: Command) -> Command:
     """Add the options that say how to read what a file leaves open."""
     for option in (
         SEED,
-        click.option("--model", metavar="NAME", help="For formats that name no model."),
-        click.option("--scale", default=1.0, help="Share of the load to keep while reading."),
+        click.option("--model", metavar="NAME", help="Model name, for formats without one."),
+        click.option("--scale", default=1.0, help="Share of the requests to keep while reading."),
     ):
         command = option(command)
     return command

@@ -16,28 +16,36 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--cut", metavar="FROM,TO", help="Keep these times, as 6h,30h.")
-@click.option("--split", metavar="TIME", help="Cut in two: train before, test after.")
-@click.option("--part", type=click.Choice(["train", "test"]), help="Which part of the split.")
-@click.option("--map-to", metavar="N|NAMES|FILE", help="Models that the file's names stand for.")
+@click.option("--cut", metavar="FROM,TO", help="Keep this time range, such as 6h,30h.")
+@click.option("--split", metavar="TIME", help="Split into train (before) and test (after).")
+@click.option(
+    "--part", type=click.Choice(["train", "test"]), help="Which part of the split to keep."
+)
+@click.option("--map-to", metavar="N|NAMES|FILE", help="Map the names in the file to these models.")
 @click.option(
     "--map-how",
     type=click.Choice(["stripe", "popularity"]),
     show_default="stripe",
-    help="Round robin (evens out), or blocks by popularity (keeps the skew).",
+    help="Round-robin (evens popularity out) or blocks by popularity (keeps the skew).",
 )
 @click.option(
     "--map-by",
     type=click.Choice(["model", "organization", "session", "slo_class"]),
     show_default="model",
-    help="The column whose names are mapped.",
+    help="Column to map.",
 )
-@click.option("--spread", metavar="TIME", help="Undo rounding of times to multiples of this.")
-@click.option("--resample", metavar="WINDOW", help="Redraw arrivals: Gamma per model and window.")
-@click.option("--cv", type=float, help="With --resample: multiply burstiness.")
-@click.option("--rate", default=1.0, show_default=True, help="Multiply the load.")
-@click.option("--speed", default=1.0, show_default=True, help="Divide all times.")
-@click.option("--sample", type=int, metavar="N", help="Keep N requests picked at random.")
+@click.option(
+    "--spread", metavar="TIME", help="Undo rounding of arrival times to multiples of this."
+)
+@click.option(
+    "--resample",
+    metavar="WINDOW",
+    help="Redraw arrivals from a Gamma process per model and window.",
+)
+@click.option("--cv", type=float, help="With --resample: scale burstiness.")
+@click.option("--rate", default=1.0, show_default=True, help="Scale the load.")
+@click.option("--speed", default=1.0, show_default=True, help="Speed-up: divide all times.")
+@click.option("--sample", type=int, metavar="N", help="Keep N random requests.")
 @LENGTHS
 @reading
 @OUT
@@ -61,7 +69,7 @@ def transform(
     scale: float,
     out: str,
 ) -> None:
-    """Merge FILES and reshape them; steps are taken in the order of the options below."""
+    """Merge and transform FILES; steps are applied in the order of the options below."""
     from modelium import traces
 
     if (split is None) != (part is None):

@@ -18,10 +18,10 @@ EVERY_S = 0.5
 @server
 @as_json
 def watch(url: str, key: str, as_json: bool) -> None:
-    """Watch a running server: who is resident, who waits, and why; Ctrl-C ends it.
+    """Watch a running server: resident models, queues and decisions. Ctrl-C ends it.
 
-    Without a terminal, and with --json, events are printed as they come, a line each. When the
-    server ends, so does this, with exit code 2.
+    Without a terminal, or with --json, prints events as they happen, one per line. Exits with
+    code 2 when the server stops.
     """
     there = client(url, key)
     there.status()  # a wrong address is told before the screen is cleared

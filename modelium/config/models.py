@@ -170,11 +170,13 @@ def _unknown(
 ) -> Model:
     if entry.infer is None and not of_model(own, name, None, entry.gpus or 1):
         raise ConfigError(
-            "its shape is unknown, so its speed is: give `catalogue`, `path`, `infer: latency`, or"
-            " a profile"
+            "cannot estimate speed: unknown architecture. Set one of: `catalogue`, `path`,"
+            " `infer: latency`, or a profile"
         )
     if entry.infer is None and not (entry.kv and entry.kv_per_token):
-        raise ConfigError("its shape is unknown, so its cache is: give `kv` and `kv_per_token`")
+        raise ConfigError(
+            "cannot size the KV cache: unknown architecture. Set `kv` and `kv_per_token`"
+        )
     return Model(name, weights_bytes, gpus=entry.gpus or 1, family=name)
 
 

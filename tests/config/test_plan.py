@@ -266,7 +266,10 @@ class TestModels:
         [
             ("models: [llama-3.1-9b]", r"models\.llama-3\.1-9b: no model .* Did you mean"),
             ("models: {x: {catalogue: lama-3.1-8b}}", r"models\.x: no model called 'lama-3\.1-8b'"),
-            ("models: {x: {weights: 1GiB}}", r"models\.x: its shape is unknown"),
+            (
+                "models: {x: {weights: 1GiB}}",
+                r"models\.x: cannot estimate speed: unknown architecture",
+            ),
             ("models: {phi-4: {min_replicas: 2, max_replicas: 1}}", "more than max_replicas, 1"),
             ("models: [llama-3.1-405b]", r"models\.llama-3\.1-405b: .* needs .* on each of"),
         ],

@@ -139,7 +139,9 @@ def test_a_certificate_of_ones_own_is_trusted_if_it_is_named(tmp_path: Path) -> 
     async def act(here: Site) -> None:
         trusting = Client(here.url, ca_file=str(certificate))
         assert (await call(trusting.status))["models"] == 1
-        with pytest.raises(ServerError, match=r"https://.* is not who it says: self-signed"):
+        with pytest.raises(
+            ServerError, match=r"https://.* has an untrusted certificate: self-signed"
+        ):
             await call(Client(here.url).status)
 
     address = Address(port=0, certificate=read_certificate(certificate, key))
@@ -167,7 +169,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b"", "no answer from http://.*Is `modelium run` there"),
+        (b"", "no answer from http://.*Is `modelium run` running"),
         (b"nonsense\r\n\r\n", "no answer from http://.*nonsense"),
         (HEAD + b'{"gpus": [', "broke off its answer"),
         (b"HTTP/1.1 200 OK\r\n\r\n{]", "is something else than Modelium's gateway"),

@@ -70,10 +70,10 @@ def test_text_becomes_what_the_constructor_expects() -> None:
             "idle_ttl:idle_s=-5",
             "policy 'idle_ttl': idle_s is '-5', expected a duration such as 30s.",
         ),
-        ("ilp:every_s=0", "policy 'ilp' would be asked every 0 s: give a time above 0"),
+        ("ilp:every_s=0", "policy 'ilp' has every_s = 0: the period must be above 0"),
         ("lfu:in_cache=perhaps", "policy 'lfu': in_cache is 'perhaps', expected true or false."),
         ("static:placement=x", "policy 'static' has no parameter 'placement'. It has no para"),
-        ("belady_cost", "policy 'belady_cost' is told the future, so it needs a trace"),
+        ("belady_cost", "policy 'belady_cost' knows the future, so it needs a trace"),
         ("", "no policy called ''."),
     ],
 )

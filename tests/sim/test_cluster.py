@@ -196,7 +196,7 @@ def test_a_policy_that_makes_no_progress_is_told_so() -> None:
 
     from modelium.errors import PolicyError
 
-    with pytest.raises(PolicyError, match="always wanted more"):
+    with pytest.raises(PolicyError, match="makes no progress"):
         simulate(_given(1, 1), Stubborn(), _trace([1.0], [0]))
 
 
