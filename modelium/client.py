@@ -115,8 +115,8 @@ class Client:
             why = getattr(error, "reason", error)
             if isinstance(why, ssl.SSLCertVerificationError):
                 raise ServerError(
-                    f"{self.url} has an untrusted certificate: {why.verify_message}. Set $SSL_CERT_FILE"
-                    " to a file of certificates to trust, such as the server's own"
+                    f"{self.url} has an untrusted certificate: {why.verify_message}. Set"
+                    " $SSL_CERT_FILE to a file of certificates to trust, such as the server's own"
                 ) from None
             raise ServerError(
                 f"no answer from {self.url}: {why}. Is `modelium run` running? ({ELSEWHERE})"
