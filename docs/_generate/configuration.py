@@ -23,6 +23,7 @@ Unless `--config` names a file, these are tried in order: `$MODELIUM_CONFIG`, `.
 no effect until it is set, or that the catalogue or the engine decides.
 """
 UNITS = {"80GiB": "size", "30s": "duration", "6GB/s": "bandwidth"}
+TIMES = ((86400, "d"), (3600, "h"), (60, "min"))
 KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 Schema = dict[str, Any]
 
@@ -32,9 +33,9 @@ def page() -> str:
     whole = json.loads(json_schema())
     places: dict[str, str] = {}
     _place(whole, "", whole["$defs"], places)
-    parts = [HEAD, *_section("Top level", whole, places)]
+    parts = [HEAD, *_section("Top level", whole, places, whole["$defs"])]
     for path, name in _in_order(whole, places):
-        parts += _section(f"`{path}`", whole["$defs"][name], places)
+        parts += _section(f"`{path}`", whole["$defs"][name], places, whole["$defs"])
     return "".join([*parts, f"\n## Example\n\n`modelium init` writes:\n\n```yaml\n{TEMPLATE}```\n"])
 
 
@@ -58,20 +59,21 @@ def _in_order(whole: Schema, places: dict[str, str]) -> list[tuple[str, str]]:
     )
 
 
-def _section(title: str, schema: Schema, places: dict[str, str]) -> Iterator[str]:
+def _section(title: str, schema: Schema, places: dict[str, str], defs: Schema) -> Iterator[str]:
     yield f"\n## {title}\n"
     if title != "Top level" and schema.get("description"):
         yield f"\n{schema['description']}\n"
     yield "\n| key | value | default | |\n|---|---|---|---|\n"
     for name, prop in schema["properties"].items():
-        text, default = _described(prop)
+        text, default = _described(prop, defs)
         default = "required" if name in schema.get("required", ()) else default
         yield f"| `{name}` | {_kind(prop, places)} | {default} | {text} |\n"
 
 
-def _described(prop: Schema) -> tuple[str, str]:
+def _described(prop: Schema, defs: Schema) -> tuple[str, str]:
     """Its description without the default that some name in words, and that default."""
-    text = " ".join(prop.get("description", "").split())
+    below = next((defs[name].get("description") for name, _ in _sections(prop)), None)
+    text = " ".join((prop.get("description") or below or "").split())
     named = re.search(r"\s*\[default: (.*?)\]", text)
     if named:
         text = text.replace(named[0], "")
@@ -87,7 +89,8 @@ def _default(prop: Schema) -> str:
         return "*none*"
     unit = _unit(prop)
     if unit == "duration" and isinstance(value, float):
-        return f"`{value:g}s`"
+        size, unit = next((one for one in TIMES if value and not value % one[0]), (1, "s"))
+        return f"`{value / size:g}{unit}`"
     if unit == "size" and isinstance(value, int):
         return f"`{format_bytes(value)}`"
     return f"`{json.dumps(value, ensure_ascii=False)}`"

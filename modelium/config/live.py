@@ -13,13 +13,13 @@ class Triton(Section):
 
     enabled: bool = True
     environment: str | None = None
-    """Folder of the Python environment that holds the server; else one is looked for."""
+    """Python environment that has the server; otherwise searched for."""
     url: str | None = None
-    """HTTP address of a server that runs already, in explicit mode; else servers are started."""
+    """HTTP address of a running server in explicit mode; otherwise servers are started."""
     grpc: str | None = None
     """Its gRPC address, host:port. [default: the port after that of `url`]"""
     repository: str | None = None
-    """The folder that the running server serves; needed with `url`."""
+    """Model repository of that server; required with `url`."""
     env: dict[str, str] = field(default_factory=dict)
     """Environment variables of the servers that are started."""
 
@@ -29,36 +29,36 @@ class Ray(Section):
 
     enabled: bool = True
     environment: str | None = None
-    """Folder of the Python environment that holds Ray; else one is looked for."""
+    """Python environment that has Ray; otherwise searched for."""
     address: str | None = None
-    """A Ray cluster that runs already, host:port; else a local one is started."""
+    """Address of a running Ray cluster, host:port; otherwise a local one is started."""
     env: dict[str, str] = field(default_factory=dict)
-    """Environment variables of Ray, and of what connects to a cluster that runs already."""
+    """Environment variables of Ray, and of clients of a running cluster."""
 
 
 class Emulated(Section):
-    """Engines that keep a profile's timing and compute nothing: for trying things with no GPU."""
+    """Engines with the timing of a profile that compute nothing, for trials without GPUs."""
 
     enabled: bool = False
     """Serve all models that name no runtime of their own with emulated engines."""
     speed: Annotated[float, Bounds(gt=0, allow_inf_nan=False)] = 1.0
-    """10: ten times as fast as the profile says."""
+    """Speed-up; 10 is ten times as fast as the profile."""
 
 
 class Limit(Section):
-    """What one organization may ask for."""
+    """Rate limits of one organization."""
 
     requests_per_minute: Rate | None = None
     tokens_per_minute: Rate | None = None
 
 
 class Gateway(Section):
-    """The one address that clients talk to."""
+    """The address that clients talk to."""
 
     host: Host = "127.0.0.1"
     port: Port = 8080
     grpc_port: Port | None = None
-    """Of KServe's gRPC; it is not served unless a port is given."""
+    """Port of KServe's gRPC API; off unless set."""
     insecure: bool = False
     """Listen without API keys on an address that others can reach."""
     tls_certificate: str | None = None
@@ -69,21 +69,21 @@ class Gateway(Section):
     """File with hashed API keys, written by `modelium key`; without one nobody needs a key, and
     admin calls are answered on loopback addresses only."""
     allowed_origins: list[str] = field(default_factory=list)
-    """Web pages that browsers may call from (CORS); none unless named."""
+    """Origins of web pages that may call the gateway (CORS)."""
     aliases: dict[str, str] = field(default_factory=dict)
-    """Other names that clients may call models by: alias to model."""
+    """Alternative model names for clients: alias to model."""
     max_body: Bytes = 32 << 20
     queue_limit: Count = 1000
     """Requests that may wait, per model."""
     max_wait: Seconds = 600.0
-    """How long a request may wait for an engine."""
+    """Longest time a request may wait for an engine."""
     places: Count | None = None
-    """Requests at one engine at a time, if that is less than its `max_num_seqs`; the rest waits in
+    """Concurrent requests per engine, if fewer than its `max_num_seqs`; others wait in
     fair order."""
     limits: Limit = Limit()
-    """Of each organization."""
+    """Limits of each organization."""
     organizations: dict[str, Limit] = field(default_factory=dict)
-    """Of some organizations, instead."""
+    """Limits of particular organizations, instead."""
 
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -93,37 +93,37 @@ class Gateway(Section):
 
 
 class Live(Section):
-    """How the executor takes care of engines."""
+    """How the live server manages engines."""
 
     folder: str = ".modelium"
     """Journal, logs of engines, API keys."""
     load_deadline: Seconds = 900.0
-    """A load that takes longer has failed."""
+    """A load that takes longer counts as failed."""
     sleep_deadline: Seconds = 120.0
     wake_deadline: Seconds = 300.0
     stop_grace: Seconds = 10.0
-    """An engine that was told to end has this long before it is killed."""
+    """Time between SIGTERM and SIGKILL when an engine is stopped."""
     memory_back: Seconds = 10.0
-    """After an engine has gone, its memory must be seen free within this time."""
+    """An engine's memory must be free this long after it has ended."""
     host_reserve: Bytes | None = None
     """RAM that sleeping models leave free. [default: a tenth of all, at least 2GiB]"""
     probe_every: Seconds = 10.0
-    """How often each engine is looked at."""
+    """How often each engine is checked."""
     stall: Seconds = 120.0
-    """An engine whose requests all got nothing for this long is looked at closely."""
+    """An engine that has requests but no output for this long is suspected to hang."""
     shutdown: Seconds = 30.0
-    """At the end requests in flight may take this long."""
+    """Time that requests in flight have to finish on shutdown."""
     load_tries: Count = 3
-    """Loads that may fail in a row before a model is given up."""
+    """Failed loads in a row before a model is given up."""
     retry_first: Seconds = 2.0
-    """Rest after the first failed load; then twice as long each time."""
+    """Delay after the first failed load; doubles each time."""
     retry_most: Seconds = 60.0
     forgive: Seconds = 900.0
-    """A model that was given up may be tried again after this time."""
+    """Time after which a model that was given up is tried again."""
     keep: Seconds = 30 * 86400.0
-    """Rows of the journal and logs of ended engines are deleted after this time; what
-    organizations have used stays known."""
+    """Rows of the journal and logs of ended engines are deleted after this time; usage
+    totals are kept."""
     keep_logs: Number = 200
-    """At most so many logs of ended engines are kept, the latest ones."""
+    """Number of logs of ended engines to keep, latest first."""
     allow_pickle: bool = False
     """Accept models whose weights are pickles, which can run any code."""

@@ -81,7 +81,7 @@ class ProfileEntry(Section):
     measured: str = ""
     """Where and when, for reports."""
     skew_alpha: NotNegative = 0.0
-    """What uneven contexts cost."""
+    """Cost of uneven context lengths."""
     step: Step
     error: dict[str, dict[str, float]] | None = None
     """Of the fit, for "decode" and "mixed"."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Slo(Section):
-    """Limits that a request must keep to count as good."""
+    """Latency limits a request must meet to count as good."""
 
     ttft: Seconds | None = None
     """Arrival to first token, queueing and loading included."""
@@ -50,10 +50,10 @@ class Slo(Section):
 
 
 class Slos(Slo):
-    """Limits for all models that set none themselves, and for classes of requests."""
+    """Default latency limits for all models, and limits for classes of requests."""
 
     classes: dict[str, Slo] = field(default_factory=dict)
-    """By the trace's `slo_class`; goes before the model's own."""
+    """By the trace's `slo_class`; takes precedence over the model's own."""
 
 
 class Links(Section):
@@ -66,7 +66,7 @@ class Links(Section):
     gpus_per_switch: Count | None = None
     """GPUs behind one PCIe switch, which share `pcie`."""
     loader: BytesPerS | None = None
-    """What the engine's loader reaches per GPU at best."""
+    """Best rate that the engine's loader reaches per GPU."""
 
 
 def _gpu_words(given: Any) -> Any:
@@ -91,7 +91,7 @@ class GpuGroup(Section):
     memory: Size | None = None
     """Of each, instead of the catalogue's figure."""
     uuid: str | None = None
-    """The driver's name of a single GPU, so that it can be named by it in simulation, too."""
+    """UUID of a single GPU, so that it can be referred to by UUID in simulation, too."""
 
     def __post_init__(self) -> None:
         if self.uuid is not None and self.count != 1:
@@ -145,20 +145,20 @@ class NodeEntry(Section):
 
 
 class GpuFigures(Section):
-    """What GPUs of a kind can do; what is left out comes from the catalogue or is assumed."""
+    """Figures for one kind of GPU; missing ones come from the catalogue or are estimated."""
 
     memory: Size | None = None
-    """Of each."""
+    """Memory of each GPU."""
     bandwidth: BytesPerS | None = None
-    """Of its memory."""
+    """Memory bandwidth."""
     flops: Rate | None = None
-    """16-bit floating-point operations a second: dense, with tensor cores. 312e12, not 312."""
+    """Dense 16-bit FLOPS with tensor cores: 312e12, not 312."""
     fp8_flops: Rate | None = None
-    """The same with 8 bits."""
+    """Dense 8-bit FLOPS."""
     pcie: BytesPerS | None = None
-    """Of the data sheet, one direction: the host's memory to the GPU."""
+    """Host to GPU, one direction, from the data sheet."""
     nvlink: BytesPerS | None = None
-    """To the other GPUs of its node, one direction."""
+    """To the other GPUs of the node, one direction."""
 
 
 def _kinds(given: Any) -> Any:
@@ -175,7 +175,7 @@ def _kinds(given: Any) -> Any:
 
 
 class Cluster(Section):
-    """Which GPUs there are."""
+    """The available GPUs."""
 
     gpus: Annotated[list[PlacedGroup], Read(placed, str | list[str | PlacedGroup])] = field(
         default_factory=list
@@ -186,14 +186,14 @@ class Cluster(Section):
     kinds: Annotated[dict[str, GpuFigures], Read(_kinds, dict[str, GpuFigures])] = field(
         default_factory=dict
     )
-    """What GPUs are, by name: for those that the catalogue does not know, or to correct it; also
-    for those that the driver lists."""
+    """Figures for kinds of GPU, by name: extends or overrides the catalogue, also for GPUs that the
+    driver lists."""
     host_memory: Bytes | None = None
-    """RAM of each node for cached and sleeping weights; a real machine has no more than it has."""
+    """RAM of each node for cached and sleeping weights; live, at most what the machine has."""
     links: Links = Links()
     use: GpuWords | None = None
     """Of these GPUs, the ones that may be used: numbers, UUIDs or their beginnings, ids (gpu0),
-    kinds; the others are left alone. [default: all]"""
+    kinds; the others are not touched. [default: all]"""
 
     def __post_init__(self) -> None:
         if self.gpus and self.nodes:
@@ -244,10 +244,10 @@ class Vllm(Section):
     base_port: Port = 8000
     """First port of the engines (live)."""
     sleep_mode: bool | None = None
-    """Start engines so that they can be put to sleep; not given: if the policy may do it (live)."""
+    """Start engines with sleep mode; by default, if the policy may use it (live)."""
     default_settings: EngineSettings = EngineSettings()
     environment: str | None = None
-    """Folder of the Python environment that holds vLLM; else one is looked for (live)."""
+    """Python environment that has vLLM; otherwise searched for (live)."""
     flags: list[str] = field(default_factory=list)
     """Further arguments of `vllm serve`, for all models (live)."""
     env: dict[str, str] = field(default_factory=dict)
@@ -261,16 +261,16 @@ def _stages(given: Any) -> Any:
 
 
 class Infer(Section):
-    """A model that answers in one piece, in batches (Triton), instead of token by token."""
+    """A model that returns whole results in batches (Triton), rather than token by token."""
 
     latency: Annotated[list[list[Seconds]], Read(_stages, list[Seconds] | list[list[Seconds]])]
     """By batch size 1, 2, ...; a list of such lists for the stages of a pipeline."""
     per_token: Seconds = 0.0
     """Added per token (or unit of work) in the batch."""
     max_delay: Seconds = 0.0
-    """How long an incomplete batch waits for more."""
+    """How long an incomplete batch waits for more requests."""
     servers: Count = 1
-    """Batches at a time (Triton's instance group)."""
+    """Concurrent batches (Triton's instance group)."""
     exclusive: bool = True
     """Instances on the same GPUs take turns instead of sharing time."""
     fixed: Seconds = 0.0
@@ -285,7 +285,7 @@ class Infer(Section):
 
 
 class LoadStages(Section):
-    """The parts of a load, wake, sleep or unload that are not the moving of weights."""
+    """Durations of a load, wake, sleep or unload, apart from transferring weights."""
 
     process: Seconds | None = None
     tokenizer: Seconds | None = None
@@ -300,7 +300,7 @@ class LoadStages(Section):
 
 
 class ModelEntry(Section):
-    """One model; what is left out comes from the catalogue or from the model's folder."""
+    """One model; missing values come from the catalogue or the model's folder."""
 
     catalogue: str | None = None
     """Name in the catalogue, if it is not the model's own."""
@@ -331,13 +331,13 @@ class ModelEntry(Section):
     infer: Infer | None = None
     load: LoadStages = LoadStages()
     runtime: Literal["vllm", "triton", "ray", "emulated"] | None = None
-    """What serves it (live); else chosen from its files."""
+    """Runtime that serves it (live); otherwise chosen from its files."""
     flags: list[str] = field(default_factory=list)
-    """Further arguments of its engine (live)."""
+    """Additional engine arguments (live)."""
     env: dict[str, str] = field(default_factory=dict)
-    """Further environment variables of its engine (live)."""
+    """Additional environment variables of its engine (live)."""
     settings: dict[str, Json] = field(default_factory=dict)
-    """Further settings of its runtime, under the runtime's own names (live)."""
+    """Additional runtime settings, under the runtime's own names (live)."""
 
 
 class NamedModel(ModelEntry):
@@ -375,14 +375,14 @@ Models = Annotated[
 
 
 class Orchestration(Section):
-    """What policies are told unless the command line says otherwise."""
+    """Defaults for policies, unless the command line says otherwise."""
 
     auto_unload_after_seconds: Seconds | None = None
     """idle_ttl: an instance that was idle this long is unloaded."""
     min_qps_threshold: NotNegative | None = None
     """idle_ttl: a model with at least this request rate stays."""
     decision_interval_seconds: Period | None = None
-    """How often policies are asked when nothing happens."""
+    """How often policies are asked when nothing else happens."""
     max_gpu_memory_utilization: Annotated[float, Bounds(gt=0, le=1)] | None = None
     """Share of each GPU's memory that models may use."""
     always_loaded: list[str] = field(default_factory=list)
@@ -394,7 +394,7 @@ class Metrics(Section):
 
     enabled: bool = True
     host: Host = "127.0.0.1"
-    """Address that they are served at; whoever reaches it reads them."""
+    """Address to serve them on; there is no access control."""
     port: Port = 9090
 
 
@@ -424,16 +424,16 @@ class Config(Section):
     """A whole file."""
 
     model_repository: str | None = None
-    """Folder that holds the folders of models. [default: the working folder]"""
+    """Folder that contains the model folders. [default: the working folder]"""
     cluster: Cluster = Cluster()
     models: Models = field(default_factory=dict)
     load: LoadStages = LoadStages()
-    """Of all models; a model's own go before these."""
+    """Load times for all models; a model's own `load` takes precedence."""
     profiles: Profiles = field(default_factory=list)
-    """Step times measured on your machines: files that the fit wrote, or entries as in them."""
+    """Step times measured on your machines: files written by the fit, or entries like theirs."""
     slo: Slos = Slos()
     policy: Policies = field(default_factory=list)
-    """What `simulate` plays when the command line names none: "lru" or "idle_ttl:idle_s=60"."""
+    """Policies to use when the command line names none: "lru" or "idle_ttl:idle_s=60"."""
     simulation: Simulation = Simulation()
     vllm: Vllm = Vllm()
     orchestration: Orchestration = Orchestration()

@@ -14,14 +14,14 @@ Router = Literal["least_outstanding", "round_robin", "shortest_queue", "session_
 
 
 class Admission(Section):
-    """Which requests are turned away on arrival."""
+    """Which requests are rejected on arrival."""
 
     queue_limit: Number | None = None
-    """At most this many wait (per instance; for a model with none ready: in all)."""
+    """Maximum queue length, per instance; for a model with none ready, in total."""
     deadline: bool | None = None
     """Reject when the predicted finish misses the request's SLO."""
     absent: Literal["wait", "reject"] | None = None
-    """What becomes of a request whose model has no ready instance."""
+    """What happens to a request whose model has no ready instance."""
     max_wait: Seconds | None = None
     """A request that waited this long for an instance is rejected."""
 
@@ -34,13 +34,13 @@ class FaultAt(Section):
     target: str = ""
     """A GPU, a node, an instance or a model."""
     for_: Seconds | None = None
-    """Until it is mended; never, if not given."""
+    """Time until it is repaired; never, if not set."""
     factor: Factor | None = None
-    """load_slow: how many times as long."""
+    """For load_slow: how many times longer."""
 
 
 class Faults(Section):
-    """What breaks, by schedule and by rate."""
+    """Faults, by schedule and by rate."""
 
     schedule: list[FaultAt] = field(default_factory=list)
     gpu_mtbf: Seconds | None = None
@@ -58,10 +58,10 @@ class Faults(Section):
 
 
 class Limits(Section):
-    """What the operator allows, whatever the policy."""
+    """Operator's limits, whatever the policy."""
 
     loads_at_once: Count | None = None
-    """Loads and wakes under way in the whole cluster."""
+    """Concurrent loads and wakes in the whole cluster."""
     loads_at_once_per_gpu: Count | None = None
     min_residency: Seconds | None = None
     """An instance stays at least this long after it became ready."""
@@ -71,7 +71,7 @@ class Simulation(Section):
     """How the simulated cluster behaves."""
 
     router: Router | None = None
-    """Which ready instance of its model a request goes to."""
+    """How a request is routed among its model's ready instances."""
     admission: Admission = Admission()
     faults: Faults = Faults()
     limits: Limits = Limits()
@@ -80,9 +80,9 @@ class Simulation(Section):
     drain: Seconds | None = None
     """How long after the last arrival requests may still finish."""
     charge_decide: bool | None = None
-    """Delay actions by the time that the policy really took."""
+    """Delay actions by the time the policy took to decide."""
     prepared: bool | None = None
-    """What a policy loads at time 0 is there at once."""
+    """Models loaded by the policy at time 0 are ready immediately."""
     host_cache: bool | None = None
     """Loads leave a copy of the weights in host RAM while there is room."""
     bins: Count | None = None
