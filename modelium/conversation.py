@@ -1,8 +1,10 @@
 """What a cluster tells its policy, and when; the same in simulation and live.
 
 Events are heard one at a time, in order, and never before `Cluster.start` has returned. After every
-change `Miss` is offered again to each model that waits in vain: no request waits for ever. Only
-where no load may begin, since others are under way there, the offer waits for one of them to end.
+change `Miss` is offered again to the models that wait in vain, the longest wait first. Once some
+have been declined in a row, the rest is asked at the next change, from a turning start; where no
+load may begin, since others are under way there, the offer waits for one of them to end. So each
+model is asked for again and again; that a busy instance makes way at last is up to the policy.
 """
 
 from __future__ import annotations
