@@ -187,9 +187,8 @@ def test_nobody_imports_the_folders_by_their_bare_names() -> None:
 
 @pytest.mark.parametrize("folder", LINKS)
 def test_importing_a_folder_by_its_bare_name_is_refused(folder: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True
-    )
+    code = f"import sys; sys.path.insert(0, ''); import {folder}"  # also with PYTHONSAFEPATH
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
     assert f"import modelium.{folder}, not {folder}" in ended.stderr
 

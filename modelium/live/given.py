@@ -70,7 +70,7 @@ class LiveInput:
     deadlines: Deadlines = field(default_factory=Deadlines)
     retention: Retention = field(default_factory=Retention)
     host_memory: Callable[[], HostMemory] | None = None
-    """Reads the machine's RAM; None: that of `nodes` is believed (where GPUs are pretended)."""
+    """Reads the machine's RAM; None: that of `nodes` is believed (where GPUs are simulated)."""
     host_reserve_bytes: int = 0
     """RAM that sleeping engines leave free."""
     share: float = 1.0

@@ -137,7 +137,7 @@ class HostWatch:
     """Keeps the books' RAM for weights at what the machine has for them."""
 
     def __init__(self, state: State, reader: Callable[[], HostMemory] | None, reserve: int) -> None:
-        """Without a `reader` (GPUs that are pretended) the configured RAM is believed."""
+        """Without a `reader` (simulated GPUs) the configured RAM is believed."""
         self._state, self._reader, self._reserve = state, reader, reserve
         self._most = {name: ram.capacity_bytes for name, ram in state.ram.items()}
 

@@ -1,4 +1,4 @@
-"""What GPUs there are and what they hold: from NVML, or pretended where there are none."""
+"""What GPUs there are and what they hold: from NVML, or simulated where there are none."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Inventory(Protocol):
 class PretendInventory:
     """GPUs that exist in the configuration only; their memory is what processes said they hold.
 
-    It counts while the process lives: a pretended GPU gives memory back when an engine dies.
+    It counts while the process lives: a simulated GPU gives memory back when an engine dies.
     """
 
     pretend = True
@@ -102,7 +102,7 @@ class PretendInventory:
 
     def hold(self, process: Process, device: int, size_bytes: int) -> None:
         if not 0 <= device < len(self._gpus):
-            raise ConfigError(f"no GPU {device}: the configuration pretends {len(self._gpus)}")
+            raise ConfigError(f"no GPU {device}: the configuration simulates {len(self._gpus)}")
         with self._lock:
             self._held.pop((process, device), None)
             if size_bytes:
@@ -134,8 +134,8 @@ class NvmlInventory:
             found = self._read()
         except pynvml.NVMLError as error:
             raise ConfigError(
-                f"no NVIDIA GPU can be read: {error}. Install the driver, or name pretend GPUs"
-                " in the configuration"
+                f"no NVIDIA GPU can be read: {error}. Install the driver, or name"
+                " simulated GPUs in the configuration"
             ) from None
         if not found and not self.without_instances:
             raise ConfigError("NVIDIA's driver runs, but it has no GPU")

@@ -34,10 +34,10 @@ LEAST = 4
 
 def head_line(status: Mapping[str, Any]) -> Text:
     """Policy, size, rate and who waits."""
-    pretend = " (pretended)" if status["pretend_gpus"] else ""
+    simulated = " (simulated)" if status["pretend_gpus"] else ""
     line = Text("modelium", style="bold")
     line.append(
-        f" · {status['policy']} · {counted(len(status['gpus']), 'GPU')}{pretend}"
+        f" · {status['policy']} · {counted(len(status['gpus']), 'GPU')}{simulated}"
         f" · {counted(status['models'], 'model')} · up {_clock(status['up_s'])}",
         style="not bold",
     )

@@ -135,7 +135,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
 
 
 def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInput:
-    """Have the machine's RAM read, unless GPUs are pretended: nothing is pinned for those.
+    """Have the machine's RAM read, unless GPUs are simulated: nothing is pinned for those.
 
     Whatever is served at the start: a reload may bring engines that do pin RAM.
     """

@@ -1,4 +1,4 @@
-"""Which GPUs there are: real ones, or those that the configuration pretends."""
+"""Which GPUs there are: real ones, or those that the configuration simulates."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
             why = "; ".join(notes) or why
     if not (config.cluster.gpus or config.cluster.nodes):
         raise ConfigError(
-            f"{why}; name GPUs to pretend in the configuration, such as"
+            f"{why}; name simulated GPUs in the configuration, such as"
             " cluster: {gpus: 4xh100-80g}, or give --gpus"
         )
     plan = make_plan(config)
     gpus = plan.hardware.gpus
     kinds = ", ".join(f"{sum(g.kind == k for g in gpus)} x {k}" for k in plan.hardware.kinds())
-    pretended = f"no real GPUs are used: {kinds} are pretended"
+    simulated = f"no real GPUs are used: {kinds} are simulated"
     return (
         PretendInventory(gpus),
         order,
         plan,
-        (pretended, *_left_out(plan), *notes, *plan.hardware.notes()),
+        (simulated, *_left_out(plan), *notes, *plan.hardware.notes()),
     )
 
 

@@ -92,7 +92,7 @@ def test_a_model_is_loaded_seen_explained_and_unloaded(modelium: Said) -> None:
     assert modelium("load", "mistral-7b") == (0, "mistral-7b is ready on gpu0\n", "")
     code, out, _ = modelium("status")
     assert code == 0
-    assert "1 GPU (pretended)" in out
+    assert "1 GPU (simulated)" in out
     assert "mistral-7b ●" in out
     code, out, _ = modelium("list")
     [line] = [line for line in out.splitlines() if line.startswith("mistral-7b")]

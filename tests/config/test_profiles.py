@@ -109,7 +109,7 @@ def test_with_a_profile_a_model_needs_no_known_shape() -> None:
     engine = engines(text).engine("x", "h100-80g")
     assert isinstance(engine, Generate)
     assert engine.kv_tokens == 65536
-    with pytest.raises(ConfigError, match=r"models\.x: .* give `kv` and `kv_per_token`"):
+    with pytest.raises(ConfigError, match=r"models\.x: .* Set `kv` and `kv_per_token`"):
         plan(text.replace(", kv_per_token: 64KiB", ""))
 
 

@@ -228,7 +228,7 @@ def test_without_a_driver_it_says_what_to_do(driver: FakeDriver) -> None:
     driver.write()
     said = Asker(driver).end()
     assert "no NVIDIA GPU can be read: Driver Not Loaded" in said
-    assert "pretend" in said
+    assert "simulated GPUs" in said
 
 
 def test_without_the_library_it_says_the_same(driver: FakeDriver) -> None:
@@ -315,5 +315,5 @@ def test_another_process_with_the_same_number_is_not_it(
 def test_a_gpu_that_is_not_configured_is_an_error(
     pretend: PretendInventory, child: psutil.Process
 ) -> None:
-    with pytest.raises(ConfigError, match=r"no GPU 2: the configuration pretends 2"):
+    with pytest.raises(ConfigError, match=r"no GPU 2: the configuration simulates 2"):
         pretend.hold(identify(child.pid), 2, GIB)
