@@ -21,7 +21,7 @@ help:
 	@echo "make demo   how several policies would serve the bundled trace: a table and a report"
 	@echo "make demo-live  a live server with emulated engines, under the demo's trace; Ctrl-C ends it"
 	@echo "make test   all tests; real servers included"
-	@echo "make test-fast  tests that need no engine, no simulator kernels and no server: two minutes"
+	@echo "make test-fast  tests that need no engine and no server: two minutes"
 	@echo "make coverage  the same, and which lines no test reached"
 	@echo "make engines  environments with vLLM, Triton and Ray Serve in .engines (5 GB, minutes)"
 	@echo "make lint   ruff and mypy"
@@ -95,12 +95,12 @@ $(ENGINES)/ray/.ready: engines/ray.txt
 test: $(READY) engines
 	@$(VENV)/bin/pytest -n 2 --dist loadfile
 
-# What a change to policies, traces, configuration, results or documentation can break.
+# What a change to policies, traces, configuration or results can break.
 FAST := $(addprefix tests/,analyze catalog config core metrics policies record repository traces \
   docs/test_commands.py test_docs.py test_imports.py)
 
 test-fast: $(READY)
-	@$(PYTEST) -n 2 --dist worksteal $(FAST)
+	@$(PYTEST) -n 2 --dist loadfile $(FAST)
 
 coverage: $(READY) engines
 	@$(VENV)/bin/pytest -n 2 --dist loadfile --cov --cov-report=term
