@@ -366,7 +366,8 @@ def test_what_init_writes_and_the_docs_show_is_understood(
     path = place / "modelium.yaml"
     path.write_text(TEMPLATE)
     assert try_all(place, path)[0] == ""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")]
+    docs = (page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)
+    pages = [ROOT / "README.md", *docs, *(ROOT / "deploy").glob("*.md")]
     blocks = [
         block
         for page in pages
@@ -374,7 +375,7 @@ def test_what_init_writes_and_the_docs_show_is_understood(
             r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
         )
     ]
-    assert len(blocks) > 5
+    assert len(blocks) > 15
     for block in blocks:
         path.write_text(block)
         check, *_ = try_all(place, path)
