@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from comparison import Comparison, Row
 
+from modelium.control.costs import INSTANT, ConfiguredFacts
 from modelium.core import Action, ClusterState, Event, Gpu, Load, Model, Node, Slo, Tick
-from modelium.costs import INSTANT, ConfiguredFacts
 from modelium.errors import RecordError, did_you_mean
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Admission, Infer, Settings

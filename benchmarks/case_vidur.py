@@ -14,7 +14,7 @@ from modelium.errors import ConfigError
 from modelium.sim.fit import vidur
 from modelium.sim.fit.form import fit
 from modelium.sim.fit.tables import column, read_csv
-from modelium.sim.generate import run_engine
+from modelium.sim.kernel.generate import run_engine
 from modelium.sim.spec import Generate
 
 NEEDED = ("num_blocks", "block_size", "batch_size_cap", "chunk_size")

@@ -21,7 +21,7 @@ from modelium.catalog import ModelSpec
 from modelium.errors import ConfigError
 from modelium.sim.fit.llmservingsim import gpu_of, model_of
 from modelium.sim.fit.tables import column, read_csv
-from modelium.sim.generate import run_engine
+from modelium.sim.kernel.generate import run_engine
 from modelium.sim.profiles import Profile, context_spread, step_time
 from modelium.sim.spec import Generate
 from modelium.units import GIB

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import simpy
 
+from modelium.control.costs import ConfiguredFacts, Stages
 from modelium.core import Gpu, Model, Node, Slo
-from modelium.costs import ConfiguredFacts, Stages
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Generate, Infer, Settings, StepTime
 from modelium.traces import Trace
@@ -55,7 +55,7 @@ def zipf_trace(
 def vidur(scale: float) -> Callable[[], int]:
     """The Vidur case's requests on one engine, from the columns in memory to percentiles."""
     from modelium.sim.fit.tables import column, read_csv
-    from modelium.sim.generate import run_engine
+    from modelium.sim.kernel.generate import run_engine
 
     file = VIDUR / "requests.csv"
     rows = read_csv(file)

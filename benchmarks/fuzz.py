@@ -39,10 +39,10 @@ from testbed import progress
 from modelium import catalog
 from modelium.analyze import analyze
 from modelium.config import examine, make_plan
-from modelium.config.liveplan import live_input
+from modelium.config.planning.live import live_input
 from modelium.config.template import json_schema
 from modelium.errors import ModeliumError
-from modelium.registry import describe, make_policy, names
+from modelium.plugins.registry import describe, make_policy, names
 from modelium.traces import read_trace
 from tests.live.running import running, sweep
 

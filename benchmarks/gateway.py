@@ -31,7 +31,7 @@ import uvloop
 import yaml
 from load import Timed, clock, closed, lines, opened, request
 
-from modelium.client import Client
+from modelium.client.client import Client
 
 TOKENS, LONG, STREAMS = 4, 500, 500
 SLOWNESS = 0.3

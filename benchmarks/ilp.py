@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass, replace
 from modelium.catalog import model, models
 from modelium.config import Config, make_plan
 from modelium.config.schema import Cluster, ModelEntry
+from modelium.control.costs import StagedCosts
+from modelium.control.state import Copy, FrozenDemand, FrozenMeters, State
 from modelium.core import Phase
-from modelium.costs import StagedCosts
-from modelium.policies.forecast import EwmaForecast
-from modelium.policies.ilp_model import solve
-from modelium.policies.ilp_problem import MICRO, Effort, Plan
-from modelium.policies.ilp_view import Aims, View
+from modelium.policies.ilp.model import solve
+from modelium.policies.ilp.problem import MICRO, Effort, Plan
+from modelium.policies.ilp.view import Aims, View
+from modelium.policies.toolkit.forecast import EwmaForecast
 from modelium.sim import SimInput
-from modelium.state import Copy, FrozenDemand, FrozenMeters, State
 from modelium.units import MIB
 
 FLEET = "2x8xh100-80g"

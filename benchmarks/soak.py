@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 from testbed import ANSWERED, LEFT, TOLD, WRONG, Testbed, progress, testbed
 
-from modelium.client import ServerError
+from modelium.client.client import ServerError
 
 CLIENTS = 512
 MODELS = (

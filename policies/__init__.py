@@ -14,7 +14,7 @@ POLICIES: dict[str, str] = {
     "landlord": "modelium.policies.landlord:Landlord",
     "ffd": "modelium.policies.ffd:Ffd",
     "bfd": "modelium.policies.bfd:Bfd",
-    "ilp": "modelium.policies.ilp:Ilp",
+    "ilp": "modelium.policies.ilp.policy:Ilp",
     "belady_cost": "modelium.policies.belady_cost:BeladyCost",
 }
 """Where each built-in policy is; imported when asked for, since some import much."""

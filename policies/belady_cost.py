@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelium.core import ClusterState, Instance
-from modelium.policies.on_demand import OnDemand
+from modelium.policies.toolkit.on_demand import OnDemand
 from modelium.units import GIB
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.policies.packed import Packed
-from modelium.policies.place import best_fit
+from modelium.policies.toolkit.packed import Packed
+from modelium.policies.toolkit.placement import best_fit
 
 
 class Bfd(Packed):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.policies.packed import Packed
-from modelium.policies.place import first_fit
+from modelium.policies.toolkit.packed import Packed
+from modelium.policies.toolkit.placement import first_fit
 
 
 class Ffd(Packed):

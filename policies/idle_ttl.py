@@ -20,8 +20,8 @@ from modelium.core import (
     Unload,
 )  # fmt: skip
 from modelium.policies.lru import Lru
-from modelium.policies.on_demand import HAIR_S, host_free_bytes
-from modelium.policies.room import may_leave
+from modelium.policies.toolkit.eviction import may_leave
+from modelium.policies.toolkit.on_demand import HAIR_S, host_free_bytes
 from modelium.units import format_seconds
 
 CHECK_S = 60.0

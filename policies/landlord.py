@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelium.core import ClusterState, Instance
-from modelium.policies.on_demand import OnDemand
-from modelium.policies.room import Victim
+from modelium.policies.toolkit.eviction import Victim
+from modelium.policies.toolkit.on_demand import OnDemand
 from modelium.units import GIB
 
 

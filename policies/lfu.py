@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelium.core import ClusterState, Instance
-from modelium.policies.on_demand import OnDemand
+from modelium.policies.toolkit.on_demand import OnDemand
 
 
 class Lfu(OnDemand):

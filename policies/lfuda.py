@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelium.core import ClusterState, Instance
-from modelium.policies.ageing import AtLastHit
-from modelium.policies.on_demand import OnDemand
-from modelium.policies.room import Victim
+from modelium.policies.toolkit.ageing import AtLastHit
+from modelium.policies.toolkit.eviction import Victim
+from modelium.policies.toolkit.on_demand import OnDemand
 
 
 class Lfuda(OnDemand):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.policies.on_demand import OnDemand, last_use
+from modelium.policies.toolkit.on_demand import OnDemand, last_use
 
 
 class Lru(OnDemand):

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from modelium.core import ClusterState, Instance
-from modelium.policies.on_demand import OnDemand
+from modelium.policies.toolkit.on_demand import OnDemand
 
 
 class RandomEvict(OnDemand):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modelium.core import ClusterState
-from modelium.policies.diff import Target
-from modelium.policies.pack import pack
-from modelium.policies.place import first_fit
-from modelium.policies.planned import Planned
+from modelium.policies.toolkit.bin_packing import pack
+from modelium.policies.toolkit.diff import Target
+from modelium.policies.toolkit.placement import first_fit
+from modelium.policies.toolkit.planned import Planned
 
 
 class Static(Planned):

@@ -3,6 +3,7 @@
 if __name__ == "sim":  # this folder is the package modelium.sim
     raise ImportError("import modelium.sim, not sim")
 
-from modelium.sim.run import SimInput, simulate
+from modelium.sim.inputs import SimInput
+from modelium.sim.run import simulate
 
 __all__ = ["SimInput", "simulate"]

@@ -9,7 +9,11 @@ from typing import Any
 
 import simpy
 
-from modelium.conversation import Conversation
+from modelium.control.costs import ConfiguredFacts, StagedCosts
+from modelium.control.lifecycle import Lifecycle, decision
+from modelium.control.policy_channel import Conversation
+from modelium.control.rules import may_begin, refusal
+from modelium.control.state import Copy, State
 from modelium.core import (
     COMING,
     Action,
@@ -26,18 +30,13 @@ from modelium.core import (
     Unload,
     Wake,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, StagedCosts
-from modelium.room import Room
-from modelium.rules import may_begin, refusal
-from modelium.sim import transitions
 from modelium.sim.course import Course, LostError, Steps, Urgent
+from modelium.sim.data_plane import Plane
 from modelium.sim.faults import FaultSource
-from modelium.sim.kvuse import KvUse
+from modelium.sim.inputs import SimInput
+from modelium.sim.kv_utilization import KvUse
 from modelium.sim.links import NodeLinks
-from modelium.sim.plane import Plane
-from modelium.sim.run import SimInput
-from modelium.state import Copy, State
-from modelium.timeline import Timeline
+from modelium.sim.transitions import LoadError, Transitions
 from modelium.units import PS_PER_S, ps
 
 
@@ -77,14 +76,17 @@ class SimCluster:
             given.settings.limits,
         )
         self.state.costs = StagedCosts(self.state, self.facts, given.work)
-        self.room = Room(self.state.all_gpus)
-        self.links = {node.id: self._links(given, node.id) for node in given.nodes}
-        self.kv_use = KvUse(self, float(plane.w.busy.width_s[0]))
-        self.faults = FaultSource(self, given.settings.faults, seed)
+        self.life = Lifecycle(self.state, self)
+        self.kv_use = KvUse(self.env, self.state, plane.w.engines, float(plane.w.busy.width_s[0]))
+        self.faults = FaultSource(
+            self.env, self.state, given.settings.faults, seed, self.kill, self.tell
+        )
+        links = {node.id: self._links(given, node.id) for node in given.nodes}
+        self._transitions = Transitions(
+            self.env, self.life, self.facts, self.faults, links, self.settings.host_cache,
+            self._idle_event,
+        )  # fmt: skip
         self.decisions: list[Decision] = []
-        self.held: dict[str, int] = {}
-        """Bytes that each copy really holds on each of its GPUs."""
-        self.timeline = Timeline(self.state, self.held)
         self.talk = Conversation(
             plane,
             self.env.now_ps,
@@ -131,8 +133,8 @@ class SimCluster:
             case Move(instance, gpus):
                 self._move(action, line, self.state.copy(instance), gpus)
             case Unload(instance):
-                copy = self.close(self.state.copy(instance), Phase.LEAVING)
-                self._go(action, line, copy, transitions.unload(self, copy, line))
+                copy = self.life.close(self.state.copy(instance), Phase.LEAVING)
+                self._go(action, line, copy, self._transitions.unload(copy, line))
             case Sleep(instance, level):
                 self._sleep(action, line, self.state.copy(instance), level)
             case Wake(instance):
@@ -150,7 +152,7 @@ class SimCluster:
         self.faults.begin()
         self.env.process(self.kv_use.watch())
         self.play(end_ps)
-        self.timeline.close()
+        self.life.timeline.close()
 
     def play(self, end_ps: int, *, on: bool = False) -> None:
         """Let time pass until `end_ps`, or until all requests are settled unless `on`."""
@@ -216,20 +218,20 @@ class SimCluster:
         if self.env.now == 0 and self.settings.prepared:
             self._prepare(action, line, copy)
         else:
-            self._go(action, line, copy, transitions.load(self, copy, line))
+            self._go(action, line, copy, self._transitions.load(copy, line))
 
     def _prepare(self, action: Load, line: Decision, copy: Copy) -> None:
         """What is loaded before the trace begins costs its users nothing."""
-        wanted = self.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
-        if self.room.withdraw(wanted):
-            self._go(action, line, copy, transitions.load(self, copy, line))
+        ledger = self.life.ledger
+        if ledger.withdraw(ledger.take(copy.gpus, copy.bytes_per_gpu, lambda: None)):
+            self._go(action, line, copy, self._transitions.load(copy, line))
             return
-        self.held[copy.id] = copy.bytes_per_gpu
+        self.life.took(copy, copy.bytes_per_gpu)
         self.facts.seen.add((copy.model, copy.node))
         if self.settings.host_cache:
             size = self.state.models[copy.model].weights_bytes
             self.state.ram[copy.node].cache(copy.model, size)
-        self.make_ready(copy, "")
+        self.life.make_ready(copy, "")
         line.end_s = self.state.now_s
         self.talk.answer(Done(action, "", copy.id))
 
@@ -248,17 +250,17 @@ class SimCluster:
     def _move(self, action: Move, line: Decision, old: Copy, gpus: tuple[str, ...]) -> None:
         new = self._new_copy(old.model, gpus, None)
         line.instance = new.id
-        self._go(action, line, new, transitions.move(self, old, new, line))
+        self._go(action, line, new, self._transitions.move(old, new, line, self.start))
 
     def _sleep(self, action: Sleep, line: Decision, copy: Copy, level: int) -> None:
         size = self.state.models[copy.model].weights_bytes if level == 1 else 0
-        self.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
-        self._go(action, line, copy, transitions.sleep(self, copy, line, level))
+        self.life.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+        self._go(action, line, copy, self._transitions.sleep(copy, line, level))
 
     def _wake(self, action: Wake, line: Decision, copy: Copy) -> None:
         self.state.change(copy, Phase.WAKING, bytes_per_gpu=self._full_bytes[copy.id])
         self.plane.set_coming(copy.model, 1)
-        self._go(action, line, copy, transitions.wake(self, copy, line))
+        self._go(action, line, copy, self._transitions.wake(copy, line))
 
     def _go(self, action: Action, line: Decision, copy: Copy, steps: Steps) -> None:
         course = Course(self.env, self._watch(action, line, copy, steps))
@@ -273,51 +275,36 @@ class SimCluster:
         error = ""
         try:
             yield from steps
-        except transitions.LoadError as failure:
+        except (LoadError, LostError) as failure:
             error = str(failure)
-            self.forget(copy)
-        except LostError as lost:
-            error = str(lost)
-            self.forget(copy)
+            self.life.forget(copy)
         self._under_way.pop(copy.id, None)
         line.end_s, line.error = self.state.now_s, error
         self.tell(Done(action, error, copy.id))
 
-    # What transitions and faults change
+    # How requests reach instances, for `Lifecycle`
 
-    def make_ready(self, copy: Copy, cold: str) -> None:
-        """A copy takes requests from now on, first those that waited for it."""
-        self.state.change(copy, Phase.READY)
-        self.timeline.mark(copy, "ready")
-        self.plane.open(copy)
-        self.plane.set_coming(copy.model, -1)
-        self.plane.release(copy.model, cold)
+    def open(self, instance: Copy, cold: str) -> None:
+        """It takes requests from now on, first those that waited for it."""
+        self.plane.open(instance)
+        self.plane.set_coming(instance.model, -1)
+        self.plane.release(instance.model, cold)
 
-    def close(self, copy: Copy, phase: Phase, **holdings: int) -> Copy:
-        """A copy takes no more requests."""
-        if copy.phase is Phase.READY:
-            self.plane.close(copy)
-        self.state.change(copy, phase, **holdings)
-        return copy
+    def close(self, instance: Copy) -> None:
+        """It takes no more requests."""
+        self.plane.close(instance)
 
-    def hold(self, copy: Copy, bytes_per_gpu: int) -> None:
-        """A copy holds only `bytes_per_gpu` from now on."""
-        self.room.give(copy.gpus, self.held[copy.id] - bytes_per_gpu)
-        self.held[copy.id] = bytes_per_gpu
+    def dismiss(self, instance: Copy) -> None:
+        """It is gone."""
+        if instance.phase in COMING:
+            self.plane.set_coming(instance.model, -1)
+        self.kv_use.forget(instance)
+        self.plane.dismiss(instance)
+        del self._full_bytes[instance.id]
 
-    def forget(self, copy: Copy) -> None:
-        """A copy is gone: give back all that it held."""
-        if copy.phase in COMING:
-            self.plane.set_coming(copy.model, -1)
-        self.timeline.mark(copy, "")
-        self.kv_use.forget(copy)
-        self.room.give(copy.gpus, self.held.pop(copy.id, 0))
-        self.state.remove(copy)
-        self.plane.dismiss(copy)
-        del self._full_bytes[copy.id]
+    # Idle and lost instances
 
-    def idle_event(self, copy: Copy) -> simpy.Event:
-        """Happens when a copy that takes no more requests has answered its last."""
+    def _idle_event(self, copy: Copy) -> simpy.Event:
         idle = self.env.event()
         self._draining[copy.id] = (copy, idle)
         self.plane.hear_idle(copy)
@@ -332,18 +319,10 @@ class SimCluster:
         if under_way is not None:
             under_way.cut_off(why)
         else:
-            self.forget(copy)
+            self.life.forget(copy)
 
     def _write(self, action: Action, why: str) -> Decision:
-        instance = getattr(action, "instance", "")
-        known = self.state.instances.get(instance)
-        model = getattr(action, "model", known.model if known else "")
-        gpus = getattr(action, "gpus", known.gpus if known else ())
-        kind = type(action).__name__.lower()
-        now_s = self.state.now_s
-        line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
-        if why:
-            line.end_s, line.error, line.instance = now_s, why, ""
+        line = decision(self.state, action, why)
         self.decisions.append(line)
         self.talk.acted()
         return line

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import simpy
 
-from modelium.core import Fault, Phase
+from modelium.control.state import Copy, State
+from modelium.core import Event, Fault, Phase
 from modelium.errors import ConfigError, did_you_mean
 from modelium.sim.spec import FaultAt, Faults
-from modelium.state import Copy
 from modelium.units import ps
-
-if TYPE_CHECKING:
-    from modelium.sim.cluster import SimCluster
 
 KINDS = ("gpu_lost", "node_lost", "crash", "load_fails", "load_slow")
 
@@ -22,8 +21,17 @@ KINDS = ("gpu_lost", "node_lost", "crash", "load_fails", "load_slow")
 class FaultSource:
     """Lets things break; the same seed breaks the same things."""
 
-    def __init__(self, cluster: SimCluster, spec: Faults, seed: int) -> None:
-        self._cluster = cluster
+    def __init__(
+        self,
+        env: simpy.Environment,
+        state: State,
+        spec: Faults,
+        seed: int,
+        kill: Callable[[Copy, str], None],
+        tell: Callable[[Event], None],
+    ) -> None:
+        """`kill` loses an instance and says why; `tell` lets the policy hear of a fault."""
+        self._env, self._state, self._kill, self._tell = env, state, kill, tell
         self._spec = spec
         self._seed = seed
         self._failing: set[str] = set()
@@ -37,12 +45,12 @@ class FaultSource:
 
     def begin(self) -> None:
         """Start all fault processes."""
-        env = self._cluster.env
+        env = self._env
         for fault in self._spec.schedule:
             self._check(fault)
             env.process(self._scheduled(fault))
         if self._spec.gpu_mtbf_s < float("inf"):
-            for gpu in self._cluster.state.all_gpus:
+            for gpu in self._state.all_gpus:
                 env.process(self._failing_gpu(gpu))
         if self._spec.crash_mtbf_s < float("inf"):
             env.process(self._crashes())
@@ -61,7 +69,7 @@ class FaultSource:
         return factor
 
     def _check(self, fault: FaultAt) -> None:
-        state = self._cluster.state
+        state = self._state
         if fault.kind not in KINDS:
             hint = did_you_mean(fault.kind, KINDS) or f" Known: {', '.join(KINDS)}."
             raise ConfigError(f"no fault called {fault.kind!r}.{hint}")
@@ -74,13 +82,13 @@ class FaultSource:
             raise ConfigError(f"{fault.kind}: nothing called {fault.target!r}.{hint}")
 
     def _scheduled(self, fault: FaultAt) -> Any:
-        yield self._cluster.env.timeout(ps(fault.at_s))
+        yield self._env.timeout(ps(fault.at_s))
         match fault.kind:
             case "gpu_lost":
                 yield from self._lose([fault.target], fault.for_s)
             case "node_lost":
-                gpus = self._cluster.state.all_gpus.values()
-                self._cluster.state.ram[fault.target].clear()
+                gpus = self._state.all_gpus.values()
+                self._state.ram[fault.target].clear()
                 yield from self._lose([g.id for g in gpus if g.node == fault.target], fault.for_s)
             case "crash":
                 self._crash(self._busiest(fault.target))
@@ -94,28 +102,28 @@ class FaultSource:
                 self._slow.pop(fault.target, None)
 
     def _for(self, seconds: float) -> Any:
-        env = self._cluster.env
+        env = self._env
         yield env.timeout(ps(seconds)) if seconds < 1e9 else env.event()
 
     def _lose(self, gpus: list[str], for_s: float) -> Any:
-        cluster = self._cluster
-        gpus = [gpu for gpu in gpus if gpu in cluster.state.gpus]
+        state = self._state
+        gpus = [gpu for gpu in gpus if gpu in state.gpus]
         for gpu in gpus:
-            cluster.state.lose(gpu)
+            state.lose(gpu)
         for gpu in gpus:
-            for copy in list(cluster.state.instances_on(gpu)):
-                cluster.kill(cluster.state.copy(copy.id), f"{gpu} was lost")
+            for copy in list(state.instances_on(gpu)):
+                self._kill(state.copy(copy.id), f"{gpu} was lost")
         for gpu in gpus:
-            cluster.tell(Fault(gpu, "lost"))
+            self._tell(Fault(gpu, "lost"))
         yield from self._for(for_s)
         for gpu in gpus:
-            cluster.state.regain(gpu)
-            cluster.tell(Fault(gpu, "back"))
+            state.regain(gpu)
+            self._tell(Fault(gpu, "back"))
 
     def _failing_gpu(self, gpu: str) -> Any:
         while True:
             wait_s = float(self._rng["gpu"].exponential(self._spec.gpu_mtbf_s))
-            yield self._cluster.env.timeout(ps(min(wait_s, 8e6)))
+            yield self._env.timeout(ps(min(wait_s, 8e6)))
             yield from self._lose([gpu], self._spec.gpu_repair_s)
 
     def _crashes(self) -> Any:
@@ -124,13 +132,13 @@ class FaultSource:
             ready = self._ready()
             mean_s = self._spec.crash_mtbf_s / max(1, len(ready))
             wait_s = float(self._rng["crash"].exponential(mean_s))
-            yield self._cluster.env.timeout(ps(min(wait_s, 8e6)))
+            yield self._env.timeout(ps(min(wait_s, 8e6)))
             ready = self._ready()
             if ready:
                 self._crash(ready[int(self._rng["crash"].integers(len(ready)))])
 
     def _ready(self) -> list[Copy]:
-        state = self._cluster.state
+        state = self._state
         return [
             state.copy(name) for name, copy in state.instances.items() if copy.phase is Phase.READY
         ]
@@ -141,5 +149,5 @@ class FaultSource:
 
     def _crash(self, copy: Copy | None) -> None:
         if copy is not None:
-            self._cluster.kill(copy, "crashed")
-            self._cluster.tell(Fault(copy.id, "crashed"))
+            self._kill(copy, "crashed")
+            self._tell(Fault(copy.id, "crashed"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from modelium.costs import Links
+from modelium.control.costs import Links
 from modelium.units import PS_PER_S
 
 

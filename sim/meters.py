@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from modelium.sim.books import GENERATE, NOW, World
-from modelium.state import Copy
+from modelium.control.state import Copy
+from modelium.sim.kernel.arrays import GENERATE, NOW, World
 from modelium.units import PS_PER_S
 
 

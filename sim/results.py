@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelium import __version__
+from modelium.control.timeline import busy_columns
 from modelium.errors import ModeliumError
-from modelium.record import (
+from modelium.results.record import (
     COLD,
     OUTCOMES,
     Column,
@@ -21,16 +22,15 @@ from modelium.record import (
     requests_table,
     timeline_table,
 )
-from modelium.sim.books import World
-from modelium.sim.infer import add_busy
-from modelium.summary import summarize
-from modelium.timeline import busy_columns
+from modelium.results.summary import summarize
+from modelium.sim.kernel.arrays import World
+from modelium.sim.kernel.infer import add_busy
 from modelium.traces import Trace
 from modelium.units import PS_PER_S
 
 if TYPE_CHECKING:
     from modelium.sim.cluster import SimCluster
-    from modelium.sim.run import SimInput
+    from modelium.sim.inputs import SimInput
 
 _PACKAGES = ("simpy", "numpy", "numba", "pyarrow")
 
@@ -45,7 +45,7 @@ def collect(
     span_s = max(trace.span_s, end_s)
     requests = requests_table(_columns(given, cluster, trace))
     decisions = decisions_table(cluster.decisions)
-    timeline = timeline_table(cluster.timeline.rows, *_by_bin(cluster, span_s))
+    timeline = timeline_table(cluster.life.timeline.rows, *_by_bin(cluster, span_s))
     figures = summarize(
         requests,
         decisions,

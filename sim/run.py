@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modelium.core import Gpu, Model, Node, Policy, Slo, drive
-from modelium.costs import ConfiguredFacts, Work
-from modelium.sim.spec import Engine, Settings
+from modelium.core import Policy, drive
+from modelium.sim.inputs import SimInput
 from modelium.traces import Trace
 
 if TYPE_CHECKING:
-    from modelium.record import Run
-
-
-@dataclass(frozen=True)
-class SimInput:
-    """What is simulated, but for the trace and the policy."""
-
-    nodes: list[Node]
-    gpus: list[Gpu]
-    models: list[Model]
-    engines: Callable[[Model, str], Engine]
-    """The engine of a model on a kind of GPU."""
-    work: Work
-    facts: ConfiguredFacts = field(default_factory=ConfiguredFacts)
-    settings: Settings = Settings()
-    slo_classes: Mapping[str, Slo] = field(default_factory=dict)
-    """SLOs of the trace's classes, in place of the model's own; first named, first served."""
-    notes: tuple[str, ...] = ()
-    """What had to be assumed; said in every report."""
+    from modelium.results.record import Run
 
 
 def simulate(
@@ -51,7 +31,7 @@ def simulate(
     TraceError for models of the trace that nobody described.
     """
     from modelium.sim.cluster import SimCluster
-    from modelium.sim.plane import Plane
+    from modelium.sim.data_plane import Plane
     from modelium.sim.results import collect
 
     begin_s = time.perf_counter()

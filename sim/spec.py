@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelium.catalog.serving import DEFAULT_BATCH
-from modelium.rules import Limits
+from modelium.control.rules import Limits
 
 
 @dataclass(frozen=True, slots=True)

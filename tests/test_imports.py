@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,66 +19,61 @@ FOLDERS = {"modelium": "modelium", "sim": "modelium.sim", "policies": "modelium.
 LINKS = ("sim", "policies", "traces")
 
 MAY_IMPORT = {
-    "modelium.core": ("errors", "units"),
-    "modelium.units": ("errors",),
     "modelium.errors": (),
-    "modelium.hostram": (),
-    "modelium.permissions": (),
-    "modelium.durable": (),
+    "modelium.units": ("errors",),
     "modelium.addresses": (),
-    "modelium.fingerprint": ("units",),
-    "modelium.unfinished": (),
-    "modelium.state": ("core", "hostram"),
-    "modelium.rules": ("core", "errors", "units"),
-    "modelium.costs": ("core",),
-    "modelium.conversation": ("core", "errors"),
-    "modelium.guard": ("core", "errors"),
-    "modelium.room": ("core", "errors"),
-    "modelium.timeline": ("core", "state"),
-    "modelium.arrow": (),
-    "modelium.columns": (),
-    "modelium.record": ("core", "errors", "arrow"),
-    "modelium.summary": ("core", "errors", "units", "record", "occupancy", "columns"),
-    "modelium.table": ("units", "errors"),
-    "modelium.report": ("core", "errors", "units", "record", "summary", "table", "occupancy"),
+    "modelium.core": ("errors", "units"),
+    "modelium.storage": ("errors", "units"),
+    "modelium.control": ("core", "errors", "units"),
+    "modelium.results": ("core", "errors", "units"),
     "modelium.catalog": ("core", "errors", "units"),
-    "modelium.analyze": ("catalog", "core", "errors", "unfinished", "units"),
+    "modelium.analyze": ("catalog", "core", "errors", "units"),
+    "modelium.traces": ("errors", "units", "results"),
     "modelium.policies": ("core", "errors", "units"),
-    "modelium.traces": ("errors", "units", "arrow", "columns"),
-    "modelium.sim": (
-        "core", "rules", "state", "hostram", "costs", "units", "errors", "traces", "record",
-        "summary", "catalog", "conversation", "room", "timeline", "columns",
-    ),
-    "modelium.managers": ("errors", "units", "permissions"),
+    "modelium.plugins": ("core", "errors", "units", "policies"),
+    "modelium.sim": ("core", "errors", "units", "control", "results", "catalog", "traces"),
+    "modelium.managers": ("errors", "units", "storage"),
     "modelium.metrics": ("errors", "units"),
-    "modelium.gateway": ("errors", "live", "managers", "addresses", "units", "durable"),
     "modelium.live": (
-        "core", "rules", "state", "hostram", "costs", "units", "errors", "record", "summary",
-        "conversation", "room", "timeline", "managers", "metrics", "catalog", "fingerprint",
-        "permissions", "unfinished",
+        "core", "errors", "units", "control", "results", "catalog", "managers", "metrics",
+        "storage",
     ),
+    "modelium.gateway": ("errors", "units", "addresses", "live", "managers", "storage"),
+    "modelium.repository": ("errors", "units", "analyze", "storage"),
+    "modelium.client": ("errors",),
+    "modelium.testing": ("core", "errors", "units", "control"),
 }  # fmt: skip
-"""Part of the package to the other parts that it may use; those not named here may use all."""
+"""Room to the other rooms that it may use; config, experiments, serving and cli may use all.
+
+What is imported for type checkers only is not counted here, but it is in the test of circles.
+"""
+
+MOST_ROOMS = 25
+"""At the first level of `modelium/`, files and folders."""
+MOST_FILES = 15
+"""Beside each other in one folder."""
+LARGEST_CIRCLE = 3
+"""Files that import each other, lazy imports and those for type checkers counted."""
 
 ONLY_IN = {
     "ortools": ("policies/ilp",),
     "simpy": ("sim/",),
-    "numba": ("sim/compiler.py",),
-    "llvmlite": ("sim/native.py",),
+    "numba": ("sim/jit/compiler.py",),
+    "llvmlite": ("sim/jit/native.py",),
     "pydantic": ("modelium/config/",),
     "click": ("modelium/cli/", "sim/fit/__main__.py"),
-    "jinja2": ("modelium/report/",),
-    "matplotlib": ("modelium/report/", "traces/"),
-    "pynvml": ("modelium/diagnosis.py", "modelium/live/"),
-    "aiohttp": ("modelium/gateway/", "modelium/replay.py"),
-    "grpc": ("modelium/gateway/kserve_grpc.py",),
-    "httptools": ("modelium/managers/emulation/",),
+    "jinja2": ("modelium/results/report/",),
+    "matplotlib": ("modelium/results/report/", "traces/"),
+    "pynvml": ("modelium/cli/diagnosis.py", "modelium/live/"),
+    "aiohttp": ("modelium/gateway/", "modelium/client/replay.py"),
+    "grpc": ("modelium/gateway/kserve/grpc.py",),
+    "httptools": ("modelium/managers/emulated/server/",),
     "prometheus_client": ("modelium/metrics/",),
     "pandas": (),
 }
 """Package to the beginnings of the only paths that may import it."""
 
-ELSEWHERE = ("modelium/managers/ray_models/", "modelium/managers/triton_models/")
+ELSEWHERE = ("modelium/managers/ray/models/", "modelium/managers/triton/models/")
 """Code that runs in the engines' environments, where Modelium is not installed."""
 
 NOT_IN_POLICIES = {"time", "datetime", "os", "pathlib", "socket", "subprocess", "threading"}
@@ -100,14 +96,16 @@ def module_of(path: Path) -> str:
     return ".".join(names[:-1] if names[-1] == "__init__" else names)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also inside functions; not those for type checkers."""
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")))
+def imports(path: Path, *, types: bool = False) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; those for type checkers if asked."""
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), types)
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
+def _imports(node: ast.AST, types: bool) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING":
+            if types:
+                yield from _imports(child, types)
             continue
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -115,7 +113,7 @@ def _imports(node: ast.AST) -> Iterator[str]:
             assert child.level == 0, "imports are absolute"
             module = child.module or ""
             yield from (f"{module}.{alias.name}" for alias in child.names)
-        yield from _imports(child)
+        yield from _imports(child, types)
 
 
 def part_of(module: str) -> str:
@@ -156,6 +154,50 @@ def test_each_part_imports_only_what_it_may() -> None:
     assert wrong == []
 
 
+def test_the_first_level_can_be_taken_in_at_a_glance() -> None:
+    names = {path.stem for path in (ROOT / "modelium").iterdir() if path.suffix in ("", ".py")}
+    assert len(names - {"__init__", "__pycache__"}) <= MOST_ROOMS
+
+
+def test_no_folder_has_too_many_files_beside_each_other() -> None:
+    count = Counter(path.parent for path in sources() if path.stem != "__init__")
+    assert {str(folder): n for folder, n in count.items() if n > MOST_FILES} == {}
+
+
+def test_files_import_each_other_in_one_direction() -> None:
+    """The links are resolved: `sim/` is looked at as `modelium.sim`."""
+    modules = {module_of(path): path for path in sources()}
+    arrows: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        used = set()
+        for name in imports(path, types=True):
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            used.add(name)
+        arrows[module] = used - {module, "", "modelium"}
+    assert [circle for circle in circles(arrows) if len(circle) > LARGEST_CIRCLE] == []
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that reach each other: what Tarjan calls strongly connected."""
+    reach = {module: reached(module, arrows) for module in arrows}
+    found = {
+        tuple(sorted(other for other in reach[module] if module in reach[other]))
+        for module in arrows
+    }
+    return [list(circle) for circle in sorted(found) if len(circle) > 1]
+
+
+def reached(module: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Everything that a module imports, and what that imports, and so on."""
+    found, todo = set[str](), [module]
+    while todo:
+        for other in arrows[todo.pop()] - found:
+            found.add(other)
+            todo.append(other)
+    return found
+
+
 @pytest.mark.parametrize("package", ONLY_IN)
 def test_each_heavy_package_stays_in_its_place(package: str) -> None:
     users = {path for path, name in all_imports() if name.split(".")[0] == package}
@@ -176,7 +218,7 @@ def test_policies_have_no_clock_and_no_files() -> None:
 def test_the_gateway_knows_seats_and_engines_and_nothing_behind_them() -> None:
     used = {name for path, name in all_imports() if path.startswith("modelium/gateway/")}
     behind = {name for name in used if name.startswith(("modelium.live", "modelium.managers"))}
-    known = ("modelium.live.seats.", "modelium.managers.engine.")
+    known = ("modelium.live.requests.interface.", "modelium.managers.engine.")
     assert {name for name in behind if not name.startswith(known)} == set()
     assert behind
 

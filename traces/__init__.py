@@ -7,7 +7,7 @@ from modelium.traces.check import check_models
 from modelium.traces.generate import Bursts, Workload, generate, zipf_shares
 from modelium.traces.info import Info, describe
 from modelium.traces.lengths import Drawn, Lengths, Lognormal
-from modelium.traces.own import write_trace
+from modelium.traces.native_format import write_trace
 from modelium.traces.picture import draw_trace
 from modelium.traces.read import read_trace
 from modelium.traces.resample import resample, split

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from modelium.errors import TraceError
 from modelium.traces.arrivals import Floats, Intensity, gamma, poisson
 from modelium.traces.lengths import Lengths, Lognormal
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 from modelium.traces.trace import MAX_REQUESTS, Labels, Trace
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelium.columns import percentiles
+from modelium.results.columns import percentiles
 from modelium.traces.trace import Trace
 
 IDLE_S = (10, 60, 600, 3600)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.columns import INT32_MAX
-from modelium.traces.streams import stream
-from modelium.traces.trace import Labels
+from modelium.traces.random_streams import stream
+from modelium.traces.trace import Labels, Trace
 
 Ints = NDArray[np.int32]
 _LIMITS = (
@@ -72,12 +71,9 @@ class Drawn:
     source: str = "observed pairs"
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Drawn:
-        """Take the pairs of any trace or list of lengths that `read_trace` knows."""
-        from modelium.traces.read import read_trace
-
-        trace = read_trace(path)
-        return cls(trace.prompt_tokens, trace.output_tokens, str(path))
+    def of(cls, trace: Trace, source: str) -> Drawn:
+        """The pairs of a trace, or of a list of lengths that was read as one."""
+        return cls(trace.prompt_tokens, trace.output_tokens, source)
 
     def draw(self, n: int, seed: int, model: str) -> tuple[Ints, Ints]:
         """Draw whole pairs, so that long prompts keep the answers that they had."""

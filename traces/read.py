@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.errors import TraceError
-from modelium.traces import own
+from modelium.traces import native_format
 from modelium.traces.formats.asked import Asked, Start
 from modelium.traces.lengths import Lengths
 from modelium.traces.trace import Trace
@@ -41,7 +41,7 @@ class Format:
         return function
 
 
-OWN = Format("Modelium", "own")
+OWN = Format("Modelium", "native_format")
 FORMATS = (
     Format("Azure LLM 2023/2024", "formats.azure_llm"),
     Format("Azure Functions 2019", "formats.azure_functions", "_2019"),
@@ -88,7 +88,7 @@ def format_of(path: Path) -> Format:
         raise TraceError(f"{path} does not exist")
     if start.bytes.startswith(PICKLE):
         raise TraceError(f"{path} is a Python pickle. Reading one can run code, so none is read.")
-    if own.certainly(start):
+    if native_format.certainly(start):
         return OWN  # the others need not be imported
     for known in FORMATS:
         if known.recognises(start):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.arrivals import Floats, gamma
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 from modelium.traces.trace import MAX_REQUESTS, Trace
 from modelium.traces.transform import cut
 

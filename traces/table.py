@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelium import arrow
 from modelium.errors import TraceError
+from modelium.results import arrow
 from modelium.traces.columns import (
     Clock,
     Column,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError, did_you_mean
 from modelium.traces.lengths import Lengths, draw_lengths
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 from modelium.traces.trace import LABEL_COLUMNS, MAX_REQUESTS, Labels, Trace
 
 SHIFT_S = 60.0

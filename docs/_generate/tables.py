@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modelium.record import COLD, OUTCOMES, SUMMARY_KEYS, TABLES
+from modelium.results.record import COLD, OUTCOMES, SUMMARY_KEYS, TABLES
 
 HEAD = """\
 # Results: tables and their columns

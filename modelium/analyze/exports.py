@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelium.analyze.reading import Weights, check_beside, check_weights, start_of
 from modelium.errors import ProfileError
-from modelium.unfinished import files_in
+from modelium.storage.unfinished import files_in
 
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 """The first kind that is there counts: others are copies, or not weights."""

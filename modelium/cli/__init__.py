@@ -44,10 +44,15 @@ COMMANDS = {
 }
 """Name and one-line help; the command itself is `modelium.cli.<name>.<name>`, but for these:"""
 ELSEWHERE = {
+    "trace": "trace.group",
+    **{
+        name: f"live.{name}"
+        for name in ("run", "replay", "watch", "status", "explain", "reload", "logs", "key")
+    },
     **dict.fromkeys(
-        ("load", "unload", "sleep", "wake", "update", "pin", "unpin", "delete"), "operate"
+        ("load", "unload", "sleep", "wake", "update", "pin", "unpin", "delete"), "live.operate"
     ),
-    **dict.fromkeys(("list", "usage"), "status"),
+    **dict.fromkeys(("list", "usage"), "live.status"),
 }
 ALIASES = {"serve": "run"}
 

@@ -26,7 +26,7 @@ def analyze(folder: str, names: tuple[str, ...], as_json: bool) -> None:
 
     Reads config.json, safetensors headers and file sizes; never weights or pickles.
     """
-    from modelium.config.hardware import gpu_spec
+    from modelium.config.planning.hardware import gpu_spec
 
     files = analyze_folder(folder)
     kinds = [gpu_spec(kind_of(name), None, {}) for name in names]

@@ -20,7 +20,7 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 @click.pass_context
 def check(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     """Validate Python, packages, GPUs, configuration and disk; exit code 2 on errors."""
-    from modelium.diagnosis import diagnose
+    from modelium.cli.diagnosis import diagnose
 
     findings = diagnose(config)
     if as_json:

@@ -42,7 +42,7 @@ def compare(folders: tuple[Path, ...], **options: Any) -> None:
     elif options["trace"] is None:
         raise ConfigError("name a trace to play (--trace FILE), or the folders of finished runs")
     else:
-        from modelium.registry import names
+        from modelium.plugins.registry import names
 
         policies = options.pop("policies") or tuple(names())
         click.get_current_context().invoke(simulate, bounds=True, policies=policies, **options)
@@ -59,7 +59,7 @@ def _refuse_others(ctx: click.Context) -> None:
 def _finished(folders: Sequence[Path], as_json: bool) -> None:
     """Print the table of runs that are there."""
     from modelium.cli.outcome import runs_in
-    from modelium.record import Run
+    from modelium.results.record import Run
 
     places = [run for folder in folders for run in runs_in(folder)]
     summaries = [Run.read(place).summary for place in places]
@@ -70,7 +70,7 @@ def _finished(folders: Sequence[Path], as_json: bool) -> None:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False))
         return
     from modelium.cli.outcome import console, say
-    from modelium.table import names, print_table
+    from modelium.results.table import names, print_table
 
     labels = [f"{n}\n  {place}" for n, place in zip(names(summaries), places, strict=True)]
     print_table(summaries, console(), labels)

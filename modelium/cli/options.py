@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from modelium.client import Client
+    from modelium.client.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ def client(url: str, key: str) -> Client:
     """The gateway that --url, $MODELIUM_URL or the configuration names."""
     import os
 
-    from modelium.client import URL_VARIABLE, Client
+    from modelium.client.client import URL_VARIABLE, Client
 
     return Client(url or os.environ.get(URL_VARIABLE, "") or _configured(), key)
 

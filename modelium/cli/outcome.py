@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from modelium.config import Plan
-    from modelium.experiment import Prepared, Summary
+    from modelium.experiments.experiment import Prepared, Summary
 
 WIDTH = 100
 
@@ -28,7 +28,7 @@ def collect(
     prepared: Prepared, folder: Path, runs: Mapping[Path, Summary], report: str
 ) -> dict[str, Any]:
     """Everything that a person is told, as plain values for JSON."""
-    from modelium.config.assumed import calibration
+    from modelium.config.planning.assumed import calibration
     from modelium.traces import describe
 
     plan, trace = prepared.plan, prepared.trace
@@ -46,7 +46,7 @@ def collect(
 
 def show(outcome: Mapping[str, Any]) -> None:
     """Print an outcome: first what was assumed, then the table, then where the report is."""
-    from modelium.table import print_table
+    from modelium.results.table import print_table
 
     say("Trace", _trace_line(outcome["trace"]))
     say("Cluster", _cluster_line(outcome["cluster"]))
@@ -72,9 +72,9 @@ def console() -> Console:
 
 def write_report(folders: Sequence[Path], file: Path) -> None:
     """Build one report of runs. Raises RecordError if a run cannot be read or the file written."""
-    from modelium.record import Run
-    from modelium.report import build
-    from modelium.table import names
+    from modelium.results.record import Run
+    from modelium.results.report import build
+    from modelium.results.table import names
 
     runs = [Run.read(folder) for folder in folders]
     page = build(list(zip(names([run.summary for run in runs]), runs, strict=True)))
@@ -148,7 +148,7 @@ def _cluster_line(cluster: Mapping[str, Any]) -> str:
 
 def _slos(plan: Plan) -> list[str]:
     """Each SLO in words, with how many models have it; classes by name."""
-    from modelium.config.assumed import in_words
+    from modelium.config.planning.assumed import in_words
 
     counts = Counter(in_words(one.model.slo) for one in plan.models.values())
     told = [

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from modelium.errors import PolicyError
-from modelium.registry import describe, names
+from modelium.plugins.registry import describe, names
 
 
 @click.command()

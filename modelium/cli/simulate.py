@@ -21,7 +21,7 @@ from modelium.errors import ConfigError
 from modelium.policies import DEFAULT_POLICY
 
 if TYPE_CHECKING:
-    from modelium.experiment import Job, Prepared, Summary
+    from modelium.experiments.experiment import Job, Prepared, Summary
 
 DEFAULT_POLICIES = (DEFAULT_POLICY, "gdsf", "lru")
 FILE = click.Path(path_type=Path)
@@ -77,8 +77,8 @@ def simulate(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()
     from modelium.cli.outcome import collect, show, write_report
-    from modelium.experiment import Experiment, prepare
-    from modelium.record import new_folder
+    from modelium.experiments.experiment import Experiment, prepare
+    from modelium.results.record import new_folder
 
     prepared = prepare(Experiment(trace, config, models, gpus, router or ""))
     asked = policies or prepared.plan.policies or DEFAULT_POLICIES
@@ -106,7 +106,7 @@ def simulate(
 
 def _jobs(policies: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Job]:
     """Every policy with every seed; several get a folder each inside `folder`."""
-    from modelium.experiment import Job
+    from modelium.experiments.experiment import Job
 
     pairs = [(policy, seed) for policy in policies for seed in seeds]
     for policy, seed in pairs:
@@ -123,7 +123,7 @@ def _jobs(policies: Sequence[str], seeds: Sequence[int], folder: Path) -> list[J
 
 def _limits(prepared: Prepared) -> Mapping[str, float | None]:
     """What no policy can exceed."""
-    from modelium.experiment import bounds_of
+    from modelium.experiments.experiment import bounds_of
 
     with _progress("Bounding what any policy could reach", 1.0) as advance:
         return bounds_of(prepared, advance)
@@ -131,7 +131,7 @@ def _limits(prepared: Prepared) -> Mapping[str, float | None]:
 
 def _play(prepared: Prepared, jobs: Sequence[Job], processes: int) -> list[Summary]:
     """The summaries in the order of `jobs`."""
-    from modelium.experiment import play_all
+    from modelium.experiments.experiment import play_all
 
     done = {}
     words = "Simulating (the very first time, a minute goes to compiling)"

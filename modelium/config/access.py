@@ -25,7 +25,7 @@ def exposed(config: Config) -> str:
 
 def access_notes(config: Config) -> list[str]:
     """What to say of who may call, and of who may read the metrics. Raises ConfigError."""
-    from modelium.gateway.keys import Keys
+    from modelium.gateway.access.keys import Keys
 
     given, metrics, notes = config.gateway, config.metrics, []
     if given.keys and not Keys(Path(given.keys)).all():

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from modelium import catalog
 from modelium.catalog import fleet_nodes
 from modelium.config.live import Emulated, Gateway, Live, Ray, Triton
-from modelium.config.profiles import Profiles
-from modelium.config.simulation import Simulation
+from modelium.config.planning.profiles import Profiles
+from modelium.config.planning.simulation import Simulation
 from modelium.config.values import (
     Bounds,
     Bytes,

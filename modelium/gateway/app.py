@@ -10,15 +10,17 @@ import aiohttp
 from aiohttp import HttpVersion11, hdrs, web
 
 from modelium.errors import ModeliumError
-from modelium.gateway import kserve, openai, operating
-from modelium.gateway.asking import request_id
-from modelium.gateway.callers import authorize
-from modelium.gateway.connections import CONNECTIONS, Connections
-from modelium.gateway.desk import DESK, REQUEST_ID, Desk
+from modelium.gateway import admin_api
+from modelium.gateway.access.auth import authorize
+from modelium.gateway.access.connections import CONNECTIONS, Connections
+from modelium.gateway.context import DESK, REQUEST_ID, Desk
 from modelium.gateway.errors import ApiError, json_response, starting
+from modelium.gateway.kserve import api as kserve
+from modelium.gateway.openai import api as openai
+from modelium.gateway.openai.sse_writer import send
 from modelium.gateway.openapi import document
-from modelium.gateway.outlet import send
 from modelium.gateway.predict import predict
+from modelium.gateway.request_parsing import request_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODEL = r"{model:.+}"
@@ -42,12 +44,12 @@ def make_app(desk: Desk, connections: Connections) -> web.Application:
     app.cleanup_ctx.append(_connections)
     app.on_response_prepare.append(_label)
     routes = [
-        web.get("/health", operating.health),
-        web.get("/health/live", operating.live),
-        web.get("/v2/health/live", operating.live),
-        web.get("/ready", operating.ready),
-        web.get("/health/ready", operating.ready),
-        web.get("/v2/health/ready", operating.ready),
+        web.get("/health", admin_api.health),
+        web.get("/health/live", admin_api.live),
+        web.get("/v2/health/live", admin_api.live),
+        web.get("/ready", admin_api.ready),
+        web.get("/health/ready", admin_api.ready),
+        web.get("/v2/health/ready", admin_api.ready),
         web.get("/openapi.json", _openapi),
         *_for_users(),
         *_for_operators(),
@@ -110,18 +112,18 @@ def _for_users() -> list[web.RouteDef]:
 
 def _for_operators() -> list[web.RouteDef]:
     gets = {
-        "/status": operating.status,
-        "/models": operating.models,
-        f"/models/{MODEL}": operating.model,
-        "/decisions": operating.decisions,
-        "/events": operating.events,
-        "/usage": operating.usage,
+        "/status": admin_api.status,
+        "/models": admin_api.models,
+        f"/models/{MODEL}": admin_api.model,
+        "/decisions": admin_api.decisions,
+        "/events": admin_api.events,
+        "/usage": admin_api.usage,
     }
     return [
         *(web.get(path, _needs("admin", handler)) for path, handler in gets.items()),
-        web.post("/reload", _needs("admin", operating.reload)),
-        web.post(f"/models/{MODEL}/{VERBS}", _needs("admin", operating.act)),
-        web.delete(f"/models/{MODEL}", _needs("admin", operating.remove)),
+        web.post("/reload", _needs("admin", admin_api.reload)),
+        web.post(f"/models/{MODEL}/{VERBS}", _needs("admin", admin_api.act)),
+        web.delete(f"/models/{MODEL}", _needs("admin", admin_api.remove)),
         web.post(
             f"/v2/repository/models/{MODEL}/{{verb:load|unload}}", _needs("admin", kserve.change)
         ),

@@ -15,9 +15,9 @@ from aiohttp import web
 from yarl import URL
 
 from modelium.errors import ModeliumError
-from modelium.gateway.asking import Ask
-from modelium.gateway.desk import Desk
+from modelium.gateway.context import Desk
 from modelium.gateway.errors import ApiError, dumped
+from modelium.gateway.request_parsing import Ask
 from modelium.managers.engine import Engine
 
 USAGE_WANTED = b'{"stream_options":{"include_usage":true},'

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from modelium.errors import ModeliumError
-from modelium.live.seats import RefusedError
+from modelium.live.requests.interface import RefusedError
 
 TYPES = {
     400: "invalid_request_error",

@@ -10,14 +10,14 @@ from typing import Any
 
 from aiohttp import web
 
-from modelium.gateway.answering import seated, talk
-from modelium.gateway.asking import Ask, new_request, number, parsed, read_raw, text, whole
-from modelium.gateway.desk import DESK, Desk
+from modelium.gateway.context import DESK, Desk
 from modelium.gateway.engines import BAD_GATEWAY, Given, called, json_of, usage_of
 from modelium.gateway.errors import ApiError, dumped
-from modelium.gateway.kserve import infer_at
-from modelium.gateway.translating import openai_answer
-from modelium.live.seats import Request
+from modelium.gateway.kserve.api import infer_at
+from modelium.gateway.openai.kserve_adapter import openai_answer
+from modelium.gateway.proxy import seated, talk
+from modelium.gateway.request_parsing import Ask, new_request, number, parsed, read_raw, text, whole
+from modelium.live.requests.interface import Request
 from modelium.managers.engine import Engine
 
 OWN_CLASSES = "ray"

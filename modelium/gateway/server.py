@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from modelium.errors import ConfigError
+from modelium.gateway.access.connections import Bounds, Connections
 from modelium.gateway.address import Address
 from modelium.gateway.app import make_app
-from modelium.gateway.connections import Bounds, Connections
-from modelium.gateway.desk import Desk
+from modelium.gateway.context import Desk
 
 LINGER_S = 2.0
 """What is still being sent when the server ends has this long."""
@@ -75,7 +75,7 @@ async def listening(
         scheme = "https" if address.certificate else "http"
         async with AsyncExitStack() as stack:
             if address.grpc_port is not None:
-                from modelium.gateway.kserve_grpc import grpc_listening
+                from modelium.gateway.kserve.grpc import grpc_listening
 
                 desk.grpc = await stack.enter_async_context(grpc_listening(desk, address))
             yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -15,7 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import filterfalse
 from typing import Any, TypeVar
 
-from modelium.conversation import Conversation
+from modelium.control.memory_ledger import Room
+from modelium.control.policy_channel import Conversation
+from modelium.control.rules import may_begin, may_replace, refusal
+from modelium.control.state import Copy, State
+from modelium.control.timeline import Timeline
 from modelium.core import (
     CANCELLED,
     GOING,
@@ -37,28 +41,24 @@ from modelium.core import (
     Wake,
 )  # fmt: skip
 from modelium.errors import ModeliumError
-from modelium.live import transitions
-from modelium.live.beginning import begin
-from modelium.live.coming import Arrivals
-from modelium.live.failures import Failures
-from modelium.live.files import Files
-from modelium.live.given import LiveInput
-from modelium.live.hostmemory import HostWatch
-from modelium.live.inventory import Inventory
-from modelium.live.journal import Journal, JournalError
-from modelium.live.learning import Learnt, LearntCosts
-from modelium.live.lines import Watchers, as_news, line_of
-from modelium.live.memory import Memory
-from modelium.live.place import LiveSeat
-from modelium.live.reception import Reception
-from modelium.live.roster import Roster
-from modelium.live.seats import RefusedError, Request
-from modelium.live.unwanted import Unwanted
+from modelium.live.engines import transitions
+from modelium.live.engines.actions import begin
+from modelium.live.engines.backoff import Failures
+from modelium.live.engines.calibration import Learnt, LearntCosts
+from modelium.live.engines.gpu_memory import Memory
+from modelium.live.engines.gpus import Inventory
+from modelium.live.engines.host_memory import HostWatch
+from modelium.live.engines.model_files import Files
+from modelium.live.engines.progress import Arrivals
+from modelium.live.engines.unwanted_loads import Unwanted
+from modelium.live.models import Roster
+from modelium.live.records.events import Watchers, as_news, line_of
+from modelium.live.records.journal import Journal, JournalError
+from modelium.live.requests.dispatcher import Reception
+from modelium.live.requests.interface import RefusedError, Request
+from modelium.live.requests.slot import LiveSeat
+from modelium.live.settings import LiveInput
 from modelium.managers.engine import Engine, Manager, StartError
-from modelium.room import Room
-from modelium.rules import may_begin, may_replace, refusal
-from modelium.state import Copy, State
-from modelium.timeline import Timeline
 from modelium.units import format_seconds
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "EmulatedManager": "modelium.managers.emulated",
-    "RayManager": "modelium.managers.ray",
-    "TritonManager": "modelium.managers.triton",
-    "VLLMManager": "modelium.managers.vllm",
+    "EmulatedManager": "modelium.managers.emulated.manager",
+    "RayManager": "modelium.managers.ray.manager",
+    "TritonManager": "modelium.managers.triton.manager",
+    "VLLMManager": "modelium.managers.vllm.manager",
 }
 
 

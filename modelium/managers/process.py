@@ -32,7 +32,7 @@ import psutil
 from modelium.errors import ConfigError
 from modelium.managers.engine import EngineError
 from modelium.managers.identity import Process, holds_its_number, identify, runs
-from modelium.permissions import keep_private, private_file, private_folder
+from modelium.storage.permissions import keep_private, private_file, private_folder
 
 MARK = "MODELIUM_SCRATCH"
 """In the environment of every process of an engine: its instance's scratch directory."""

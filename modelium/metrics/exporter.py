@@ -28,8 +28,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from modelium.errors import ConfigError
 from modelium.metrics.families import Families
-from modelium.metrics.lately import Lately
 from modelium.metrics.reasons import OTHER, kind_of
+from modelium.metrics.recent_rates import Lately
 
 T = TypeVar("T", bound=MetricWrapperBase)
 MAX_NAMES = 2000

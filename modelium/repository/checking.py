@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelium.analyze import ModelFiles, analyze
 from modelium.errors import ModeliumError
-from modelium.unfinished import files_in
+from modelium.storage.unfinished import files_in
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 """A name, or "organization/name"."""

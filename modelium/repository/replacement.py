@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from modelium.durable import write_durably
 from modelium.errors import ModeliumError, did_you_mean
 from modelium.repository.checking import RepositoryError, check_folder
 from modelium.repository.stored import StoredModel
+from modelium.storage.durable import write_durably
 
 if TYPE_CHECKING:
     from modelium.repository.repository import ModelRepository

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from modelium.analyze import ModelFiles
-from modelium.durable import write_durably
 from modelium.errors import did_you_mean
 from modelium.repository.checking import RepositoryError as RepositoryError
 from modelium.repository.checking import check_folder, check_name
 from modelium.repository.replacement import Replacement, begin, recover
 from modelium.repository.stored import ASKED_FOR
 from modelium.repository.stored import StoredModel as StoredModel
-from modelium.unfinished import files_in
+from modelium.storage.durable import write_durably
+from modelium.storage.unfinished import files_in
 from modelium.units import format_bytes
 
 

@@ -16,7 +16,7 @@ from watchdog.observers import Observer
 from modelium.repository.checking import RepositoryError, listing
 from modelium.repository.repository import ModelRepository
 from modelium.repository.stored import StoredModel
-from modelium.unfinished import LOOK_S, STILL_S, unfinished
+from modelium.storage.unfinished import LOOK_S, STILL_S, unfinished
 
 log = logging.getLogger(__name__)
 

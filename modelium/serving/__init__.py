@@ -16,34 +16,34 @@ from typing import TYPE_CHECKING
 
 from modelium.config import Config
 from modelium.config.access import access_notes
-from modelium.config.liveplan import sleep_clashes
-from modelium.live import hostmemory
-from modelium.live.bookkeeping import Bookkeeper
+from modelium.config.planning.live import sleep_clashes
+from modelium.live.admin import Operations
 from modelium.live.cluster import LiveCluster
-from modelium.live.journal import Journal
-from modelium.live.life import alive, farewell
-from modelium.live.lock import locked
-from modelium.live.operations import Operations
-from modelium.live.recording import about
-from modelium.live.telemetry import Telemetry
-from modelium.live.watch import always
+from modelium.live.engines import host_memory
+from modelium.live.engines.health import always
+from modelium.live.folder_lock import locked
+from modelium.live.records.export import about
+from modelium.live.records.journal import Journal
+from modelium.live.records.request_log import Bookkeeper
+from modelium.live.records.telemetry import Telemetry
+from modelium.live.run import alive, farewell
 from modelium.metrics import ModeliumMetrics
-from modelium.serving.front import Front
+from modelium.serving.config_watch import watch_config
+from modelium.serving.gateway_factory import Front
 from modelium.serving.hardware import hardware
 from modelium.serving.incoming import incoming
+from modelium.serving.launch_spec import Order as Order
+from modelium.serving.launch_spec import order as order
 from modelium.serving.managers import Managers
-from modelium.serving.openfiles import raise_open_files
-from modelium.serving.order import Order as Order
-from modelium.serving.order import order as order
+from modelium.serving.open_files import raise_open_files
 from modelium.serving.prepare import prepare
 from modelium.serving.reload import Reload
 from modelium.serving.signals import Signals
-from modelium.serving.watching import watch_config
 
 if TYPE_CHECKING:
-    from modelium.live.driving import Driver
-    from modelium.live.given import LiveInput
-    from modelium.live.inventory import Inventory
+    from modelium.live.control_loop import Driver
+    from modelium.live.engines.gpus import Inventory
+    from modelium.live.settings import LiveInput
 
 
 @dataclass
@@ -141,8 +141,8 @@ def _with_ram(given: LiveInput, config: Config, inventory: Inventory) -> LiveInp
     """
     if inventory.pretend:
         return given
-    reserve = hostmemory.reserve_bytes(hostmemory.read().total_bytes, config.live.host_reserve)
-    return replace(given, host_memory=hostmemory.reader(), host_reserve_bytes=reserve)
+    reserve = host_memory.reserve_bytes(host_memory.read().total_bytes, config.live.host_reserve)
+    return replace(given, host_memory=host_memory.reader(), host_reserve_bytes=reserve)
 
 
 def _clashes(config: Config, given: LiveInput) -> list[str]:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from modelium import catalog
 from modelium.catalog import GpuSpec
 from modelium.config import Config, Plan, make_plan
-from modelium.config.devices import GpuName
-from modelium.config.hardware import figures, with_listed
+from modelium.config.planning.devices import GpuName
+from modelium.config.planning.hardware import figures, with_listed
 from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.errors import ConfigError
-from modelium.live import hostmemory
-from modelium.live.inventory import Inventory, NvmlInventory, PretendInventory, Reading
-from modelium.serving.order import Order
-from modelium.serving.visible import visible
+from modelium.live.engines import host_memory
+from modelium.live.engines.gpus import Inventory, NvmlInventory, PretendInventory, Reading
+from modelium.serving.launch_spec import Order
+from modelium.serving.visible_devices import visible
 from modelium.units import counted
 
 NO_INSTANCES = (
@@ -76,16 +76,18 @@ def seen(inventory: NvmlInventory) -> tuple[list[Reading], tuple[str, ...]]:
 
 def _for_weights(config: Config) -> int:
     """RAM for weights that sleep or are cached: the machine's, or less where that is said."""
-    cluster, total = config.cluster, hostmemory.read().total_bytes
-    there = hostmemory.for_weights(total, hostmemory.reserve_bytes(total, config.live.host_reserve))
+    cluster, total = config.cluster, host_memory.read().total_bytes
+    there = host_memory.for_weights(
+        total, host_memory.reserve_bytes(total, config.live.host_reserve)
+    )
     said = [cluster.host_memory, *(node.host_memory for node in cluster.nodes)]
     return min([there, *(size for size in said if size is not None)])
 
 
 def _ram(plan: Plan, config: Config) -> str:
-    memory = hostmemory.read()
-    reserve = hostmemory.reserve_bytes(memory.total_bytes, config.live.host_reserve)
-    return hostmemory.in_words(memory, reserve, plan.hardware.nodes[0].host_bytes)
+    memory = host_memory.read()
+    reserve = host_memory.reserve_bytes(memory.total_bytes, config.live.host_reserve)
+    return host_memory.in_words(memory, reserve, plan.hardware.nodes[0].host_bytes)
 
 
 def _driver() -> NvmlInventory | None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from modelium.core import AWAKE
 from modelium.errors import ModeliumError
+from modelium.live.admin import Operations
 from modelium.live.cluster import LiveCluster
-from modelium.live.operations import Operations
 from modelium.repository import ModelRepository, Replacement, StoredModel, watch
-from modelium.serving.stock import Stock
+from modelium.serving.served_models import Stock
 
 FAILURES = (ModeliumError, OSError)
 

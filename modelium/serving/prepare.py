@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from modelium.config import Plan
 from modelium.core import Policy
-from modelium.live.given import LiveInput
-from modelium.registry import make_policy, with_defaults
+from modelium.live.settings import LiveInput
+from modelium.plugins.registry import make_policy, with_defaults
+from modelium.serving.launch_spec import Order
 from modelium.serving.managers import Managers
-from modelium.serving.order import Order
-from modelium.serving.stock import Stock
+from modelium.serving.served_models import Stock
 
 
 @dataclass(frozen=True)

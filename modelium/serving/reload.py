@@ -17,18 +17,18 @@ from modelium.config.access import access_notes
 from modelium.config.changes import differences, keeping, needs_restart
 from modelium.core import Tick
 from modelium.errors import ConfigError, ModeliumError
-from modelium.live.changing import ModelChanges, compare, exchange
+from modelium.live.admin import Operations
 from modelium.live.cluster import LiveCluster
-from modelium.live.operations import Operations
-from modelium.live.seats import CONFLICT, RefusedError
-from modelium.serving.front import Front
+from modelium.live.reconfigure import ModelChanges, compare, exchange
+from modelium.live.requests.interface import CONFLICT, RefusedError
+from modelium.serving.gateway_factory import Front
+from modelium.serving.launch_spec import Order, Stamp, stamp
 from modelium.serving.managers import Managers
-from modelium.serving.order import Order, Stamp, stamp
 from modelium.serving.prepare import Prepared, prepare
-from modelium.serving.stock import Stock
+from modelium.serving.served_models import Stock
 
 if TYPE_CHECKING:
-    from modelium.live.driving import Driver
+    from modelium.live.control_loop import Driver
 
 _ONLY_SIMULATED = "simulation."
 _LIVE_TOO = ("simulation.limits", "simulation.rate_window", "simulation.router")

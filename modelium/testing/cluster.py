@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from modelium.control.rules import refusal
 from modelium.core import (
     Action,
     Cluster,
@@ -24,8 +25,7 @@ from modelium.core import (
     Unload,
     Wake,
 )  # fmt: skip
-from modelium.rules import refusal
-from modelium.testing.claims import claim
+from modelium.testing.assertions import claim
 from modelium.testing.scenarios import model, nodes_of
 
 LONG_S = 600.0

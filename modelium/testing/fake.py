@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
+from modelium.control.costs import ConfiguredFacts, StagedCosts
+from modelium.control.rules import refusal
+from modelium.control.state import Copy, State
 from modelium.core import (
     AWAKE,
     Action,
@@ -30,11 +33,8 @@ from modelium.core import (
     Remind,
     Tick,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, StagedCosts
 from modelium.errors import PolicyError
-from modelium.rules import refusal
-from modelium.state import Copy, State
-from modelium.testing.works import Works
+from modelium.testing.fake_transitions import Works
 
 PATIENCE = 10_000
 """Events at one instant after which a policy is said to make no progress."""

@@ -21,7 +21,7 @@ from modelium.core import (
     Sleep,
     Unload,
 )  # fmt: skip
-from modelium.testing.claims import claim
+from modelium.testing.assertions import claim
 from modelium.testing.scenarios import SCENARIOS, Scenario
 
 CLOCKS = (

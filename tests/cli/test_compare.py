@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelium.registry import names
+from modelium.plugins.registry import names
 
 Run = Callable[..., Any]
 

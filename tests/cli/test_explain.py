@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from modelium.cli.explain import explain
+from modelium.cli.live.explain import explain
 
 
 class Scripted:
@@ -28,7 +28,7 @@ class Scripted:
 
 
 def said(monkeypatch: pytest.MonkeyPatch, *words: str, **title: Any) -> str:
-    monkeypatch.setattr("modelium.cli.explain.client", lambda url, key: Scripted(**title))
+    monkeypatch.setattr("modelium.cli.live.explain.client", lambda url, key: Scripted(**title))
     result = CliRunner().invoke(explain, list(words))
     assert result.exit_code == 0
     return result.output

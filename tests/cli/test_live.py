@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.client import Client
+from modelium.client.client import Client
 from tests.live import tiny
 from tests.live.running import WITHIN_S, Running, running, sweep
 

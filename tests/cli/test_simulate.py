@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from modelium import experiment
-from modelium.record import Run as Record
+from modelium.experiments import experiment
+from modelium.results.record import Run as Record
 
 Run = Callable[..., Any]
 TABLES = {"requests.parquet", "decisions.parquet", "timeline.parquet", "summary.json"}

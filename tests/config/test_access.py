@@ -11,7 +11,7 @@ import pytest
 from modelium.cli import invoke
 from modelium.config import Config
 from modelium.config.access import access_notes, exposed
-from modelium.gateway.keys import Keys
+from modelium.gateway.access.keys import Keys
 from modelium.serving import order
 
 

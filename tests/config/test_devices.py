@@ -10,11 +10,11 @@ import pytest
 
 from modelium.config import Config, make_plan
 from modelium.config.files import examine
-from modelium.config.hardware import Hardware
+from modelium.config.planning.hardware import Hardware
 from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.core import Model
 from modelium.errors import ConfigError
-from modelium.registry import make_policy
+from modelium.plugins.registry import make_policy
 from modelium.sim import simulate
 from modelium.traces import Workload, generate
 from modelium.units import GIB

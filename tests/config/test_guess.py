@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelium import catalog
-from modelium.config.guess import guess_fleet, guess_models, parse_models
+from modelium.config.planning.guess import guess_fleet, guess_models, parse_models
 from modelium.core import Model
 from modelium.errors import ConfigError
 from modelium.units import GIB

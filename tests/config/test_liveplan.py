@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from modelium.config import Config, Plan, make_plan
-from modelium.config.engines import Engines
-from modelium.config.liveplan import served, sleep_clashes
+from modelium.config.planning.engines import Engines
+from modelium.config.planning.live import served, sleep_clashes
 from modelium.config.yaml import load
 from modelium.errors import ConfigError
-from modelium.live.given import Served
-from modelium.managers import vllm_command
-from modelium.managers.emulation.spec import parse
+from modelium.live.settings import Served
+from modelium.managers.emulated.server.spec import parse
 from modelium.managers.engine import Order
-from modelium.registry import make_policy
+from modelium.managers.vllm import command as vllm_command
+from modelium.plugins.registry import make_policy
 from modelium.sim.spec import Generate
 from tests.live import tiny
 

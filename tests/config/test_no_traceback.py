@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from modelium.catalog import gpu, kind_of
 from modelium.cli import invoke
+from modelium.cli.diagnosis import WRONG, diagnose
 from modelium.config import make_plan, read
-from modelium.config.assumed import calibration
-from modelium.config.hardware import on_fleet
+from modelium.config.planning.assumed import calibration
+from modelium.config.planning.hardware import on_fleet
 from modelium.config.template import TEMPLATE
-from modelium.diagnosis import WRONG, diagnose
 from modelium.errors import ConfigError, ModeliumError
-from modelium.experiment import Experiment, prepare
+from modelium.experiments.experiment import Experiment, prepare
 from modelium.serving import order
 from modelium.serving.hardware import hardware
-from modelium.serving.stock import Stock
+from modelium.serving.served_models import Stock
 from tests.catalog.test_gpunames import DRIVER_NAMES
 from tests.live import tiny
 from tests.live.nvml import GIB, Facts, FakeDriver

@@ -11,8 +11,8 @@ import pytest
 from modelium import catalog
 from modelium.config import Config, Plan, make_plan
 from modelium.config.yaml import load
+from modelium.control.costs import Links, Stages
 from modelium.core import Slo
-from modelium.costs import Links, Stages
 from modelium.errors import ConfigError
 from modelium.units import GIB
 

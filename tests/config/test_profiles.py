@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from modelium.config import Config, Plan, make_plan
-from modelium.config.assumed import calibration
-from modelium.config.engines import Engines
+from modelium.config.planning.assumed import calibration
+from modelium.config.planning.engines import Engines
 from modelium.config.yaml import load
 from modelium.errors import ConfigError
 from modelium.sim import profiles

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from modelium import catalog
-from modelium.config import Config, make_plan, schema, simulation
-from modelium.config.engines import Engines
+from modelium.config import Config, make_plan, schema
+from modelium.config.planning import simulation
+from modelium.config.planning.engines import Engines
 from modelium.config.values import Section, keys
 from modelium.config.yaml import load
+from modelium.control.costs import Links, Stages
+from modelium.control.rules import Limits
 from modelium.core import Slo
-from modelium.costs import Links, Stages
-from modelium.rules import Limits
 from modelium.sim import spec
 from modelium.sim.profiles import step_time
 

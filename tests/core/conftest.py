@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from modelium.control.costs import ConfiguredFacts, Links, StagedCosts, Stages
+from modelium.control.state import Copy, FrozenDemand, FrozenMeters, State
 from modelium.core import Gpu, Model, Node, Phase
-from modelium.costs import ConfiguredFacts, Links, StagedCosts, Stages
-from modelium.state import Copy, FrozenDemand, FrozenMeters, State
 from modelium.units import GIB
 
 STAGES = Stages(6.0, 0.5, 8.0, 25.0, 2.0, 4.0, (0.1, 0.3), (0.2, 0.4), 1.0)

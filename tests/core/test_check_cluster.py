@@ -10,7 +10,7 @@ import pytest
 from modelium.core import Action, Done, Miss, Move, Phase, Remind, Sleep, Unload, drive
 from modelium.policies.lru import Lru
 from modelium.testing import FakeCluster, check_cluster
-from modelium.testing.works import Works
+from modelium.testing.fake_transitions import Works
 
 
 def test_the_fake_cluster_conforms() -> None:

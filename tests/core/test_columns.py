@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.columns import ROWS, blocks, columns, counts, grouped, owned, percentiles
+from modelium.results.columns import ROWS, blocks, columns, counts, grouped, owned, percentiles
 
 PERCENTS = (0, 1, 50, 50, 90, 99, 100)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from modelium.conversation import DECLINES, Conversation
+from modelium.control.policy_channel import DECLINES, Conversation
+from modelium.control.state import Copy, FrozenMeters
 from modelium.core import Done, Event, Fault, Miss, Phase, Unload
-from modelium.state import Copy, FrozenMeters
 
 
 class Table:

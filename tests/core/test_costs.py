@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from modelium.control.costs import INSTANT, ConfiguredFacts, StagedCosts
 from modelium.core import Model, Phase
-from modelium.costs import INSTANT, ConfiguredFacts, StagedCosts
 from modelium.units import GIB
 
 BEFORE, AFTER, FIRST = 6.5, 14.0, 31.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.fingerprint import FilesIdentity, fingerprint
+from modelium.storage.fingerprint import FilesIdentity, fingerprint
 
 
 def folder(tmp_path: Path) -> Path:

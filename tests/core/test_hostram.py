@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelium.hostram import HostRam
+from modelium.control.host_cache import HostRam
 
 
 def test_the_cache_forgets_the_oldest_first() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from modelium.live.journal import Journal
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.records.journal import Journal
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine, Order
-from modelium.permissions import private_file, private_folder, write_private
+from modelium.storage.permissions import private_file, private_folder, write_private
 from tests.live.harness import INSTANT
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelium.control.rules import fits_nowhere, may_begin, never_fits, pinned_missing, refusal
 from modelium.core import Limits, Load, Model, Move, Phase, Remind, Sleep, Unload, Wake
-from modelium.rules import fits_nowhere, may_begin, never_fits, pinned_missing, refusal
 from modelium.units import GIB
 
 FREE = Limits()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from modelium.cli.run import run as run_command
+from modelium.cli.live.run import run as run_command
 from tests.live.running import WITHIN_S, until
 from tests.metrics.test_exporter import everything, samples
 

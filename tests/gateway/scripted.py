@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address
-from modelium.gateway.desk import Desk, Settings
-from modelium.gateway.limits import Limits, Rate
+from modelium.gateway.context import Desk, Settings
 from modelium.gateway.server import listening
-from modelium.live.seats import Outcome, RefusedError, Request, Waiting
+from modelium.live.requests.interface import Outcome, RefusedError, Request, Waiting
 from modelium.managers.engine import Api, Engine
 from tests.gateway.site import run_as_served
 from tests.live.harness import QUIET_S

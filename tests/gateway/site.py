@@ -15,13 +15,13 @@ import uvloop
 from openai import AsyncOpenAI
 
 from modelium.core import Model
+from modelium.gateway.access.connections import Bounds
+from modelium.gateway.access.keys import Keys
+from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address
-from modelium.gateway.connections import Bounds
-from modelium.gateway.desk import Desk, Settings
-from modelium.gateway.keys import Keys
-from modelium.gateway.limits import Limits, Rate
+from modelium.gateway.context import Desk, Settings
 from modelium.gateway.server import listening
-from modelium.live.operations import Operations
+from modelium.live.admin import Operations
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, QUIET_S

@@ -14,11 +14,11 @@ import pytest
 from tritonclient.grpc.aio import InferenceServerClient
 
 from modelium.errors import ConfigError
-from modelium.gateway import limits as limits_module
+from modelium.gateway.access import limits as limits_module
+from modelium.gateway.access.keys import Keys
+from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address, read_certificate
 from modelium.gateway.errors import ApiError
-from modelium.gateway.keys import Keys
-from modelium.gateway.limits import Limits, Rate
 from tests.gateway.site import Site, visit
 
 BODY = {"model": "a", "prompt": "x", "max_tokens": 4}

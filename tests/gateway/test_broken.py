@@ -16,12 +16,12 @@ import openai
 import pytest
 from aiohttp import web
 
-from modelium.gateway.desk import Settings
-from modelium.live.recording import read_run
-from modelium.live.telemetry import Telemetry
+from modelium.gateway.context import Settings
+from modelium.live.records.export import read_run
+from modelium.live.records.telemetry import Telemetry
 from modelium.managers.engine import Api
 from modelium.metrics import ModeliumMetrics
-from modelium.table import DETAILS, cells
+from modelium.results.table import DETAILS, cells
 from tests.gateway.scripted import BREAK, WAIT, Script, Stage, perform
 from tests.gateway.site import ENDLESS, HALTED, TOKENS, Site, events, visit
 
@@ -146,7 +146,7 @@ def test_a_failure_told_within_an_answer_is_one(parts: list[bytes]) -> None:
 def test_an_engine_that_is_silent_for_long_does_not_end_the_connection(
     parts: list[bytes | str], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelium.gateway.streaming.SILENCE_S", 0.02)
+    monkeypatch.setattr("modelium.gateway.openai.streaming.SILENCE_S", 0.02)
 
     async def act(here: Stage) -> None:
         body = {"model": "a", "prompt": "x", "stream": True}
@@ -257,7 +257,7 @@ def test_an_application_that_ray_lost_is_asked_for_again(stream: bool) -> None:
 def test_a_client_that_leaves_between_two_engines_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modelium.gateway.answering.PAUSE_S", 1000.0)
+    monkeypatch.setattr("modelium.gateway.proxy.PAUSE_S", 1000.0)
 
     async def act(here: Stage) -> None:
         for stream in (True, False):
@@ -286,7 +286,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
 def test_engines_that_always_break_end_in_503(
     stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelium.gateway.answering.PAUSE_S", 0.001)
+    monkeypatch.setattr("modelium.gateway.proxy.PAUSE_S", 0.001)
 
     async def act(here: Stage) -> None:
         status, raw = await here.ask(stream=stream)

@@ -1,4 +1,4 @@
-"""`modelium.client` in front of a real gateway, and of servers that break off."""
+"""`modelium.client.client` in front of a real gateway, and of servers that break off."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from modelium.client import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, Client, ServerError
+from modelium.client.client import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, Client, ServerError
+from modelium.gateway.access.keys import Keys
 from modelium.gateway.address import Address, read_certificate
-from modelium.gateway.keys import Keys
 from modelium.testing.scenarios import model
 from tests.gateway.site import Site, visit
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from modelium.gateway.access.connections import Bounds
 from modelium.gateway.address import Address, read_certificate
-from modelium.gateway.connections import Bounds
-from modelium.live.reception import House
+from modelium.live.requests.dispatcher import House
 from tests.gateway.site import Site, visit
 from tests.gateway.test_access import certificates
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from modelium.live.reception import House
+from modelium.live.requests.dispatcher import House
 from tests.gateway.site import HALTED, STEADY, Site, visit
 from tests.live.house import frozen
 

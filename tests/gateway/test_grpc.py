@@ -18,13 +18,13 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from modelium.errors import ConfigError
+from modelium.gateway.access.connections import Bounds
+from modelium.gateway.access.keys import Keys
+from modelium.gateway.access.limits import Rate
 from modelium.gateway.address import Address
-from modelium.gateway.connections import Bounds
 from modelium.gateway.errors import ApiError
-from modelium.gateway.keys import Keys
-from modelium.gateway.kserve_tensors import TYPES, as_body, as_message
-from modelium.gateway.limits import Rate
-from modelium.live.reception import House
+from modelium.gateway.kserve.tensors import TYPES, as_body, as_message
+from modelium.live.requests.dispatcher import House
 from modelium.testing.scenarios import model
 from tests.gateway.site import TENSORS, Site, visit
 

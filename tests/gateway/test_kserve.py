@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from openai import AsyncOpenAI
 
-from modelium.gateway.keys import Keys
+from modelium.gateway.access.keys import Keys
 from modelium.testing.scenarios import model
 from tests.gateway.scripted import Script, Stage, perform
 from tests.gateway.site import TENSORS, Site, visit

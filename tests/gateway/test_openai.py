@@ -9,10 +9,10 @@ from pathlib import Path
 import openai
 import pytest
 
-from modelium.gateway.asking import Ask
 from modelium.gateway.engines import openai_payload
-from modelium.live.reception import House
-from modelium.live.seats import Request
+from modelium.gateway.request_parsing import Ask
+from modelium.live.requests.dispatcher import House
+from modelium.live.requests.interface import Request
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
 from tests.gateway.paced import paced

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from modelium.live.journal import Journal
+from modelium.live.records.journal import Journal
 from modelium.testing.scenarios import model
 from tests.gateway.site import Site, visit
 from tests.live.harness import QUIET_S

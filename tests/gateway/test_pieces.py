@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.gateway import pieces as module
 from modelium.gateway.engines import BrokenError
-from modelium.gateway.pieces import Pieces
+from modelium.gateway.openai import sse_parser as module
+from modelium.gateway.openai.sse_parser import Pieces
 
 DONE = b"data: [DONE]\n\n"
 

@@ -1,4 +1,4 @@
-"""`modelium.replay` against a real gateway: what is sent, when, and what became of it."""
+"""`modelium.client.replay` against a real gateway: what is sent, when, and what became of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelium.client import ServerError
-from modelium.gateway.keys import Keys
-from modelium.gateway.limits import Rate
-from modelium.live.reception import House as Rules
-from modelium.replay import Play, Tally, play
+from modelium.client.client import ServerError
+from modelium.client.replay import Play, Tally, play
+from modelium.gateway.access.keys import Keys
+from modelium.gateway.access.limits import Rate
+from modelium.live.requests.dispatcher import House as Rules
 from modelium.testing.scenarios import model
 from modelium.traces import Labels, Trace
 from tests.gateway.site import ENDLESS, HALTED, TOKENS, Site, visit

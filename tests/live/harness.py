@@ -11,11 +11,11 @@ import aiohttp
 
 from modelium.core import Action, ClusterState, Event, Gpu, Limits, Model, Node
 from modelium.live.cluster import LiveCluster
-from modelium.live.given import Deadlines, LiveInput, Served
-from modelium.live.inventory import PretendInventory
-from modelium.live.journal import Journal
-from modelium.live.seats import RefusedError, Request
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.engines.gpus import PretendInventory
+from modelium.live.records.journal import Journal
+from modelium.live.requests.interface import RefusedError, Request
+from modelium.live.settings import Deadlines, LiveInput, Served
+from modelium.managers.emulated.manager import EmulatedManager
 
 QUIET_S = 300.0
 """Real seconds within which everything in these tests has settled, on the slowest machine."""

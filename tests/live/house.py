@@ -16,17 +16,17 @@ import aiohttp
 import psutil
 
 from modelium.core import Model, Policy
-from modelium.live.bookkeeping import Bookkeeper
 from modelium.live.cluster import LiveCluster
-from modelium.live.driving import Driver
-from modelium.live.given import Deadlines
-from modelium.live.inventory import Inventory, PretendInventory
-from modelium.live.journal import Journal
-from modelium.live.life import alive
-from modelium.live.recording import about
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.control_loop import Driver
+from modelium.live.engines.gpus import Inventory, PretendInventory
+from modelium.live.records.export import about
+from modelium.live.records.journal import Journal
+from modelium.live.records.request_log import Bookkeeper
+from modelium.live.run import alive
+from modelium.live.settings import Deadlines
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine, Order, Progress, StartError
-from modelium.registry import make_policy
+from modelium.plugins.registry import make_policy
 from modelium.testing.scenarios import nodes_of
 from tests.live.harness import NEVER_S, QUIET_S, ask, live_input
 

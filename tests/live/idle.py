@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modelium.core import Action, ClusterState, Event, Load
-from modelium.live.inventory import PretendInventory, Reading
-from modelium.live.operations import Operations
+from modelium.live.admin import Operations
+from modelium.live.engines.gpus import PretendInventory, Reading
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT
 from tests.live.house import House

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import yaml
 
-from modelium.client import Client
+from modelium.client.client import Client
 
 WITHIN_S = 300.0
 """Whatever a test waits for has come by then, on the slowest machine."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from modelium.core import Load, Sleep, Wake
-from modelium.live.journal import Journal
-from modelium.live.seats import RefusedError
+from modelium.live.records.journal import Journal
+from modelium.live.requests.interface import RefusedError
 from modelium.testing.scenarios import model
 from modelium.units import GIB
 from tests.live.harness import INSTANT

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from modelium.control.rules import refusal
 from modelium.core import Load, Unload, Wake
-from modelium.live import watch
-from modelium.live.failures import Patience
-from modelium.live.given import Deadlines
-from modelium.live.seats import RefusedError, Request, Waiting
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.engines import health
+from modelium.live.engines.backoff import Patience
+from modelium.live.requests.interface import RefusedError, Request, Waiting
+from modelium.live.settings import Deadlines
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine, EngineError, Order, Progress
 from modelium.managers.identity import identify
-from modelium.rules import refusal
 from modelium.testing.scenarios import nodes_of
 from tests.live.harness import NEVER_S, QUIET_S
 from tests.live.house import House, engines_of, house
@@ -47,8 +47,8 @@ def test_an_error_of_a_manager_fails_the_load(tmp_path: Path) -> None:
 def test_gpus_are_looked_at_again_after_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.05)
-    monkeypatch.setattr(watch, "AGAIN_S", 0.05)
+    monkeypatch.setattr(health, "GPUS_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "AGAIN_S", 0.05)
 
     async def run() -> None:
         inventory = Told(nodes_of(1)[0])
@@ -119,7 +119,7 @@ class Survives(EmulatedManager):
 def test_a_lost_engine_that_cannot_be_ended_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelium.live.transitions.STOP_AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.engines.transitions.STOP_AGAIN_S", 0.0)
 
     async def run() -> None:
         async with house(tmp_path, [A], policy=Idle()) as here:
@@ -138,8 +138,8 @@ def test_a_lost_engine_that_cannot_be_ended_is_told(
 def test_nobody_counts_on_the_memory_of_an_engine_that_does_not_end_until_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelium.live.transitions.STOP_AGAIN_S", 0.0)
-    monkeypatch.setattr("modelium.live.transitions.SURVIVOR_AGAIN_S", 0.05)
+    monkeypatch.setattr("modelium.live.engines.transitions.STOP_AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.engines.transitions.SURVIVOR_AGAIN_S", 0.05)
 
     async def run() -> None:
         async with house(tmp_path, TWO, policy=Idle()) as here:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.live.busy import BIN_S, Busy
+from modelium.live.requests.gpu_busy import BIN_S, Busy
 
 
 @given(st.lists(st.tuples(st.floats(0, 12), st.booleans(), st.booleans()), max_size=40))

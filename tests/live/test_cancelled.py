@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from modelium.core import Action, ClusterState, Done, Event, Load, Miss, Move, Sleep, Wake
-from modelium.live import unwanted
-from modelium.live.seats import RefusedError, Request
-from modelium.live.telemetry import Telemetry
+from modelium.live.engines import unwanted_loads
+from modelium.live.records.telemetry import Telemetry
+from modelium.live.requests.interface import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, QUIET_S
@@ -239,7 +239,7 @@ def test_loads_that_go_on_though_their_client_has_gone(tmp_path: Path) -> None:
 def test_what_was_nearly_done_and_does_not_end_is_cancelled_after_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unwanted, "NEARLY_S", 0.2)
+    monkeypatch.setattr(unwanted_loads, "NEARLY_S", 0.2)
 
     async def run() -> None:
         async with house(tmp_path, [A], held=True) as here:

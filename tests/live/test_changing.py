@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from modelium.config import Config, make_plan
-from modelium.live.changing import ModelChanges, compare, exchange
 from modelium.live.cluster import LiveCluster
-from modelium.live.given import LiveInput
-from modelium.live.inventory import PretendInventory
-from modelium.live.journal import Journal
-from modelium.registry import make_policy
+from modelium.live.engines.gpus import PretendInventory
+from modelium.live.reconfigure import ModelChanges, compare, exchange
+from modelium.live.records.journal import Journal
+from modelium.live.settings import LiveInput
+from modelium.plugins.registry import make_policy
 from modelium.serving import Order
-from modelium.serving.stock import Stock
+from modelium.serving.served_models import Stock
 from tests.live import tiny
 
 

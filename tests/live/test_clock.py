@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from modelium.live import watch
-from modelium.live.seats import RefusedError, Request
+from modelium.live.engines import health
+from modelium.live.requests.interface import RefusedError, Request
 from modelium.managers.identity import identify
 from modelium.managers.ports import Ports
 from modelium.managers.process import Processes
-from modelium.managers.ray_head import Ray
-from modelium.managers.triton_server import Gpu, Server
+from modelium.managers.ray.head import Ray
+from modelium.managers.triton.server import Gpu, Server
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT
 from tests.live.house import engines_of, frozen, house
@@ -63,8 +63,8 @@ def test_the_stand_in_moves_what_a_set_clock_moves(set_clock: SetClock) -> None:
 def test_a_clock_that_is_set_changes_nothing(
     tmp_path: Path, set_clock: SetClock, monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
-    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.02)
-    monkeypatch.setattr(watch, "ALIVE_EVERY_S", 0.01)
+    monkeypatch.setattr(health, "GPUS_EVERY_S", 0.02)
+    monkeypatch.setattr(health, "ALIVE_EVERY_S", 0.01)
 
     async def first() -> None:
         async with house(tmp_path, TWO, 2, keep_engines=True, settings=INSTANT) as here:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelium.core import Action, ClusterState, Event, Load, Miss, Outlook, Tick
-from modelium.live import driving
-from modelium.policies.diff import Target
+from modelium.live import control_loop
 from modelium.policies.lru import Lru
-from modelium.policies.planned import Planned
+from modelium.policies.toolkit.diff import Target
+from modelium.policies.toolkit.planned import Planned
 from modelium.testing.scenarios import model
 from tests.live.harness import QUIET_S
 from tests.live.house import house
@@ -190,7 +190,7 @@ def test_an_outlook_is_asked_of_the_policy_once_a_second(tmp_path: Path) -> None
             assert len({here.cluster.left_s("b") for _ in range(100)}) == 1
             assert policy.asked == ["a", "b"]
             assert [told["heard"] for told in here.said("policy-fault")] == ["outlook('b')"]
-            now_s += driving.OUTLOOK_S + 0.1
+            now_s += control_loop.OUTLOOK_S + 0.1
             assert here.cluster.left_s("a") == 7.0
             assert policy.asked == ["a", "b", "a"]
             here.driver.exchange(later)

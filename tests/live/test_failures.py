@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelium.live.failures import Failures, Patience
+from modelium.live.engines.backoff import Failures, Patience
 
 
 class Clock:

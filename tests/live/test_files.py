@@ -17,11 +17,11 @@ import pytest
 
 from modelium.core import Load, Model, Wake
 from modelium.errors import ModeliumError
-from modelium.fingerprint import FilesIdentity, fingerprint
-from modelium.live import files
-from modelium.live.failures import Patience
-from modelium.live.given import Served
-from modelium.live.seats import RefusedError
+from modelium.live.engines import model_files as files
+from modelium.live.engines.backoff import Patience
+from modelium.live.requests.interface import RefusedError
+from modelium.live.settings import Served
+from modelium.storage.fingerprint import FilesIdentity, fingerprint
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, QUIET_S
 from tests.live.house import House, engines_of, house

@@ -12,9 +12,9 @@ import pytest
 
 from modelium.core import Decision, Phase
 from modelium.live.cluster import LiveCluster
-from modelium.live.failures import Patience
-from modelium.live.journal import JournalError
-from modelium.live.seats import RefusedError
+from modelium.live.engines.backoff import Patience
+from modelium.live.records.journal import JournalError
+from modelium.live.requests.interface import RefusedError
 from modelium.testing.scenarios import model
 from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelium.core import Load, Phase, Sleep
-from modelium.live import hostmemory
-from modelium.live.hostmemory import HostMemory, HostWatch
-from modelium.live.seats import RefusedError
+from modelium.live.engines import host_memory
+from modelium.live.engines.host_memory import HostMemory, HostWatch
+from modelium.live.requests.interface import RefusedError
 from modelium.testing.scenarios import model
 from modelium.units import GIB
 from tests.core.conftest import Books
@@ -57,7 +57,7 @@ def mounted(groups: Path, top: Path, kind: str, root: str, path: str) -> None:
 
 
 def test_without_control_groups_it_is_the_machines(groups: Path) -> None:
-    assert hostmemory.read(groups) == HostMemory(TOTAL, AVAILABLE)
+    assert host_memory.read(groups) == HostMemory(TOTAL, AVAILABLE)
 
 
 @pytest.mark.parametrize("root", ["/", "/pod"])
@@ -70,16 +70,16 @@ def test_a_limit_of_a_group_above_counts_too(groups: Path, tmp_path: Path, root:
     )  # fmt: skip
     group(pod / "server", memory__max="max", memory__current=5 * GIB, memory__stat="anon 1")
     mounted(groups, top, "cgroup2", root, "/pod/server")
-    assert hostmemory.read(groups) == HostMemory(20 * GIB, 11 * GIB)
+    assert host_memory.read(groups) == HostMemory(20 * GIB, 11 * GIB)
     group(pod / "server", memory__high=6 * GIB)
-    assert hostmemory.read(groups) == HostMemory(6 * GIB, GIB)
+    assert host_memory.read(groups) == HostMemory(6 * GIB, GIB)
 
 
 def test_which_groups_these_are_is_found_out_once(groups: Path, tmp_path: Path) -> None:
     top = tmp_path / "fs"
     group(top, memory__max=20 * GIB, memory__current=12 * GIB, memory__stat="anon 1")
     mounted(groups, top, "cgroup2", "/pod", "/pod")
-    read = hostmemory.reader(groups)
+    read = host_memory.reader(groups)
     assert read() == HostMemory(20 * GIB, 8 * GIB)
     for table in ("cgroup", "mountinfo"):
         (groups / table).unlink()
@@ -95,9 +95,9 @@ def test_version_1_has_the_same(groups: Path, tmp_path: Path) -> None:
         memory__stat=f"inactive_file 0\ntotal_inactive_file {4 * GIB}",
     )  # fmt: skip
     mounted(groups, top, "cgroup", "/", "/docker/abc")
-    assert hostmemory.read(groups) == HostMemory(16 * GIB, 5 * GIB)
+    assert host_memory.read(groups) == HostMemory(16 * GIB, 5 * GIB)
     mounted(groups, top / "docker/abc", "cgroup", "/docker/abc", "/docker/abc")  # in a container
-    assert hostmemory.read(groups) == HostMemory(16 * GIB, 5 * GIB)
+    assert host_memory.read(groups) == HostMemory(16 * GIB, 5 * GIB)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_real_limit_is_seen_by_who_is_under_it(limited: Path) -> None:
     code = f"""
 import json, os, pathlib
 pathlib.Path({str(limited / "cgroup.procs")!r}).write_text(str(os.getpid()))
-from modelium.live import hostmemory
+from modelium.live.engines import host_memory
 found = hostmemory.read()
 print(json.dumps([found.total_bytes, found.available_bytes]))
 """
@@ -136,12 +136,12 @@ print(json.dumps([found.total_bytes, found.available_bytes]))
 
 
 def test_a_tenth_stays_free_and_a_quarter_more_than_the_weights_is_taken() -> None:
-    assert hostmemory.reserve_bytes(100 * GIB) == 10 * GIB
-    assert hostmemory.reserve_bytes(8 * GIB) == 2 * GIB
-    assert hostmemory.reserve_bytes(100 * GIB, 0) == 0
-    assert hostmemory.for_weights(60 * GIB, 10 * GIB) == 40 * GIB
-    assert hostmemory.for_weights(60 * GIB, 10 * GIB, 30 * GIB) == 10 * GIB
-    assert hostmemory.for_weights(GIB, 2 * GIB) == 0
+    assert host_memory.reserve_bytes(100 * GIB) == 10 * GIB
+    assert host_memory.reserve_bytes(8 * GIB) == 2 * GIB
+    assert host_memory.reserve_bytes(100 * GIB, 0) == 0
+    assert host_memory.for_weights(60 * GIB, 10 * GIB) == 40 * GIB
+    assert host_memory.for_weights(60 * GIB, 10 * GIB, 30 * GIB) == 10 * GIB
+    assert host_memory.for_weights(GIB, 2 * GIB) == 0
 
 
 @given(

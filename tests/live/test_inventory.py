@@ -17,7 +17,7 @@ import pytest
 from modelium.catalog import DriverFacts
 from modelium.core import Gpu
 from modelium.errors import ConfigError
-from modelium.live.inventory import PretendInventory
+from modelium.live.engines.gpus import PretendInventory
 from modelium.managers.identity import identify
 from tests.live.nvml import GIB, LOST, FakeDriver
 
@@ -25,7 +25,7 @@ ASK = """
 import json, sys
 from dataclasses import asdict
 from modelium.errors import ConfigError
-from modelium.live.inventory import NvmlInventory
+from modelium.live.engines.gpus import NvmlInventory
 try:
     inventory = NvmlInventory()
 except ConfigError as error:

@@ -16,12 +16,12 @@ import pytest
 
 from modelium.core import Decision, Gpu, Slo
 from modelium.errors import RecordError
-from modelium.live import journal as module
-from modelium.live.journal import REQUEST_COLUMNS, Journal, JournalError, Record
-from modelium.live.recording import about, read_run, runs
+from modelium.live.records import journal as module
+from modelium.live.records.export import about, read_run, runs
+from modelium.live.records.journal import REQUEST_COLUMNS, Journal, JournalError, Record
 from modelium.managers.engine import Engine
 from modelium.managers.identity import Process
-from modelium.record import TimelineRow, timeline_table
+from modelium.results.record import TimelineRow, timeline_table
 
 ENGINE = Engine(
     "a#7", "a", "vllm", "http://127.0.0.1:1", "openai", "a", (0, 1),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from modelium.fingerprint import fingerprint
-from modelium.live.given import Served
-from modelium.live.launch import difference, launched_with
+from modelium.live.engines.launch import difference, launched_with
+from modelium.live.settings import Served
+from modelium.storage.fingerprint import fingerprint
 from modelium.testing.scenarios import model
 
 SETTINGS: dict[str, Any] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modelium.costs import ConfiguredFacts
-from modelium.live.journal import Journal
-from modelium.live.learning import Learnt, LearntCosts
+from modelium.control.costs import ConfiguredFacts
+from modelium.live.engines.calibration import Learnt, LearntCosts
+from modelium.live.records.journal import Journal
 from modelium.testing.fake import FakeCluster
 from modelium.testing.scenarios import model, nodes_of
 from modelium.units import GIB

@@ -12,13 +12,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from modelium.live.failures import Patience
-from modelium.live.given import Deadlines
-from modelium.live.journal import Journal
-from modelium.live.recording import read_run
-from modelium.live.seats import RefusedError, Request, Waiting
+from modelium.live.engines.backoff import Patience
+from modelium.live.records.export import read_run
+from modelium.live.records.journal import Journal
+from modelium.live.requests.interface import RefusedError, Request, Waiting
+from modelium.live.settings import Deadlines
 from modelium.managers.engine import Engine
-from modelium.policies.planned import Planned
+from modelium.policies.toolkit.planned import Planned
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, NEVER_S
 from tests.live.house import UNPROBED, House, engines_of, frozen, house

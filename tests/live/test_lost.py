@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 from modelium.core import Load, Sleep, Unload, Wake
-from modelium.live import watch
-from modelium.live.given import Deadlines
-from modelium.live.seats import Request
+from modelium.live.engines import health
+from modelium.live.requests.interface import Request
+from modelium.live.settings import Deadlines
 from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
 from tests.live.idle import TWO, WHOLE, A, Idle, loaded
@@ -63,7 +63,7 @@ def test_a_gpu_lost_under_a_copy_that_drains_ends_the_wait(tmp_path: Path) -> No
             name = await loaded(here)
             seat = await here.cluster.reception.seat(Request("a"))  # its engine never answers
             here.cluster.start(Unload(name, "the test", drain=True))
-            watch.lose(here.cluster, "n0g0", "it burns")
+            health.lose(here.cluster, "n0g0", "it burns")
             await here.until(lambda: not here.cluster.state.instances)
             seat.lost("its engine is gone")
             assert here.cluster.reception.meters == {}

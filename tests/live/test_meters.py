@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.live.meters import LiveMeters
+from modelium.live.requests.meters import LiveMeters
 
 
 class Clock:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from modelium.core import Limits, Load, Model, Unload
-from modelium.live.failures import Patience
-from modelium.live.reception import House as Rules
-from modelium.live.roster import PINS
-from modelium.live.seats import RefusedError, Request
+from modelium.live.engines.backoff import Patience
+from modelium.live.models import PINS
+from modelium.live.requests.dispatcher import House as Rules
+from modelium.live.requests.interface import RefusedError, Request
 from modelium.testing.scenarios import model, nodes_of
 from tests.live.harness import INSTANT, QUIET_S
 from tests.live.house import engines_of, house
@@ -183,7 +183,7 @@ def test_nothing_is_kept_of_what_is_over(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(*about: object) -> None:
         raise OSError("the client has gone")
 
-    monkeypatch.setattr("modelium.live.unwanted.AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.engines.unwanted_loads.AGAIN_S", 0.0)
 
     async def run() -> None:
         async with house(tmp_path, TWO, held=True) as here:

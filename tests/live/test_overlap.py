@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modelium.live.operations import Operations
-from modelium.live.seats import Request
+from modelium.live.admin import Operations
+from modelium.live.requests.interface import Request
 from modelium.testing.scenarios import model
 from modelium.units import GIB
 from tests.live.harness import QUIET_S, STEADY

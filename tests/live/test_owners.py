@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from modelium.live.inventory import Reading
-from modelium.live.owners import PIDS, foreign_bytes, held, newcomers
+from modelium.live.engines.gpu_processes import PIDS, foreign_bytes, held, newcomers
+from modelium.live.engines.gpus import Reading
 from modelium.managers.engine import Engine
 from modelium.managers.identity import identify
 from tests.live.nvml import GIB

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from modelium.core import Decision
-from modelium.live import journal as journals
-from modelium.live import retention
-from modelium.live.journal import Journal
-from modelium.live.recording import runs
-from modelium.live.retention import Retention, delete_logs, delete_rows, give_back, tidy
+from modelium.live.records import journal as journals
+from modelium.live.records import retention
+from modelium.live.records.export import runs
+from modelium.live.records.journal import Journal
+from modelium.live.records.retention import Retention, delete_logs, delete_rows, give_back, tidy
 from modelium.testing.scenarios import model
 from tests.live.house import house
 from tests.live.test_journal import ENGINE, RECORD, row

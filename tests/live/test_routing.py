@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from modelium.control.state import Copy, FrozenMeters
 from modelium.errors import ConfigError
-from modelium.live.routing import ROUTERS, router
-from modelium.live.seats import Request
-from modelium.state import Copy, FrozenMeters
+from modelium.live.requests.interface import Request
+from modelium.live.requests.routing import ROUTERS, router
 
 
 def copies(*running: int) -> list[Copy]:

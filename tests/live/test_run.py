@@ -21,7 +21,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from modelium.record import Run
+from modelium.results.record import Run
 from tests.live import tiny
 from tests.live.running import (
     WITHIN_S,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from modelium.record import Run
+from modelium.results.record import Run
 from tests.live import tiny
 from tests.live.running import running, still_there, sweep
 from tests.managers.ray_house import needs_ray

@@ -8,7 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from modelium.managers import environment, triton_layout
+from modelium.managers import environment
+from modelium.managers.triton import layout as triton_layout
 from tests.live import tiny
 from tests.live.running import WITHIN_S, Running, running, still_there, sweep
 from tests.managers.ray_house import needs_ray

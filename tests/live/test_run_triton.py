@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from modelium.managers import triton_layout
+from modelium.managers.triton import layout as triton_layout
 from tests.live import tiny
 from tests.live.running import WITHIN_S, Running, left_behind, running, still_there, sweep
 from tests.managers.triton_house import ONE_THREAD, config, double, needs_triton, onnx

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from openai import APIError, OpenAI
 
-from modelium.live.recording import read_run
+from modelium.live.records.export import read_run
 from tests.live import tiny
 from tests.live.running import running, still_there, sweep, until
 from tests.managers.vllm_house import needs_vllm, shared_memory

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelium.live.screen import LEAST, Screen, gpu_lines, sentence
+from modelium.cli.live.live_view import LEAST, Screen, gpu_lines, sentence
 
 GPU = {
     "id": "gpu0", "lost": "", "memory_bytes": 100, "booked_bytes": 50, "utilisation": 0.5,

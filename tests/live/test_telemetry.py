@@ -14,12 +14,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelium.core import Decision
-from modelium.live import watch
-from modelium.live.failures import Patience
-from modelium.live.journal import JournalError
-from modelium.live.reception import House as Rules
-from modelium.live.seats import RefusedError, Request
-from modelium.live.telemetry import Telemetry
+from modelium.live.engines import health
+from modelium.live.engines.backoff import Patience
+from modelium.live.records.journal import JournalError
+from modelium.live.records.telemetry import Telemetry
+from modelium.live.requests.dispatcher import House as Rules
+from modelium.live.requests.interface import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
 from modelium.testing.scenarios import model
 from tests.gateway.paced import paced
@@ -219,7 +219,7 @@ def test_a_lost_engine_is_a_restart_and_its_request_is_lost(tmp_path: Path) -> N
 def test_what_is_true_now_is_shown_and_ends_with_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "GPUS_EVERY_S", 0.05)
 
     async def act(here: Site, page: Page) -> None:
         cluster = here.house.cluster
@@ -252,7 +252,7 @@ def test_what_is_true_now_is_shown_and_ends_with_the_model(
 def test_writes_that_the_disk_refuses_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "GPUS_EVERY_S", 0.05)
 
     async def act(here: Site, page: Page) -> None:
         journal = here.house.cluster.journal

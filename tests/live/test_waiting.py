@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelium.live.seats import RefusedError, Request
-from modelium.live.waiting import Entry, WaitingRoom
+from modelium.live.requests.interface import RefusedError, Request
+from modelium.live.requests.queue import Entry, WaitingRoom
 
 MODELS, ORGANIZATIONS = ("a", "b"), ("x", "y", "z")
 LIMIT = 8

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from modelium.core import Fault
-from modelium.live import watch
-from modelium.live.given import Deadlines
-from modelium.live.inventory import PretendInventory, Reading
-from modelium.live.recording import read_run
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.engines import health
+from modelium.live.engines.gpus import PretendInventory, Reading
+from modelium.live.records.export import read_run
+from modelium.live.settings import Deadlines
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine, EngineError
 from modelium.managers.identity import Process, runs
 from modelium.testing.scenarios import model, nodes_of
@@ -53,8 +53,8 @@ def test_an_engine_is_probed_again_only_once_the_last_probe_has_ended(
         looks += 1
         return runs(process)
 
-    monkeypatch.setattr(watch, "ALIVE_EVERY_S", 0.01)
-    monkeypatch.setattr(watch, "runs", looked)
+    monkeypatch.setattr(health, "ALIVE_EVERY_S", 0.01)
+    monkeypatch.setattr(health, "runs", looked)
     slow = Slow(folder=tmp_path / "engines")
 
     async def run() -> None:
@@ -92,7 +92,7 @@ class Shared(PretendInventory):
 def test_memory_that_others_give_back_is_offered_to_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GPUS_EVERY_S", 0.02)
+    monkeypatch.setattr(health, "GPUS_EVERY_S", 0.02)
 
     async def run() -> None:
         inventory = Shared(nodes_of(1)[0])
@@ -123,8 +123,8 @@ class Survives(EmulatedManager):
 def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelium.live.transitions.STOP_AGAIN_S", 0.0)
-    monkeypatch.setattr("modelium.live.transitions.SURVIVOR_AGAIN_S", 0.05)
+    monkeypatch.setattr("modelium.live.engines.transitions.STOP_AGAIN_S", 0.0)
+    monkeypatch.setattr("modelium.live.engines.transitions.SURVIVOR_AGAIN_S", 0.05)
 
     async def run() -> None:
         async with house(tmp_path, TWO) as here:
@@ -148,7 +148,7 @@ def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
 def test_a_server_that_is_killed_leaves_its_timeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "TIMELINE_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "TIMELINE_EVERY_S", 0.05)
     journal = tmp_path / "journal.db"
 
     def on_disk() -> dict[str, set[str]]:

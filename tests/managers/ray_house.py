@@ -17,7 +17,7 @@ from modelium.errors import ConfigError
 from modelium.managers import environment
 from modelium.managers.engine import Engine, Order
 from modelium.managers.process import MARK, Processes
-from modelium.managers.ray import RayManager
+from modelium.managers.ray.manager import RayManager
 
 DEADLINE_S = 400.0
 """Whatever a test waits for has come by then, on the slowest machine."""

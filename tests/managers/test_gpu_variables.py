@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from modelium.managers import environment, vllm_command
+from modelium.managers import environment
 from modelium.managers.engine import Engine, Order
-from modelium.managers.triton_server import Gpu
+from modelium.managers.triton.server import Gpu
+from modelium.managers.vllm import command as vllm_command
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from modelium.managers.engine import Engine, EngineError, StartError
-from modelium.managers.ray import RayManager
+from modelium.managers.ray.manager import RayManager
 from tests.live import tiny
 from tests.live.running import until
 from tests.managers.ray_house import (
@@ -273,7 +273,7 @@ def test_a_replica_that_does_not_come_back_is_trouble(
     path = double(house.folder / "once")
     engine = house.manager.start(order("once#1", path))
     (path / "model.py").write_text("raise ValueError('its code has changed')")
-    monkeypatch.setattr("modelium.managers.ray.RESTART_S", 3.0)
+    monkeypatch.setattr("modelium.managers.ray.manager.RESTART_S", 3.0)
     replica(engine).kill()
     until(lambda: "did not come back" in house.manager.trouble(engine, 0.5))
     house.manager.stop(engine, 0.0)

@@ -17,8 +17,8 @@ import pytest
 from modelium.managers import environment
 from modelium.managers.engine import StartError
 from modelium.managers.ports import Ports
-from modelium.managers.ray import RayManager
-from modelium.managers.ray_head import COMMON, LOCAL
+from modelium.managers.ray.head import COMMON, LOCAL
+from modelium.managers.ray.manager import RayManager
 from tests.live.running import until
 from tests.managers.ray_house import (
     DEADLINE_S,
@@ -175,7 +175,7 @@ def test_serve_and_applications_of_others_stay(foreign: Foreign, tmp_path: Path)
 
 
 def test_an_address_without_a_ray_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelium.managers.ray_head.STARTED_S", 3.0)
+    monkeypatch.setattr("modelium.managers.ray.head.STARTED_S", 3.0)
     made = RayManager(address=f"{HOST}:9", folder=tmp_path / "logs", env=LOCAL)
     with pytest.raises(StartError, match=r"double: no Ray answers at 127\.0\.0\.1:9: .* in 3 s"):
         made.load_model("double", double(tmp_path / "double"))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from modelium.managers import ray_order
 from modelium.managers.engine import Order, StartError
+from modelium.managers.ray import order as ray_order
 
 
 def wanted(path: Path, **more: Any) -> ray_order.Wanted:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from modelium.managers.engine import Engine, StartError
-from modelium.managers.ray import RayManager
+from modelium.managers.ray.manager import RayManager
 from tests.managers.ray_house import manager, needs_ray, post, processes_of
 
 pytestmark = [pytest.mark.engines, needs_ray()]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from modelium.managers import stalls
+from modelium.managers import hang_detector
 
 
 def test_it_counts_from_the_last_move_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(stalls.time, "monotonic", lambda: clock[0])
-    made = stalls.Stalls()
+    monkeypatch.setattr(hang_detector.time, "monotonic", lambda: clock[0])
+    made = hang_detector.Stalls()
 
     def at(now_s: float, work: float, instance: str = "a") -> float:
         clock[0] = now_s

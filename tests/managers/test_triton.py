@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from modelium.managers.engine import Engine, EngineError, StartError
-from modelium.managers.triton import TritonManager
-from modelium.managers.triton_client import Client, GoneError
+from modelium.managers.triton.client import Client, GoneError
+from modelium.managers.triton.manager import TritonManager
 from tests.managers.triton_house import (
     BURN,
     DEADLINE_S,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from modelium.managers.engine import Order, StartError
-from modelium.managers.triton_entry import entry_name, erase, write
-from modelium.managers.triton_layout import Layout
+from modelium.managers.triton.entry import entry_name, erase, write
+from modelium.managers.triton.layout import Layout
 from tests.live import tiny
 from tests.managers.triton_house import TENSORS, double, onnx
 

@@ -13,8 +13,8 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from modelium.managers.engine import StartError
-from modelium.managers.triton import TritonManager
-from modelium.managers.triton_server import Gpu
+from modelium.managers.triton.manager import TritonManager
+from modelium.managers.triton.server import Gpu
 from tests.managers.triton_house import double, manager, needs_triton, order
 from tests.managers.vllm_house import processes_of
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelium.managers.engine import Engine, Order, StartError
-from modelium.managers.triton import TritonManager
+from modelium.managers.triton.manager import TritonManager
 from tests.live import tiny
 from tests.managers.triton_house import (
     DEADLINE_S,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from modelium.managers.engine import Engine, EngineError
-from modelium.managers.vllm import VLLMManager
+from modelium.managers.vllm.manager import VLLMManager
 from tests.live import tiny
 from tests.managers.vllm_house import (
     completion,
@@ -157,7 +157,7 @@ ADOPT = """
 import json, sys
 from pathlib import Path
 from modelium.managers.engine import Engine
-from modelium.managers.vllm import VLLMManager
+from modelium.managers.vllm.manager import VLLMManager
 folder, port, *texts = sys.argv[1:]
 manager = VLLMManager(folder=Path(folder), base_port=int(port))
 engines = [Engine.from_dict(json.loads(text)) for text in texts]

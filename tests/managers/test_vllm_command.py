@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers import vllm_command
 from modelium.managers.engine import Order
+from modelium.managers.vllm import command as vllm_command
 
 GIB = 1 << 30
 PROGRAM = Path("/opt/vllm/bin/vllm")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelium.managers.causes import MOST_CAUSE, cause, final, no_memory
 from modelium.managers.engine import Order
 from modelium.managers.starting import Start
-from modelium.managers.vllm_log import Follower, address_taken, tasks
+from modelium.managers.vllm.log import Follower, address_taken, tasks
 
 WORKER = "(Worker pid=15053) ERROR 11-25 09:15:07 [multiproc_executor.py:953] "
 CORE = "(EngineCore pid=15045) ERROR 11-25 09:15:08 [core.py:1510] "

@@ -95,7 +95,7 @@ def test_a_server_whose_core_has_died_is_in_trouble_and_leaves_nothing(robbed: R
 EXECUTOR = """
 import sys
 from pathlib import Path
-from modelium.managers.vllm import VLLMManager
+from modelium.managers.vllm.manager import VLLMManager
 folder, path, port = sys.argv[1:]
 manager = VLLMManager(folder=Path(folder), base_port=int(port), env={"OMP_NUM_THREADS": "1"})
 settings = dict(enforce_eager=True, max_model_len=512, kv_cache_memory_bytes="64M")

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from modelium.errors import ConfigError
-from modelium.managers import triton_layout
 from modelium.managers.engine import Engine, Order
-from modelium.managers.triton import TritonManager
+from modelium.managers.triton import layout as triton_layout
+from modelium.managers.triton.manager import TritonManager
 from tests.managers.vllm_house import free_port
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

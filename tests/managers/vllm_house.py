@@ -16,7 +16,7 @@ from modelium.errors import ConfigError
 from modelium.managers import environment
 from modelium.managers.engine import Engine, Order
 from modelium.managers.process import MARK, Processes
-from modelium.managers.vllm import VLLMManager
+from modelium.managers.vllm.manager import VLLMManager
 
 SMALL = {
     "enforce_eager": True,

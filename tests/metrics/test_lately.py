@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.metrics.lately import Window
+from modelium.metrics.recent_rates import Window
 
 GAPS = st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.999, 1.0, 2.5, 9.0, 30.0, 75.0, 500.0]))
 

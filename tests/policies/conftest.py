@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from modelium.control.costs import INSTANT, ConfiguredFacts, Links
 from modelium.core import Action, Done, Event, Gpu, Limits, Load, Model, Node, Policy
-from modelium.costs import INSTANT, ConfiguredFacts, Links
 from modelium.testing import FakeCluster
 from modelium.units import GIB
 

@@ -21,8 +21,8 @@ from modelium.core import (
     Tick,
     Unload,
 )  # fmt: skip
+from modelium.plugins.registry import make_policy, names
 from modelium.policies.lru import Lru
-from modelium.registry import make_policy, names
 from modelium.testing import check_policy
 
 TOLD = {"belady_cost"}

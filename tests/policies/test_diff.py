@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.core import Limits, Load, Move, Phase, Sleep, Unload, Wake
-from modelium.policies.diff import Target, diff
-from modelium.policies.planned import Planned
+from modelium.policies.toolkit.diff import Target, diff
+from modelium.policies.toolkit.planned import Planned
 
 
 def test_what_is_right_stays(world: type) -> None:

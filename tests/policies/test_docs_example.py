@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelium.core import Load, Unload
-from modelium.policies.adapters import OnDemand
+from modelium.policies.toolkit.adapters import OnDemand
 from modelium.testing import check_policy
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/write-a-policy.md").read_text()
@@ -59,7 +59,7 @@ def test_the_example_from_nothing_serves_single_gpu_models(world: type) -> None:
 
 def test_the_text_names_only_what_there_is() -> None:
     import modelium.core as core
-    import modelium.policies.ageing as ageing
+    import modelium.policies.toolkit.ageing as ageing
 
     for name in ("Load", "Unload", "Sleep", "Wake", "Move", "Remind", "Miss", "Tick", "Done"):
         assert f"`{name}" in TEXT

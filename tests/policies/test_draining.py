@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import Gpu, Model, Node
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.errors import PolicyError
-from modelium.policies.draining import Draining
-from modelium.registry import make_policy
+from modelium.plugins.registry import make_policy
+from modelium.policies.toolkit.draining import Draining
 from modelium.testing import FakeCluster
 from modelium.units import GIB
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import Load, Policy, Unload
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.landlord import Landlord
 from modelium.policies.lfuda import Lfuda

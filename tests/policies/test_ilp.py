@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
+from modelium.control.state import FrozenDemand
 from modelium.core import (
     ClusterState,
     Done,
@@ -21,13 +23,11 @@ from modelium.core import (
     Unload,
     Wake,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, Links, Stages
-from modelium.policies.forecast import EwmaForecast
-from modelium.policies.ilp import Ilp
-from modelium.policies.ilp_problem import Problem
-from modelium.policies.ilp_search import Answer
-from modelium.policies.ilp_view import View
-from modelium.state import FrozenDemand
+from modelium.policies.ilp.policy import Ilp
+from modelium.policies.ilp.problem import Problem
+from modelium.policies.ilp.search import Answer
+from modelium.policies.ilp.view import View
+from modelium.policies.toolkit.forecast import EwmaForecast
 
 SLOW = ConfiguredFacts(default_stages=Stages(), default_links=Links())
 """A load takes twenty seconds and more, a wake one."""

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from modelium.policies.ilp_model import Programme, solve
-from modelium.policies.ilp_problem import (
+from modelium.policies.ilp.model import Programme, solve
+from modelium.policies.ilp.problem import (
     PARTS,
     Effort,
     Fate,
@@ -21,7 +21,7 @@ from modelium.policies.ilp_problem import (
     Room,
     Want,
 )  # fmt: skip
-from modelium.policies.ilp_start import possible_gain, starts
+from modelium.policies.ilp.start import possible_gain, starts
 
 FULL = Effort(work=1000.0)
 AWAKE, ASLEEP, GONE = Fate.AWAKE, Fate.ASLEEP, Fate.GONE

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import Action, Done, Limits, Load, Miss, Remind, Sleep, Tick, Unload, Wake
-from modelium.costs import ConfiguredFacts, Links, Stages
-from modelium.policies.adapters import OnDemand
+from modelium.plugins.registry import make_policy
 from modelium.policies.lru import Lru
 from modelium.policies.random_evict import RandomEvict
-from modelium.policies.room import sweep
-from modelium.registry import make_policy
+from modelium.policies.toolkit.adapters import OnDemand
+from modelium.policies.toolkit.eviction import sweep
 from modelium.units import GIB
 
 INF = float("inf")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import (
     Action,
     ClusterState,
@@ -21,16 +22,15 @@ from modelium.core import (
     Tick,
     Unload,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.bfd import Bfd
-from modelium.policies.diff import Target
 from modelium.policies.ffd import Ffd
-from modelium.policies.ilp import Ilp
+from modelium.policies.ilp.policy import Ilp
 from modelium.policies.lru import Lru
-from modelium.policies.pack import pack
-from modelium.policies.place import best_fit, first_fit
-from modelium.policies.planned import Plan, Planned
 from modelium.policies.static import Static
+from modelium.policies.toolkit.bin_packing import pack
+from modelium.policies.toolkit.diff import Target
+from modelium.policies.toolkit.placement import best_fit, first_fit
+from modelium.policies.toolkit.planned import Plan, Planned
 
 
 def test_it_plans_at_the_first_tick_and_then_every_period(world: type) -> None:

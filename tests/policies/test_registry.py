@@ -15,13 +15,13 @@ from click.testing import CliRunner
 
 from modelium.cli import cli
 from modelium.errors import PolicyError
-from modelium.parameters import parameters
+from modelium.plugins.parameters import parameters
+from modelium.plugins.registry import describe, find, make_policy, names
 from modelium.policies import POLICIES
 from modelium.policies.belady_cost import BeladyCost
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import IdleTtl
 from modelium.policies.lru import Lru
-from modelium.registry import describe, find, make_policy, names
 from modelium.traces import Labels, Trace
 
 
@@ -199,7 +199,7 @@ def test_every_built_in_policy_explains_itself(name: str) -> None:
 
 
 def test_naming_policies_imports_no_solver() -> None:
-    code = "import sys, modelium.registry as r; r.names(); print('ortools' in sys.modules)"
+    code = "import sys, modelium.plugins.registry as r; r.names(); print('ortools' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

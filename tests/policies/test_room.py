@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from modelium.core import Gpu, Model, Node
-from modelium.policies.on_demand import Evict, OnDemand, last_use
+from modelium.policies.toolkit.on_demand import Evict, OnDemand, last_use
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Infer
 from modelium.traces import Trace

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from modelium import arrow
+from modelium.results import arrow
 
 NUMBERS = st.sampled_from(["f8", "i4", "i8", "?"]).flatmap(
     lambda kind: arrays(kind, st.integers(0, 40))
@@ -62,7 +62,7 @@ def test_of_columns_without_a_chunk_nothing_is_left() -> None:
 @pytest.mark.parametrize("heavy", ["pandas", "pyarrow.compute"])
 def test_it_imports_nothing_heavy(heavy: str) -> None:
     code = (
-        "import sys, numpy as np; from modelium import arrow;"
+        "import sys, numpy as np; from modelium.results import arrow;"
         "arrow.array(arrow.numbers(np.zeros(3)));"
         "arrow.codes(arrow.names(np.array([0, -1]), ['a']));"
         f"sys.exit({heavy!r} in sys.modules)"

@@ -8,7 +8,7 @@ import pytest
 
 from modelium.core import Decision
 from modelium.errors import RecordError
-from modelium.record import (
+from modelium.results.record import (
     COLD,
     OUTCOMES,
     SUMMARY_KEYS,
@@ -109,7 +109,7 @@ def test_a_killed_write_leaves_nothing_that_reads_as_a_run(run, tmp_path):
     code = """
         import os, sys
         from pathlib import Path
-        from modelium.record import Run
+        from modelium.results.record import Run
         given, out = map(Path, sys.argv[1:])
         Path.rename = lambda *_: os._exit(9)
         Run.read(given).write(out)

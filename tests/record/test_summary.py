@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.core import Decision, Gpu, Slo
-from modelium.record import OUTCOMES, SUMMARY_KEYS, decisions_table, requests_table, timeline_table
-from modelium.summary import DEFINITIONS, latencies, summarize
+from modelium.results.record import (
+    OUTCOMES,
+    SUMMARY_KEYS,
+    decisions_table,
+    requests_table,
+    timeline_table,
+)
+from modelium.results.summary import DEFINITIONS, latencies, summarize
 
 META = {"policy": "lru", "trace": "t.csv", "seed": 7}
 KEYS = [

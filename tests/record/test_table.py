@@ -3,7 +3,7 @@ import re
 
 from rich.console import Console
 
-from modelium.table import cells, names, print_table
+from modelium.results.table import cells, names, print_table
 
 
 def summary(policy, slo=0.9, ttft=0.2, loads=1, bound=None, **more):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modelium.core import Decision, Gpu
-from modelium.record import (
+from modelium.results.record import (
     COLD,
     OUTCOMES,
     Run,
@@ -14,7 +14,7 @@ from modelium.record import (
     requests_table,
     timeline_table,
 )
-from modelium.summary import summarize
+from modelium.results.summary import summarize
 from modelium.units import GIB
 
 SPAN_S = 86400.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.report import build
+from modelium.results.report import build
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from modelium.core import Decision
-from modelium.record import Run, decisions_table, floats, requests_table, timeline_table
-from modelium.report import bins, build
-from modelium.summary import DEFINITIONS, latencies, summarize
+from modelium.results.record import Run, decisions_table, floats, requests_table, timeline_table
+from modelium.results.report import bins, build
+from modelium.results.summary import DEFINITIONS, latencies, summarize
 from modelium.units import GIB
 
 

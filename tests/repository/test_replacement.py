@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from modelium import durable
 from modelium.repository import ModelRepository, Replacement, RepositoryError, watch
+from modelium.storage import durable
 from tests.repository.test_repository import put, safetensors
 
 OLD, NEW = 100, 200

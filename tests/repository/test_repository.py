@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium import durable
 from modelium.repository import ModelRepository, RepositoryError, StoredModel, watch, watching
 from modelium.repository.checking import check_name, listing
-from modelium.unfinished import unfinished
+from modelium.storage import durable
+from modelium.storage.unfinished import unfinished
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelium.config import Config
-from modelium.serving.front import Front
+from modelium.serving.gateway_factory import Front
 from tests.serving.test_starting import kept_port
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from modelium.analyze import analyze
-from modelium.live import files
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.engines import model_files
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine, Order, StartError
 from modelium.repository import ModelRepository, Replacement, RepositoryError, watching
-from modelium.serving import Server, serving, stock
+from modelium.serving import Server, served_models, serving
 from tests.live import tiny
 from tests.live.harness import QUIET_S
 from tests.live.running import still_there, sweep
@@ -31,8 +31,8 @@ BROKEN = "its weights are broken"
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are taken for whole after a moment; engines of some do not start, or not for ever."""
     monkeypatch.setattr(watching, "STILL_S", 0.2)
-    monkeypatch.setattr(files, "STILL_S", 0.2)
-    monkeypatch.setattr(files, "LOOK_S", 0.02)
+    monkeypatch.setattr(model_files, "STILL_S", 0.2)
+    monkeypatch.setattr(model_files, "LOOK_S", 0.02)
     start = EmulatedManager.start
 
     def maybe(self: EmulatedManager, order: Order, *more: Any) -> Engine:
@@ -209,7 +209,7 @@ def test_what_comes_is_not_analysed_on_the_event_loop(
 
     async def act() -> None:
         async with place(folder) as here:
-            monkeypatch.setattr(stock, "analyze", noted)
+            monkeypatch.setattr(served_models, "analyze", noted)
             here.put("b", seed=2)
             assert await here.said("new-model") == "it came into the repository"
             assert threads

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelium.gateway.connections import OTHER_FILES, Bounds
-from modelium.serving.openfiles import FEW_OPEN, MOST_OPEN, raise_open_files
+from modelium.gateway.access.connections import OTHER_FILES, Bounds
+from modelium.serving.open_files import FEW_OPEN, MOST_OPEN, raise_open_files
 
 FILES = resource.RLIMIT_NOFILE
 

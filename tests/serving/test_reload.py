@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from modelium.cli import invoke
-from modelium.gateway.keys import Keys
-from modelium.live import hostmemory
-from modelium.live.hostmemory import HostMemory
+from modelium.gateway.access.keys import Keys
+from modelium.live.engines import host_memory
+from modelium.live.engines.host_memory import HostMemory
 from modelium.repository import ModelRepository
-from modelium.serving import Server, managers, order, serving, watching
+from modelium.serving import Server, config_watch, managers, order, serving
 from modelium.serving.hardware import hardware
 from tests.gateway.site import run_as_served
 from tests.gateway.test_access import certificates
@@ -335,8 +335,8 @@ def test_the_ram_of_real_gpus_is_watched_for_engines_that_a_reload_brings(
         return int(here.server.operations.status()["hosts"][0]["free_bytes"])
 
     monkeypatch.setattr("modelium.serving.hardware", as_if_real)
-    monkeypatch.setattr(hostmemory, "read", lambda: memory[0])
-    monkeypatch.setattr(hostmemory, "reader", lambda: hostmemory.read)
+    monkeypatch.setattr(host_memory, "read", lambda: memory[0])
+    monkeypatch.setattr(host_memory, "reader", lambda: host_memory.read)
     monkeypatch.setitem(managers._MAKERS, "vllm", managers._MAKERS["emulated"])
     path = tiny.llama(tmp_path / "files")
 
@@ -374,7 +374,7 @@ def test_a_watched_file_is_taken_up_once(tmp_path: Path, monkeypatch: pytest.Mon
         over.release()
         await begin.acquire()
 
-    monkeypatch.setattr(watching, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(config_watch, "asyncio", SimpleNamespace(sleep=sleep))
 
     async def act(here: Place) -> None:
         async def reloads() -> int:

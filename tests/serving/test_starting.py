@@ -25,8 +25,8 @@ import pytest
 
 from modelium.config import Config
 from modelium.errors import ConfigError
-from modelium.live.lock import locked
-from modelium.managers.emulated import EmulatedManager
+from modelium.live.folder_lock import locked
+from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine
 from modelium.managers.process import Processes
 from modelium.serving import Order, Server, serving
@@ -148,7 +148,7 @@ def test_engines_do_not_inherit_the_lock(tmp_path: Path) -> None:
 
 def test_the_system_takes_the_lock_back_from_whoever_is_killed(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys\nfrom modelium.live.lock import locked\n"
+        "import pathlib, sys\nfrom modelium.live.folder_lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n    print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -422,6 +422,6 @@ def test_sighup_reloads_without_a_terminal_and_a_lost_reader_ends_nothing(
 
 
 def operate(port: int, model: str, verb: str) -> None:
-    from modelium.client import Client
+    from modelium.client.client import Client
 
     Client(f"http://127.0.0.1:{port}").act(model, verb)

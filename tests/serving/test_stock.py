@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from modelium.config import Config, make_plan
-from modelium.config.plan import with_model
+from modelium.config.planning.plan import with_model
 from modelium.errors import ConfigError
-from modelium.live.given import Served
+from modelium.live.settings import Served
 from modelium.serving import Order
-from modelium.serving import stock as stocks
-from modelium.serving.stock import ASSUMED_ANSWER_S, Stock
+from modelium.serving import served_models as stocks
+from modelium.serving.served_models import ASSUMED_ANSWER_S, Stock
 from tests.live import tiny
 
 OWN = "class Model:\n    def __call__(self, body):\n        return body\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modelium.config.devices import GpuName
-from modelium.serving.visible import visible
+from modelium.config.planning.devices import GpuName
+from modelium.serving.visible_devices import visible
 
 H100 = [GpuName(f"gpu{i}", str(i), "h100-80g", uuid) for i, uuid in enumerate(
     ["GPU-8932f937-d72c", "GPU-8932aaaa-0000", "GPU-1f2e", "GPU-77"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
+from modelium.control.costs import INSTANT, ConfiguredFacts, Stages
 from modelium.core import Gpu, Limits, Model, Node, Policy, Slo
-from modelium.costs import INSTANT, ConfiguredFacts, Stages
 from modelium.policies.static import Static
-from modelium.record import Run, floats, labels
+from modelium.results.record import Run, floats, labels
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import Engine, Infer, Settings
 from modelium.traces import Trace

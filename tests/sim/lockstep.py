@@ -13,11 +13,11 @@ from reference_infer import Job
 from reference_world import HORIZON, IDLE, MISS, Instance, ReferenceWorld, Request, TieError
 
 from modelium.core import Gpu, Model, Node, Slo
-from modelium.record import COLD
+from modelium.results.record import COLD
 from modelium.sim import SimInput
-from modelium.sim.answers import OUTCOME_NAMES
-from modelium.sim.books import OPEN, ROUTERS
-from modelium.sim.plane import Plane
+from modelium.sim.data_plane import Plane
+from modelium.sim.kernel.arrays import OPEN, ROUTERS
+from modelium.sim.kernel.outcomes import OUTCOME_NAMES
 from modelium.sim.results import check_conservation
 from modelium.sim.spec import Admission, Generate, Infer, Settings, StepTime
 from modelium.traces import Trace

@@ -1,7 +1,7 @@
 """The continuous-batching engine in plain Python: one turn of a loop per iteration, real blocks.
 
-This is the text that `modelium.sim.generate` must equal to the bit. It shares nothing with it but
-the specification of the engine, and knows no spans: `step` runs exactly one iteration.
+This is the text that `modelium.sim.kernel.generate` must equal to the bit. It shares nothing with
+it but the specification of the engine, and knows no spans: `step` runs exactly one iteration.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lanes of batch engines in plain Python: one list of who waits, one event at a time.
 
-This is the text that `modelium.sim.infer` must equal to the bit. Who goes next is found by sorting
-all that wait; floats are added in the order in which a batch passes its stages.
+This is the text that `modelium.sim.kernel.infer` must equal to the bit. Who goes next is found by
+sorting all that wait; floats are added in the order in which a batch passes its stages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The world of arrivals, routing, waiting rooms and engines in plain Python.
 
-This is the text that `modelium.sim.world` must equal to the bit: at each turn of the loop whatever
-is due next happens, and everything that follows from the present state is computed from it anew.
+This is the text that `modelium.sim.kernel.event_loop` must equal to the bit: at each turn of the
+loop whatever is due next happens, and everything that follows from the present state is computed
+from it anew.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
+from modelium.control.state import State
 from modelium.core import (
     Action,
     ClusterState,
@@ -23,16 +25,15 @@ from modelium.core import (
     Policy,
     Tick,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import IdleTtl
 from modelium.policies.landlord import Landlord
 from modelium.policies.lfuda import Lfuda
 from modelium.policies.lru import Lru
-from modelium.policies.place import by_node
 from modelium.policies.random_evict import RandomEvict
-from modelium.policies.room import Survey
-from modelium.record import Run
+from modelium.policies.toolkit.eviction import Survey
+from modelium.policies.toolkit.placement import by_node
+from modelium.results.record import Run
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import (
     Admission,
@@ -44,7 +45,6 @@ from modelium.sim.spec import (
     Settings,
     StepTime,
 )  # fmt: skip
-from modelium.state import State
 from modelium.traces import Trace
 from modelium.traces.trace import Labels
 from modelium.units import GIB

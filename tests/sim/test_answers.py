@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from modelium.record import OUTCOMES
-from modelium.sim.answers import OUTCOME_CODES, OUTCOME_NAMES
+from modelium.results.record import OUTCOMES
+from modelium.sim.kernel.outcomes import OUTCOME_CODES, OUTCOME_NAMES
 
 
 def test_outcomes_have_the_codes_of_the_tables() -> None:

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_clusters import POLICIES, Case, cases
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import Gpu, Limits, Model, Node, Policy, Slo
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.belady_cost import BeladyCost
 from modelium.policies.static import Static
-from modelium.record import Run
+from modelium.results.record import Run
 from modelium.sim import SimInput, simulate
-from modelium.sim.bounds import _counted, _large_or_small, _least, _lost, _Needs, bounds
-from modelium.sim.fastest import fastest, load_s, return_s
+from modelium.sim.bounds.bounds import _counted, _large_or_small, _least, _lost, _Needs, bounds
+from modelium.sim.bounds.fastest import fastest, load_s, return_s
 from modelium.sim.spec import Generate, Infer, Settings, StepTime
 from modelium.traces import Trace
 from modelium.traces.trace import Labels

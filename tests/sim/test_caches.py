@@ -21,7 +21,7 @@ from modelium.policies.idle_ttl import IdleTtl
 from modelium.policies.lfu import Lfu
 from modelium.policies.lru import Lru
 from modelium.policies.random_evict import RandomEvict
-from modelium.record import floats, labels
+from modelium.results.record import floats, labels
 
 FOUR = (0.4, 0.3, 0.2, 0.1)
 

@@ -21,10 +21,10 @@ from modelium.core import (
 )  # fmt: skip
 from modelium.policies.lru import Lru
 from modelium.sim import SimInput, simulate
-from modelium.sim.books import COMPLETED, NEXT
 from modelium.sim.cluster import SimCluster
-from modelium.sim.heap import NEVER
-from modelium.sim.plane import Plane
+from modelium.sim.data_plane import Plane
+from modelium.sim.kernel.arrays import COMPLETED, NEXT
+from modelium.sim.kernel.heap import NEVER
 from modelium.sim.spec import FaultAt, Faults, Generate, Infer, Settings, StepTime
 from modelium.testing import check_cluster
 from modelium.traces import Trace

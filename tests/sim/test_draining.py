@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modelium.control.costs import Stages
 from modelium.core import Limits
-from modelium.costs import Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.lru import Lru
-from modelium.policies.on_demand import OnDemand
+from modelium.policies.toolkit.on_demand import OnDemand
 from modelium.sim.spec import Infer, Settings
 from tests.sim.conftest import Served, play, trace
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.errors import ConfigError
-from modelium.sim import generate
+from modelium.sim.kernel import generate
 from modelium.sim.spec import Generate, StepTime
 
 PS = 1e-12

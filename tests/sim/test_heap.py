@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.sim.heap import NEVER, make_heap, set_due
-from modelium.sim.jit import kernel
+from modelium.sim.jit.decorators import kernel
+from modelium.sim.kernel.heap import NEVER, make_heap, set_due
 
 ENGINES = 9
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelium.control.costs import ConfiguredFacts, Stages
 from modelium.core import Policy
-from modelium.costs import ConfiguredFacts, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import BUSY_S, IdleTtl
 from modelium.policies.landlord import Landlord

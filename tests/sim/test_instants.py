@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import (
     Action,
     ClusterState,
@@ -23,8 +24,7 @@ from modelium.core import (
     Tick,
     Unload,
 )  # fmt: skip
-from modelium.costs import ConfiguredFacts, Links, Stages
-from modelium.record import Run
+from modelium.results.record import Run
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import FaultAt, Faults, Infer, Settings
 from modelium.traces import Trace

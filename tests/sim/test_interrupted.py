@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from modelium.control.costs import ConfiguredFacts, Links, Stages
 from modelium.core import Action, ClusterState, Event, Gpu, Load, Model, Node, Tick, Unload
-from modelium.costs import ConfiguredFacts, Links, Stages
 from modelium.policies.lru import Lru
 from modelium.sim import SimInput, simulate
 from modelium.sim.spec import FaultAt, Faults, Infer, Settings

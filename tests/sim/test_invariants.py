@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_clusters import Case, cases, engine_of
 
+from modelium.control.costs import ConfiguredFacts, Stages
 from modelium.core import Gpu, Model, Node
-from modelium.costs import ConfiguredFacts, Stages
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.landlord import Landlord
-from modelium.record import Run, floats
+from modelium.results.record import Run, floats
 from modelium.sim import SimInput
 from modelium.traces import Trace
 from modelium.traces.trace import Labels

@@ -6,7 +6,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.costs import Links
+from modelium.control.costs import Links
 from modelium.sim.links import NodeLinks, _capacity, _fill, _Transfer
 
 SPEC = Links(6.0, 25.0, 2, 5.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.sim import compiler, jit, native
+from modelium.sim.jit import compiler, decorators, native
 
 
 def difference(a: int, b: int) -> int:
@@ -27,9 +27,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of what was compiled."""
     names, assembly = list[str](), compiler.assembly
 
-    def counted(function, options):  # type: ignore[no-untyped-def]
+    def counted(function, options, readers):  # type: ignore[no-untyped-def]
         names.append(function.__name__)
-        return assembly(function, options)
+        return assembly(function, options, readers)
 
     monkeypatch.setattr(compiler, "assembly", counted)
     return names
@@ -37,12 +37,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_it_is_compiled_once_and_is_the_same_from_its_file(compiled: list[str]) -> None:
     for _ in range(3):
-        assert jit.entry(difference)(7, -(2**40)) == 7 + 2**40
+        assert decorators.entry(difference)(7, -(2**40)) == 7 + 2**40
     assert compiled == ["difference"]
 
 
 def test_what_is_given_first_stays_given() -> None:
-    less_from, from_ten = jit.entry(difference).at(7), jit.entry(difference).at(10)
+    less_from, from_ten = decorators.entry(difference).at(7), decorators.entry(difference).at(10)
     assert [less_from(2), from_ten(2), less_from(9), less_from(2)] == [5, 8, -2, 5]
 
 
@@ -50,8 +50,8 @@ def test_other_sources_are_compiled_anew(
     compiled: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stamp in ("one", "one", "two", "two", "one"):
-        monkeypatch.setattr(jit, "_SOURCES", stamp)
-        assert jit.entry(difference)(3, 1) == 2
+        monkeypatch.setattr(decorators, "_SOURCES", stamp)
+        assert decorators.entry(difference)(3, 1) == 2
     assert len(compiled) == 3
     assert len(list(place.glob("*.o"))) == 1, "what nobody needs any more is not kept"
 
@@ -60,7 +60,7 @@ def test_other_sources_are_compiled_anew(
 def test_a_file_that_is_not_whole_is_compiled_anew(
     compiled: list[str], place: Path, harm: str
 ) -> None:
-    jit.entry(difference)(3, 1)
+    decorators.entry(difference)(3, 1)
     (file,) = place.glob("*.o")
     code = file.read_bytes()
     harmed = {
@@ -68,7 +68,7 @@ def test_a_file_that_is_not_whole_is_compiled_anew(
     }  # fmt: skip
     file.write_bytes(harmed[harm])
     for _ in range(2):
-        assert jit.entry(difference)(3, 1) == 2
+        assert decorators.entry(difference)(3, 1) == 2
     assert len(compiled) == 2, "once for all"
 
 
@@ -77,7 +77,7 @@ def test_where_nothing_can_be_written_it_is_compiled_each_time(
 ) -> None:
     (place / "file").touch()
     monkeypatch.setattr(native, "folder", lambda: place / "file" / "below")
-    assert jit.entry(difference)(3, 1) == jit.entry(difference)(2, 0) == 2
+    assert decorators.entry(difference)(3, 1) == decorators.entry(difference)(2, 0) == 2
     assert len(compiled) == 2
 
 
@@ -85,9 +85,9 @@ def test_what_raises_is_told() -> None:
     def ratio(a: int, b: int) -> int:
         return a // b
 
-    assert jit.entry(ratio)(7, 2) == 3
+    assert decorators.entry(ratio)(7, 2) == 3
     with pytest.raises(RuntimeError, match="a compiled kernel failed"):
-        jit.entry(ratio)(7, 0)
+        decorators.entry(ratio)(7, 0)
 
 
 def test_an_entry_gives_integers_only() -> None:
@@ -95,7 +95,7 @@ def test_an_entry_gives_integers_only() -> None:
         return a / 2
 
     with pytest.raises(TypeError, match="half gives float64: an entry gives an integer"):
-        jit.entry(half)(7)
+        decorators.entry(half)(7)
 
 
 FOREIGN = ("numba", "scipy", "pandas", "pydantic", "numpy.ma")

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from modelium.core import Action, ClusterState, Event, Load, Miss, Phase, Remind, Unload
-from modelium.record import floats, labels
+from modelium.results.record import floats, labels
 
 HAIR_S = 1e-6
 

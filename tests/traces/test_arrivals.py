@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.traces.arrivals import Intensity, gamma, poisson, weibull, weibull_shape
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 
 PROCESSES = {
     "poisson": lambda rate, cv, span, rng: poisson(rate, span, rng),

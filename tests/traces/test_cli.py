@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from modelium.cli.trace import trace as group
+from modelium.cli.trace.group import trace as group
 from modelium.errors import ConfigError, TraceError
 from modelium.traces import read_trace
 
@@ -172,7 +172,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
 
 def test_importing_traces_imports_nothing_heavy():
     code = (
-        "import sys, modelium.traces, modelium.cli.trace; "
+        "import sys, modelium.traces, modelium.cli.trace.group; "
         "print([m for m in ('pyarrow', 'scipy', 'matplotlib', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelium.errors import TraceError
 from modelium.traces import Bursts, Drawn, Lognormal, Workload, generate, zipf_shares
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 
 BASE = Workload(tuple("abcdefgh"), rate_per_s=5.0, span_s=4000.0)
 

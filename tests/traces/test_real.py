@@ -76,7 +76,7 @@ def test_vidur_lengths(real):
     assert known.requests == 28_257
     assert (known.prompt_tokens.mean, known.prompt_tokens.p50) == pytest.approx((2588, 2730), 1e-3)
     assert (known.output_tokens.mean, known.output_tokens.p99) == pytest.approx((291, 3271), 2e-3)
-    drawn = Drawn.from_file(path)
+    drawn = Drawn.of(read_trace(path), str(path))
     prompt, _ = drawn.draw(20_000, 0, "m")
     error = drawn.prompt_tokens.std() / np.sqrt(20_000)
     assert abs(prompt.mean() - drawn.prompt_tokens.mean()) < 4 * error

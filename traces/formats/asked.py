@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.lengths import Ints, Lengths, Lognormal, draw_lengths
+from modelium.traces.random_streams import stream
 from modelium.traces.source import head
-from modelium.traces.streams import stream
 from modelium.traces.table import header_of
 from modelium.traces.trace import MAX_REQUESTS, Labels, Trace
 

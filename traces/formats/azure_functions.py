@@ -12,7 +12,7 @@ import numpy as np
 
 from modelium.traces.columns import INT32_MAX, SECONDS, Name, Number
 from modelium.traces.formats.asked import Asked, Start, names, numbers, spread
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 from modelium.traces.table import header, read_csv
 from modelium.traces.trace import Labels, Trace
 

@@ -18,7 +18,7 @@ from modelium.traces.columns import SECONDS, WHOLE, Number
 from modelium.traces.formats.asked import Asked, Start, numbers, whole
 from modelium.traces.formats.rows import Row, checked, column, objects, read_lines, read_whole
 from modelium.traces.lengths import Ints
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 from modelium.traces.table import read_csv
 from modelium.traces.trace import Trace
 

@@ -23,8 +23,8 @@ from modelium.traces.arrivals import Floats, gamma, poisson, weibull
 from modelium.traces.columns import SECONDS, Name, Number, wrong_cell
 from modelium.traces.formats.asked import Asked, Start, numbers, stem
 from modelium.traces.formats.servegen_lengths import Densities
+from modelium.traces.random_streams import stream
 from modelium.traces.source import opened
-from modelium.traces.streams import stream
 from modelium.traces.table import header, read_csv
 from modelium.traces.trace import Labels, Trace
 

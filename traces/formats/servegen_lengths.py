@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelium.errors import TraceError
 from modelium.traces.lengths import Ints
-from modelium.traces.streams import stream
+from modelium.traces.random_streams import stream
 
 FIELDS = ("input_tokens", "output_tokens")
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers.emulation import generate
-from modelium.managers.emulation.generate import Batcher, Sequence
-from modelium.managers.emulation.spec import Generate, parse
+from modelium.managers.emulated.server import generate
+from modelium.managers.emulated.server.generate import Batcher, Sequence
+from modelium.managers.emulated.server.spec import Generate, parse
 from modelium.sim import spec as sim
 from tests.managers.emulation.virtual import VirtualLoop
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers.emulation.infer import Inferrer, Job
-from modelium.managers.emulation.spec import Infer, parse
+from modelium.managers.emulated.server.infer import Inferrer, Job
+from modelium.managers.emulated.server.spec import Infer, parse
 from tests.managers.emulation.virtual import VirtualLoop
 
 

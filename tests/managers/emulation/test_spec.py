@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from modelium.errors import ConfigError
-from modelium.managers.emulation.spec import Generate, Infer, StepCosts, parse
-from modelium.managers.emulation.words import WORDS, Words, count_tokens
+from modelium.managers.emulated.server.spec import Generate, Infer, StepCosts, parse
+from modelium.managers.emulated.server.words import WORDS, Words, count_tokens
 from modelium.sim import spec as sim
 
 GENERATE = {"kind": "generate", "kv_tokens": 1000, "step": {"decode_c": 0.01}}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers.ray_models.modelium_served.asked import (
+from modelium.managers.ray.models.modelium_served.asked import (
     COMPLETION_TOKENS,
     RefusedError,
     read,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.managers.ray_models.modelium_served.text import Text
+from modelium.managers.ray.models.modelium_served.text import Text
 
 TEXTS = st.text(st.sampled_from("abé€😀 "), max_size=20)
 

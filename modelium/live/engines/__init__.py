@@ -1,0 +1,1 @@
+"""An engine's life: start, health checks, sleep, replacement, recovery; and its memory."""

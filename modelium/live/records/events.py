@@ -1,0 +1,75 @@
+"""The decision log's lines, and who hears what happens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from modelium.control.state import State
+from modelium.core import Action, Decision, Event
+from modelium.live.requests.interface import RefusedError, Request
+from modelium.live.requests.slot import LiveSeat
+
+log = logging.getLogger(__name__)
+News = Callable[[str, Mapping[str, Any]], None]
+"""Hears what happened, and about whom, as plain values."""
+Hear = TypeVar("Hear", bound=Callable[..., None])
+
+
+class Listeners(list[Hear]):
+    """Who hears of one kind of thing; one that breaks hurts neither the others nor the teller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._broken: list[Hear] = []
+        """Each is logged once: some things are told of a thousand times a second."""
+
+    def remove(self, hear: Hear) -> None:
+        """Tell `hear` nothing from now on."""
+        super().remove(hear)
+        if hear in self._broken:
+            self._broken.remove(hear)
+
+    def tell(self, *about: Any) -> None:
+        """Let all hear it."""
+        for hear in tuple(self):
+            try:
+                hear(*about)
+            except Exception:
+                if hear not in self._broken:
+                    self._broken.append(hear)
+                    log.exception("%r broke; its next failures are not logged", hear)
+
+
+@dataclass
+class Watchers:
+    """Who hears what happens: metrics, the event stream, the terminal."""
+
+    news: Listeners[News] = field(default_factory=Listeners)
+    events: Listeners[Callable[[Event], None]] = field(default_factory=Listeners)
+    over: Listeners[Callable[[LiveSeat, str, str], None]] = field(default_factory=Listeners)
+    refused: Listeners[Callable[[Request, RefusedError], None]] = field(default_factory=Listeners)
+    cancelled: Listeners[Callable[[Request], None]] = field(default_factory=Listeners)
+    """Before they had a seat; clients that leave later are told of in `over`."""
+
+
+def line_of(state: State, action: Action, why: str) -> Decision:
+    """An action as a line of the log; with `why` it was refused."""
+    instance = getattr(action, "instance", "")
+    known = state.instances.get(instance)
+    model = getattr(action, "model", known.model if known else "")
+    gpus = getattr(action, "gpus", known.gpus if known else ())
+    kind, now_s = type(action).__name__.lower(), state.now_s
+    line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
+    if why:
+        line.end_s, line.error, line.instance = now_s, why, ""
+    return line
+
+
+def as_news(line: Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    about = asdict(line)
+    about["end_s"] = None if line.end_s != line.end_s else line.end_s
+    return about

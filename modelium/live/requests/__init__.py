@@ -1,0 +1,1 @@
+"""From arrival to an engine: the queue, the slots, and who gets which."""

@@ -1,0 +1,1 @@
+"""Triton Inference Server: one process for each GPU, and its model repository."""

@@ -1,0 +1,1 @@
+"""vLLM: `vllm serve`, one process for each instance."""

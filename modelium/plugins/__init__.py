@@ -1,0 +1,1 @@
+"""Policies by name, built in and installed, and their parameters."""

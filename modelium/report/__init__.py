@@ -1,5 +1,0 @@
-"""The report: one HTML file that opens without a network, for one run or several side by side."""
-
-from modelium.report.page import build
-
-__all__ = ["build"]

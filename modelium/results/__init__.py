@@ -1,0 +1,1 @@
+"""What a run leaves: its tables, the summary of them, and the report."""

@@ -1,0 +1,1 @@
+"""`ilp`: placement by CP-SAT."""

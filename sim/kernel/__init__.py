@@ -1,0 +1,1 @@
+"""The compiled part of the simulator: arrays, engines and the loop over their events."""
