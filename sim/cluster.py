@@ -76,14 +76,14 @@ class SimCluster:
             given.settings.limits,
         )
         self.state.costs = StagedCosts(self.state, self.facts, given.work)
-        self.life = Lifecycle(self.state, self)
+        self.lifecycle = Lifecycle(self.state, self)
         self.kv_use = KvUse(self.env, self.state, plane.w.engines, float(plane.w.busy.width_s[0]))
         self.faults = FaultSource(
             self.env, self.state, given.settings.faults, seed, self.kill, self.tell
         )
         links = {node.id: self._links(given, node.id) for node in given.nodes}
         self._transitions = Transitions(
-            self.env, self.life, self.facts, self.faults, links, self.settings.host_cache,
+            self.env, self.lifecycle, self.facts, self.faults, links, self.settings.host_cache,
             self._idle_event,
         )  # fmt: skip
         self.decisions: list[Decision] = []
@@ -133,7 +133,7 @@ class SimCluster:
             case Move(instance, gpus):
                 self._move(action, line, self.state.copy(instance), gpus)
             case Unload(instance):
-                copy = self.life.close(self.state.copy(instance), Phase.LEAVING)
+                copy = self.lifecycle.close(self.state.copy(instance), Phase.LEAVING)
                 self._go(action, line, copy, self._transitions.unload(copy, line))
             case Sleep(instance, level):
                 self._sleep(action, line, self.state.copy(instance), level)
@@ -152,7 +152,7 @@ class SimCluster:
         self.faults.begin()
         self.env.process(self.kv_use.watch())
         self.play(end_ps)
-        self.life.timeline.close()
+        self.lifecycle.timeline.close()
 
     def play(self, end_ps: int, *, on: bool = False) -> None:
         """Let time pass until `end_ps`, or until all requests are settled unless `on`."""
@@ -222,16 +222,16 @@ class SimCluster:
 
     def _prepare(self, action: Load, line: Decision, copy: Copy) -> None:
         """What is loaded before the trace begins costs its users nothing."""
-        ledger = self.life.ledger
+        ledger = self.lifecycle.ledger
         if ledger.withdraw(ledger.take(copy.gpus, copy.bytes_per_gpu, lambda: None)):
             self._go(action, line, copy, self._transitions.load(copy, line))
             return
-        self.life.took(copy, copy.bytes_per_gpu)
+        self.lifecycle.took(copy, copy.bytes_per_gpu)
         self.facts.seen.add((copy.model, copy.node))
         if self.settings.host_cache:
             size = self.state.models[copy.model].weights_bytes
             self.state.ram[copy.node].cache(copy.model, size)
-        self.life.make_ready(copy, "")
+        self.lifecycle.make_ready(copy, "")
         line.end_s = self.state.now_s
         self.talk.answer(Done(action, "", copy.id))
 
@@ -254,7 +254,7 @@ class SimCluster:
 
     def _sleep(self, action: Sleep, line: Decision, copy: Copy, level: int) -> None:
         size = self.state.models[copy.model].weights_bytes if level == 1 else 0
-        self.life.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+        self.lifecycle.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
         self._go(action, line, copy, self._transitions.sleep(copy, line, level))
 
     def _wake(self, action: Wake, line: Decision, copy: Copy) -> None:
@@ -277,7 +277,7 @@ class SimCluster:
             yield from steps
         except (LoadError, LostError) as failure:
             error = str(failure)
-            self.life.forget(copy)
+            self.lifecycle.forget(copy)
         self._under_way.pop(copy.id, None)
         line.end_s, line.error = self.state.now_s, error
         self.tell(Done(action, error, copy.id))
@@ -294,7 +294,7 @@ class SimCluster:
         """It takes no more requests."""
         self.plane.close(instance)
 
-    def dismiss(self, instance: Copy) -> None:
+    def forget(self, instance: Copy) -> None:
         """It is gone."""
         if instance.phase in COMING:
             self.plane.set_coming(instance.model, -1)
@@ -319,7 +319,7 @@ class SimCluster:
         if under_way is not None:
             under_way.cut_off(why)
         else:
-            self.life.forget(copy)
+            self.lifecycle.forget(copy)
 
     def _write(self, action: Action, why: str) -> Decision:
         line = decision(self.state, action, why)

@@ -45,7 +45,7 @@ def collect(
     span_s = max(trace.span_s, end_s)
     requests = requests_table(_columns(given, cluster, trace))
     decisions = decisions_table(cluster.decisions)
-    timeline = timeline_table(cluster.life.timeline.rows, *_by_bin(cluster, span_s))
+    timeline = timeline_table(cluster.lifecycle.timeline.rows, *_by_bin(cluster, span_s))
     figures = summarize(
         requests,
         decisions,

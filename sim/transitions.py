@@ -31,7 +31,7 @@ class Transitions:
     """The steps of each transition, for SimPy."""
 
     env: simpy.Environment
-    life: Lifecycle
+    lifecycle: Lifecycle
     facts: ConfiguredFacts
     faults: FaultSource
     links: Mapping[str, NodeLinks]
@@ -46,20 +46,20 @@ class Transitions:
         yield from self._take(copy, copy.bytes_per_gpu)
         stages, slow = self.facts.stages(copy.model), self.faults.slow_load()
         first = not self.facts.compiled(copy.model, copy.node)
-        self.life.timeline.mark(copy, "loading")
+        self.lifecycle.timeline.mark(copy, "loading")
         yield from self._stage(line, "start", stages.before_s * slow)
-        tier = self.life.state.source_tier(copy.model, copy.node)
+        tier = self.lifecycle.state.source_tier(copy.model, copy.node)
         line.tier = tier.value
         yield from self._weights(copy, line, tier, slow)
         if self.faults.load_fails(copy.model):
             raise LoadError("the engine failed to start")
         yield from self._stage(line, "compile and capture", stages.after_s(first) * slow)
         self.facts.seen.add((copy.model, copy.node))
-        self.life.make_ready(copy, line.tier)
+        self.lifecycle.make_ready(copy, line.tier)
 
     def wake(self, copy: Copy, line: Decision) -> Steps:
         """Bring back a sleeping copy: level 1 from pinned RAM, level 2 as a load does."""
-        life = self.life
+        life = self.lifecycle
         yield from self._take(copy, copy.bytes_per_gpu - life.held[copy.id])
         stages, slow = self.facts.stages(copy.model), self.faults.slow_load()
         life.timeline.mark(copy, "loading")
@@ -78,13 +78,13 @@ class Transitions:
     def unload(self, copy: Copy, line: Decision) -> Steps:
         """Drop a copy once it is idle; its memory is free when the process is gone."""
         yield from self._drain(copy, line)
-        self.life.timeline.mark(copy, "leaving")
+        self.lifecycle.timeline.mark(copy, "leaving")
         yield from self._stage(line, "exit", self.facts.stages(copy.model).unload_s)
-        self.life.forget(copy)
+        self.lifecycle.forget(copy)
 
     def sleep(self, copy: Copy, line: Decision, level: int) -> Steps:
         """Free a copy's GPU memory, keep its process; level 1 copies the weights to RAM first."""
-        life = self.life
+        life = self.lifecycle
         yield from self._drain(copy, line)
         life.timeline.mark(copy, "leaving")
         yield from self._stage(line, "sleep", self.facts.stages(copy.model).sleep_s[level - 1])
@@ -100,11 +100,11 @@ class Transitions:
     def move(self, old: Copy, new: Copy, line: Decision, start: Callable[[Unload], None]) -> Steps:
         """Load `new` elsewhere; `old` serves until then, drains and goes."""
         yield from self.load(new, line)
-        if old.id in self.life.state.instances and old.phase is Phase.READY:
+        if old.id in self.lifecycle.state.instances and old.phase is Phase.READY:
             start(Unload(old.id, f"moved to {', '.join(new.gpus)}", drain=True))
 
     def _take(self, copy: Copy, more_bytes: int) -> Steps:
-        granted, ledger = self.env.event(), self.life.ledger
+        granted, ledger = self.env.event(), self.lifecycle.ledger
         wanted = ledger.take(copy.gpus, more_bytes, granted.succeed)
         try:
             yield granted
@@ -112,7 +112,7 @@ class Transitions:
             if not ledger.withdraw(wanted):
                 ledger.give(copy.gpus, more_bytes)
             raise
-        self.life.took(copy, more_bytes)
+        self.lifecycle.took(copy, more_bytes)
 
     def _stage(self, line: Decision, name: str, seconds: float) -> Steps:
         if seconds > 0:
@@ -120,7 +120,7 @@ class Transitions:
             line.stages[name] = seconds
 
     def _weights(self, copy: Copy, line: Decision, tier: Tier, slow: float) -> Steps:
-        state = self.life.state
+        state = self.lifecycle.state
         size = state.models[copy.model].weights_bytes
         steps = self.links[copy.node].move(
             size * slow, copy.gpus, disk=tier is Tier.DISK, loader=True

@@ -23,7 +23,7 @@ class DataPlane(Protocol):
     def close(self, instance: Copy) -> None:
         """It takes no more requests; those that it has go on."""
 
-    def dismiss(self, instance: Copy) -> None:
+    def forget(self, instance: Copy) -> None:
         """It is gone."""
 
 
@@ -65,7 +65,7 @@ class Lifecycle:
         self.timeline.mark(instance, "")
         self.ledger.give(instance.gpus, self.held.pop(instance.id, 0))
         self.state.remove(instance)
-        self._data_plane.dismiss(instance)
+        self._data_plane.forget(instance)
 
 
 def decision(state: State, action: Action, why: str = "") -> Decision:

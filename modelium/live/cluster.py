@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import filterfalse
 from typing import Any, TypeVar
 
-from modelium.control.memory_ledger import Room
+from modelium.control.lifecycle import Lifecycle, decision
 from modelium.control.policy_channel import Conversation
 from modelium.control.rules import may_begin, may_replace, refusal
 from modelium.control.state import Copy, State
-from modelium.control.timeline import Timeline
 from modelium.core import (
     CANCELLED,
     GOING,
@@ -52,7 +51,7 @@ from modelium.live.engines.model_files import Files
 from modelium.live.engines.progress import Arrivals
 from modelium.live.engines.unwanted_loads import Unwanted
 from modelium.live.models import Roster
-from modelium.live.records.events import Watchers, as_news, line_of
+from modelium.live.records.events import Watchers, as_news
 from modelium.live.records.journal import Journal, JournalError
 from modelium.live.requests.dispatcher import Reception
 from modelium.live.requests.interface import RefusedError, Request
@@ -90,8 +89,6 @@ class LiveCluster:
         self.share = given.share
         self.facts = given.facts
         self.engines: dict[str, Engine] = {}
-        self.held: dict[str, int] = {}
-        """Bytes that each copy really holds on each of its GPUs."""
         self.lost: dict[str, str] = {}
         """Copies that were lost during a transition, and why."""
         self.outlook: Callable[[str], Outlook | None] = lambda model: None
@@ -124,8 +121,7 @@ class LiveCluster:
         self.host = HostWatch(self.state, given.host_memory, given.host_reserve_bytes)
         self.learnt = Learnt.read(journal)
         self.state.costs = LearntCosts(self.state, self.facts, given.work, self.learnt)
-        self.room = Room(self.state.all_gpus)
-        self.timeline = Timeline(self.state, self.held)
+        self.lifecycle = Lifecycle(self.state, self)
         self.failures = Failures(self.now_s, given.patience)
         self.reception = Reception(self.state, self.engines, self.failures, given.house, self)
         self.memory = Memory(self, inventory)
@@ -217,7 +213,7 @@ class LiveCluster:
         try:
             row, line = self._write(action, why)
         except JournalError as error:  # what cannot be accounted for is not done
-            why, (row, line) = str(error), (0, line_of(self.state, action, str(error)))
+            why, (row, line) = str(error), (0, decision(self.state, action, str(error)))
             self._refuse(line.model, why)
         if why:
             self.tell_news("decision", **as_news(line))
@@ -275,7 +271,7 @@ class LiveCluster:
             wait_s = self.failures.left_s(copy.model)
             self.loop.call_later(wait_s + 0.01, self.reconsider)
         if copy.id in self.state.instances:
-            self.close(copy, Phase.LEAVING)
+            self.lifecycle.close(copy, Phase.LEAVING)
             await transitions.see_off(self, copy, why)
         self.lost.pop(copy.id, None)
 
@@ -365,39 +361,29 @@ class LiveCluster:
     def _soon(self, say: Callable[[], None]) -> None:
         self.loop.call_soon(say)
 
-    # What transitions and faults change
+    # How requests reach instances, for `Lifecycle`
 
-    def make_ready(self, copy: Copy, cold: str) -> None:
-        """A copy takes requests from now on, first those that waited for it."""
-        self.state.change(copy, Phase.READY)
-        self.timeline.mark(copy, "ready")
-        meters = self.reception.meters[copy.id]
+    def open(self, instance: Copy, cold: str) -> None:
+        """It takes requests from now on, first those that waited for it."""
+        meters = self.reception.meters[instance.id]
         meters.idle_since_s = meters.last_used_s = self.now_s()
-        self.facts.seen.add((copy.model, copy.node))
-        self.failures.forget(copy.model)
-        self.arrivals.over(copy)
-        self.reception.release(copy.model, cold)
+        self.facts.seen.add((instance.model, instance.node))
+        self.failures.forget(instance.model)
+        self.arrivals.over(instance)
+        self.reception.release(instance.model, cold)
 
-    def close(self, copy: Copy, phase: Phase, **holdings: int) -> Copy:
-        """A copy takes no more requests."""
-        self.state.change(copy, phase, **holdings)
-        return copy
+    def close(self, instance: Copy) -> None:
+        """It takes no more requests: the dispatcher looks at its phase."""
 
-    def hold(self, copy: Copy, bytes_per_gpu: int) -> None:
-        """A copy holds only `bytes_per_gpu` from now on."""
-        self.room.give(copy.gpus, self.held[copy.id] - bytes_per_gpu)
-        self.held[copy.id] = bytes_per_gpu
+    def forget(self, instance: Copy) -> None:
+        """It is gone."""
+        self.engines.pop(instance.id, None)
+        self.settings_changed.pop(instance.id, None)
+        self.files.forget(instance)
+        self.reception.close_meters(instance.id)
+        self.lost.pop(instance.id, None)
 
-    def forget(self, copy: Copy) -> None:
-        """A copy is gone: give back all that it held."""
-        self.timeline.mark(copy, "")
-        self.state.remove(copy)
-        self.engines.pop(copy.id, None)
-        self.settings_changed.pop(copy.id, None)
-        self.files.forget(copy)
-        self.reception.close_meters(copy.id)
-        self.room.give(copy.gpus, self.held.pop(copy.id, 0))
-        self.lost.pop(copy.id, None)
+    # Idle, lost and stopped instances
 
     def idle_event(self, copy: Copy) -> asyncio.Event:
         """Happens when a copy that takes no more requests has answered its last."""
@@ -415,7 +401,7 @@ class LiveCluster:
             if idle := self._draining.pop(copy.id, None):
                 idle.set()
         else:
-            self.close(copy, Phase.LEAVING)
+            self.lifecycle.close(copy, Phase.LEAVING)
             self.spawn(transitions.see_off(self, copy, why))
         self.tell_news(news, instance=copy.id, model=copy.model, why=why)
 
@@ -485,7 +471,7 @@ class LiveCluster:
 
     def _write(self, action: Action, why: str) -> tuple[int, Decision]:
         """Log a decision before it is carried out. Raises JournalError."""
-        line = line_of(self.state, action, why)
+        line = decision(self.state, action, why)
         self.talk.acted()
         row = self.journal.decided(line)
         self.decisions.append((row, line))

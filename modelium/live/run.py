@@ -79,7 +79,7 @@ async def _end(cluster: LiveCluster, keep_engines: bool) -> None:
                 cluster.tell_news("survivor", why=str(ended))
         for manager in cluster.managers.values():
             await cluster.call(manager.close)
-    cluster.timeline.close()
+    cluster.lifecycle.timeline.close()
     note_timeline(cluster)
     with contextlib.suppress(JournalError):  # the disk is full, and was said to be
         cluster.journal.close("engines kept" if keep_engines else "stopped")

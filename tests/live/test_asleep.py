@@ -32,7 +32,8 @@ def books_are_right(here: House) -> None:
         on = [cluster.state.copy(copy.id) for copy in cluster.state.instances_on(name)]
         booked = sum(copy.bytes_per_gpu for copy in on)
         assert cluster.state.free_bytes(name) == gpu.memory_bytes - booked
-        assert cluster.room.held[name] == sum(cluster.held[copy.id] for copy in on) == booked
+        held = sum(cluster.lifecycle.held[copy.id] for copy in on)
+        assert cluster.lifecycle.ledger.held[name] == held == booked
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

@@ -39,7 +39,7 @@ def test_an_error_of_a_manager_fails_the_load(tmp_path: Path) -> None:
                 async with asyncio.timeout(QUIET_S):
                     await here.ask("a")
             await here.until(lambda: not here.cluster.state.instances)
-            assert here.cluster.room.held == WHOLE
+            assert here.cluster.lifecycle.ledger.held == WHOLE
 
     asyncio.run(run())
 

@@ -56,7 +56,7 @@ async def gives_up(asking: asyncio.Task[Any]) -> None:
 
 def nothing_is_held(here: House) -> None:
     assert not here.cluster.state.instances
-    assert here.cluster.room.held == WHOLE
+    assert here.cluster.lifecycle.ledger.held == WHOLE
     assert here.cluster.failures.of("a") is None
 
 

@@ -38,7 +38,7 @@ def test_models_take_turns_where_there_is_room_for_one(tmp_path: Path) -> None:
             assert kinds == ["load", "unload", "load", "unload", "load", "unload", "load"]
             assert all(line.reason for _, line in here.cluster.decisions)
             assert here.cluster.state.free_bytes("n0g0") == 12 << 30
-        assert here.cluster.room.held == {"n0g0": 0}
+        assert here.cluster.lifecycle.ledger.held == {"n0g0": 0}
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
@@ -146,7 +146,7 @@ def test_an_idle_engine_that_dies_leaves_the_books(tmp_path: Path) -> None:
             [pid] = engines_of(tmp_path)
             os.killpg(pid, signal.SIGKILL)
             await here.until(lambda: not here.cluster.state.instances)
-            assert here.cluster.room.held == {"n0g0": 0}
+            assert here.cluster.lifecycle.ledger.held == {"n0g0": 0}
             assert here.said("lost")
 
     asyncio.run(run())
@@ -249,7 +249,7 @@ def test_a_load_past_its_deadline_fails(tmp_path: Path) -> None:
             await here.until(lambda: any(line.error for _, line in here.cluster.decisions))
             [(_, line)] = here.cluster.decisions
             assert "0.5 s" in line.error
-            await here.until(lambda: here.cluster.room.held == {"n0g0": 0})
+            await here.until(lambda: here.cluster.lifecycle.ledger.held == {"n0g0": 0})
             asking.cancel()
 
     asyncio.run(run())

@@ -22,7 +22,7 @@ def test_a_copy_that_is_lost_as_its_load_begins_does_not_come_up(tmp_path: Path)
             here.cluster.kill(here.cluster.state.copy(copy), "its GPU burns")
             await here.until(lambda: not here.cluster.state.instances)
             assert [line.error for _, line in here.cluster.decisions] == ["its GPU burns"]
-            assert here.cluster.room.held == WHOLE
+            assert here.cluster.lifecycle.ledger.held == WHOLE
             assert not here.cluster.lost
 
     asyncio.run(run())
@@ -38,7 +38,7 @@ def test_a_copy_that_is_lost_while_it_wakes_does_not_serve(tmp_path: Path) -> No
             here.cluster.kill(here.cluster.state.copy(name), "its GPU burns")
             await here.until(lambda: here.phases("a") != ["waking"])
             await here.until(lambda: not here.cluster.state.instances)
-            assert here.cluster.room.held == WHOLE
+            assert here.cluster.lifecycle.ledger.held == WHOLE
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
@@ -51,7 +51,7 @@ def test_a_copy_that_is_lost_while_it_falls_asleep_leaves_the_books(tmp_path: Pa
             here.cluster.start(Sleep(name, 1, "the test"))
             here.cluster.kill(here.cluster.state.copy(name), "its GPU burns")
             await here.until(lambda: not here.cluster.state.instances)
-            assert here.cluster.room.held == WHOLE
+            assert here.cluster.lifecycle.ledger.held == WHOLE
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
@@ -94,9 +94,9 @@ def test_memory_that_comes_free_as_a_load_is_given_up_stays_free(tmp_path: Path)
             await here.until(lambda: cluster.waits_for_room)
             [waits] = cluster.waits_for_room
             cluster.kill(cluster.state.copy(waits), "given up")
-            cluster.hold(cluster.state.copy(name), 0)  # before the load has heard of it
+            cluster.lifecycle.hold(cluster.state.copy(name), 0)  # before the load has heard of it
             seat.finish("completed")
             await here.until(lambda: not cluster.state.instances)
-            assert cluster.room.held == WHOLE
+            assert cluster.lifecycle.ledger.held == WHOLE
 
     asyncio.run(run())

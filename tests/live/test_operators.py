@@ -32,7 +32,7 @@ def test_a_model_that_is_removed_while_it_loads_is_gone(tmp_path: Path) -> None:
                 await asking
             assert set(here.cluster.state.models) == {"b"}
             assert not here.cluster.state.instances
-            assert here.cluster.room.held == WHOLE
+            assert here.cluster.lifecycle.ledger.held == WHOLE
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []

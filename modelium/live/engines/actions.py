@@ -33,16 +33,16 @@ def begin(
             line.instance = copy.id
             return copy, transitions.move(cluster, old, copy, line)
         case Unload(instance):
-            copy = cluster.close(state.copy(instance), Phase.LEAVING)
+            copy = cluster.lifecycle.close(state.copy(instance), Phase.LEAVING)
             return copy, transitions.unload(cluster, copy, line)
         case Sleep(instance, level):
             copy = state.copy(instance)
             if why := cannot_sleep(cluster, copy):
                 line.reason += f"; unloaded: {why}"
-                cluster.close(copy, Phase.LEAVING)
+                cluster.lifecycle.close(copy, Phase.LEAVING)
                 return copy, transitions.unload(cluster, copy, line)
             size = state.models[copy.model].weights_bytes if level == 1 else 0
-            cluster.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
+            cluster.lifecycle.close(copy, Phase.SUSPENDING, host_bytes=size, sleep_level=level)
             return copy, transitions.sleep(cluster, copy, line, level)
         case Wake(instance):
             copy = state.copy(instance)

@@ -170,7 +170,7 @@ class Memory:
             whole = int(reading.total_bytes * cluster.share)
             self.whole_bytes[gpu] = whole
             cluster.state.resize(gpu, whole, reading.kind)
-            cluster.room.resize(gpu, whole)
+            cluster.lifecycle.ledger.resize(gpu, whole)
         cluster.state.regain(gpu)
 
     def charge_others(self) -> None:
@@ -192,7 +192,7 @@ class Memory:
             if abs(left - before) > SLACK_BYTES:
                 grown = grown or left > before
                 cluster.state.resize(name, left)
-                cluster.room.resize(name, left)
+                cluster.lifecycle.ledger.resize(name, left)
                 cluster.tell_news("memory", gpu=name, why=f"{format_bytes(foreign)} held by others")
         if grown:
             cluster.reconsider()

@@ -122,15 +122,15 @@ def _enter(cluster: LiveCluster, record: Record, differs: str) -> None:
     state.add(copy)
     cluster.engines[copy.id] = engine
     cluster.files.adopted(copy, files_of(record.launch) if record.launch is not None else None)
-    cluster.room.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
-    cluster.held[copy.id] = copy.bytes_per_gpu
+    cluster.lifecycle.ledger.take(copy.gpus, copy.bytes_per_gpu, lambda: None)
+    cluster.lifecycle.took(copy, copy.bytes_per_gpu)
     cluster.memory.took(copy, engine)
     if asleep:
-        cluster.timeline.mark(copy, "asleep")
+        cluster.lifecycle.timeline.mark(copy, "asleep")
         if copy.bytes_per_gpu != model.asleep_bytes:
             cluster.memory.learn_asleep(copy, copy.bytes_per_gpu)
     else:
-        cluster.make_ready(copy, "")
+        cluster.lifecycle.make_ready(copy, "")
     if differs:
         cluster.settings_changed[copy.id] = differs
     if what := cluster.outdated(copy):

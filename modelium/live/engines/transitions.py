@@ -1,7 +1,7 @@
 """What an instance goes through: load, unload, sleep, wake, move, as tasks of the event loop.
 
 The same steps as in simulation (`modelium.sim.transitions`), done by managers in threads. Memory is
-taken from `Room` before the first step and given back when it was seen free after the last.
+taken from the ledger before the first step and given back when it was seen free after the last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     await cluster.files.read(copy)
     served = cluster.roster.served[copy.model]
     line.tier = cluster.state.source_tier(copy.model, copy.node).value
-    cluster.timeline.mark(copy, "loading")
+    cluster.lifecycle.timeline.mark(copy, "loading")
     gpus, size = copy.gpus, copy.bytes_per_gpu
     launch = launched_with(served, cluster.files.loaded(copy))
     cluster.journal.starting(
@@ -54,15 +54,15 @@ async def load(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     cluster.learnt.took(copy.model, line.tier, cluster.state.now_s - coming.begun_s)
     cluster.memory.took(copy, engine)
     cluster.state.ram[copy.node].cache(copy.model, cluster.state.models[copy.model].weights_bytes)
-    cluster.make_ready(copy, line.tier)
+    cluster.lifecycle.make_ready(copy, line.tier)
 
 
 async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     """Bring back a sleeping copy."""
-    await _take(cluster, copy, copy.bytes_per_gpu - cluster.held[copy.id], line)
+    await _take(cluster, copy, copy.bytes_per_gpu - cluster.lifecycle.held[copy.id], line)
     await cluster.files.compare(copy)
     line.tier = f"sleep-{copy.sleep_level}"
-    cluster.timeline.mark(copy, "loading")
+    cluster.lifecycle.timeline.mark(copy, "loading")
     engine = cluster.engines[copy.id]
     coming = cluster.arrivals.expect(copy, cluster.state.costs.wake_s(copy.id))
     coming.progress("wake", 0.0)
@@ -76,14 +76,14 @@ async def wake(cluster: LiveCluster, copy: Copy, line: Decision) -> None:
     cluster.learnt.took(copy.model, line.tier, took_s)
     cluster.memory.took(copy, engine)
     cluster.state.change(copy, Phase.WAKING, host_bytes=0, sleep_level=0)
-    cluster.make_ready(copy, line.tier)
+    cluster.lifecycle.make_ready(copy, line.tier)
 
 
 async def sleep(cluster: LiveCluster, copy: Copy, line: Decision, level: int) -> None:
     """Free a copy's GPU memory, keep its process; level 1 keeps the weights in RAM."""
     await _drain(cluster, copy, line)
     cluster.check(copy)
-    cluster.timeline.mark(copy, "leaving")
+    cluster.lifecycle.timeline.mark(copy, "leaving")
     engine, begun_s = cluster.engines[copy.id], cluster.state.now_s
     sleep_s = cluster.deadlines.sleep_s
     await cluster.call(cluster.managers[engine.runtime].sleep, engine, level, sleep_s)
@@ -93,8 +93,8 @@ async def sleep(cluster: LiveCluster, copy: Copy, line: Decision, level: int) ->
     cluster.check(copy)
     cluster.journal.running(engine, level, kept)
     cluster.state.change(copy, Phase.ASLEEP, bytes_per_gpu=kept)
-    cluster.timeline.mark(copy, "asleep")
-    cluster.hold(copy, kept)
+    cluster.lifecycle.timeline.mark(copy, "asleep")
+    cluster.lifecycle.hold(copy, kept)
     if kept > expected:  # once this sleep is over
         cluster.loop.call_soon(_keep_promises, cluster, copy, kept - expected)
 
@@ -147,7 +147,7 @@ async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
 
     Raises EngineError if it cannot be ended: then it stays in the books, with what it holds.
     """
-    cluster.timeline.mark(copy, "leaving")
+    cluster.lifecycle.timeline.mark(copy, "leaving")
     engine = cluster.engines.get(copy.id)
     if engine is not None:
         manager, grace_s = cluster.managers[engine.runtime], cluster.deadlines.stop_grace_s
@@ -163,7 +163,7 @@ async def bury(cluster: LiveCluster, copy: Copy, why: str) -> None:
         await cluster.memory.back(copy, engine)
     with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
         cluster.journal.ended(copy.id, why)
-    cluster.forget(copy)
+    cluster.lifecycle.forget(copy)
 
 
 async def see_off(cluster: LiveCluster, copy: Copy, why: str) -> None:
@@ -196,17 +196,17 @@ async def _take(cluster: LiveCluster, copy: Copy, more_bytes: int, line: Decisio
     cluster.check(copy)
     begun_s = cluster.state.now_s
     granted = asyncio.get_running_loop().create_future()
-    wanted = cluster.room.take(copy.gpus, more_bytes, partial(_grant, granted))
+    wanted = cluster.lifecycle.ledger.take(copy.gpus, more_bytes, partial(_grant, granted))
     cluster.waits_for_room[copy.id] = granted
     try:
         await granted
     except asyncio.CancelledError:
-        if not cluster.room.withdraw(wanted):
-            cluster.room.give(copy.gpus, more_bytes)
+        if not cluster.lifecycle.ledger.withdraw(wanted):
+            cluster.lifecycle.ledger.give(copy.gpus, more_bytes)
         raise StartError(cluster.lost.get(copy.id, "given up")) from None
     finally:
         del cluster.waits_for_room[copy.id]
-    cluster.held[copy.id] = cluster.held.get(copy.id, 0) + more_bytes
+    cluster.lifecycle.took(copy, more_bytes)
     cluster.check(copy)
     if (waited_s := cluster.state.now_s - begun_s) > 1e-3:
         line.stages["room"] = waited_s

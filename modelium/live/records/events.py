@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from modelium.control.state import State
-from modelium.core import Action, Decision, Event
+from modelium.core import Decision, Event
 from modelium.live.requests.interface import RefusedError, Request
 from modelium.live.requests.slot import LiveSeat
 
@@ -53,19 +52,6 @@ class Watchers:
     refused: Listeners[Callable[[Request, RefusedError], None]] = field(default_factory=Listeners)
     cancelled: Listeners[Callable[[Request], None]] = field(default_factory=Listeners)
     """Before they had a seat; clients that leave later are told of in `over`."""
-
-
-def line_of(state: State, action: Action, why: str) -> Decision:
-    """An action as a line of the log; with `why` it was refused."""
-    instance = getattr(action, "instance", "")
-    known = state.instances.get(instance)
-    model = getattr(action, "model", known.model if known else "")
-    gpus = getattr(action, "gpus", known.gpus if known else ())
-    kind, now_s = type(action).__name__.lower(), state.now_s
-    line = Decision(now_s, kind, model, instance, gpus, getattr(action, "reason", ""))
-    if why:
-        line.end_s, line.error, line.instance = now_s, why, ""
-    return line
 
 
 def as_news(line: Decision) -> dict[str, Any]:
