@@ -1,16 +1,17 @@
 """The nouns of Modelium and the one question that a policy answers.
 
 Read this file first. A *cluster* (simulated or live) keeps a `ClusterState` and tells a *policy*
-what happened (`Event`); the policy answers with what to do about it (`Action`); `drive` is the only
-loop there is. Seconds are floats, bytes are ints, `kv` is a language model's key-value cache.
+what happened (`Event`); the policy answers with what to do about it (`Action`). `drive` is the
+control loop; a live cluster has the same one, which also finds long plans in a thread. Seconds are
+floats, bytes are ints, `kv` is a language model's key-value cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 
 class Phase(StrEnum):
@@ -371,15 +372,39 @@ class Outlook:
 class Policy(Protocol):
     """Decides loads, unloads, sleeps and wakes. The only thing that people swap.
 
-    `every_s`, if the policy has that attribute and it is not None, is the period of its ticks.
-    `sleeps`, if it has that attribute, says whether it may put instances to sleep: where it never
-    does, engines are started without what they need for it.
-    `outlook(state, model)`, if it has that method, tells an `Outlook` and changes nothing: what
-    `modelium explain` and `Retry-After` say of a model that waits comes from there.
+    All else that a policy may say of itself is optional: attributes as in `Traits`, the methods of
+    `Planner`, and `outlook` as in `Foreteller`.
     """
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
         """Answer `event` with actions, in order. Read time from `state.now_s` only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a policy says of itself by attributes of these names, of its class or its own."""
+
+    every_s: float | None = None
+    """The period of its ticks; None: it only gets the first, and those that it asks for."""
+    answers_misses: bool = True
+    """It is told of requests that wait (`Miss`), again until they are served."""
+    sleeps: bool = True
+    """It may put instances to sleep. Where it never does, engines start without what that needs."""
+    wants_trace: bool = False
+    """It is made with the future: the keyword `future`, arrival times in seconds by model."""
+
+
+def traits(policy: object) -> Traits:
+    """What a policy, or its class, says of itself; the defaults for what it does not."""
+    said = {f.name: getattr(policy, f.name) for f in fields(Traits) if hasattr(policy, f.name)}
+    return Traits(**said)
+
+
+class Foreteller(Policy, Protocol):
+    """A policy that can tell what requests which wait may expect."""
+
+    def outlook(self, state: ClusterState, model: str) -> Outlook | None:
+        """Tell it, and change nothing: `modelium explain` and `Retry-After` say it."""
 
 
 class Planner(Policy, Protocol):
@@ -395,11 +420,14 @@ class Planner(Policy, Protocol):
         """Follow the plan that the search found; `state` may have moved on since."""
 
 
-class Router(Protocol):
-    """Sends a request to one of the ready instances of its model (live; compiled in simulation)."""
+def as_planner(policy: Policy) -> Planner | None:
+    """The policy, if its plans may be searched for in a thread."""
+    return cast("Planner", policy) if hasattr(policy, "pose") else None
 
-    def route(self, state: ClusterState, model: str, session: str | None) -> str | None:
-        """Return the id of a ready instance, or None if there is none: that is a miss."""
+
+def as_foreteller(policy: Policy) -> Foreteller | None:
+    """The policy, if it can tell what to expect."""
+    return cast("Foreteller", policy) if hasattr(policy, "outlook") else None
 
 
 class Cluster(Protocol):

@@ -1,11 +1,15 @@
-"""Every error that Modelium raises on purpose.
+"""Errors that a person can put right.
 
-ModeliumError            anything below; the command line prints it as one line and exits with 2
+ModeliumError            the command line prints any of them as one line and exits with 2
 ├── ConfigError          a configuration file or option is wrong
 ├── TraceError           a trace file is wrong: names the file and the row
 ├── ProfileError         no facts about a GPU or a model, or wrong ones
 ├── PolicyError          an unknown policy, a wrong parameter, or a policy that broke its contract
 └── RecordError          a run's output folder cannot be read or written
+
+Parts that serve live have their own, below ModeliumError, in the files that raise them: ApiError
+(`gateway`), StartError and EngineError (`managers`), RefusedError and JournalError (`live`),
+RepositoryError (`repository`), ServerError (`client`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from modelium.core import Policy, drive
+from modelium.core import Policy, drive, traits
 from modelium.sim.inputs import SimInput
 from modelium.traces import Trace
 
@@ -40,10 +40,11 @@ def simulate(
         cluster = SimCluster(given, plane, seed)
         plane.check_fits(cluster.state)
         drive(cluster, policy)
+        said = traits(policy)
         cluster.run(
-            tick_s=getattr(policy, "every_s", None),
+            tick_s=said.every_s,
             end_s=trace.span_s + given.settings.drain_s,
-            answers_misses=getattr(policy, "answers_misses", True),
+            answers_misses=said.answers_misses,
         )
         about = {"policy": type(policy).__name__.lower(), "seed": seed, **(meta or {})}
         return collect(given, cluster, trace, about, begin_s)

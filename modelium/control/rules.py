@@ -247,13 +247,3 @@ def may_replace(state: ClusterState, copy: Instance, gpus: tuple[str, ...], limi
         or _room(state, gpus, need)
         or _slots(state, gpus, limits)
     )
-
-
-def pinned_missing(state: ClusterState) -> Mapping[str, int]:
-    """Pinned models with fewer copies than they must have, and how many are missing."""
-    missing = {}
-    for name, model in state.models.items():
-        want = max(model.min_replicas, 1 if model.pinned else 0)
-        if want > (have := len(_staying(state, name))):
-            missing[name] = want - have
-    return missing

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from modelium.core import Action, Event, Outlook, Policy, Tick
+from modelium.core import (
+    Action,
+    Event,
+    Outlook,
+    Planner,
+    Policy,
+    Tick,
+    as_foreteller,
+    as_planner,
+    traits,
+)
 from modelium.live.cluster import LiveCluster
 
 OUTLOOK_S = 1.0
@@ -34,7 +44,7 @@ class Driver:
         """By model, all found within `OUTLOOK_S`."""
         self._outlooks_since_s = 0.0
         self._exchanged = asyncio.Event()
-        cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
+        cluster.talk.answers_misses = traits(policy).answers_misses
         cluster.outlook = self._outlook
         cluster.listen(self._hear)
 
@@ -42,7 +52,7 @@ class Driver:
         """Let another policy decide from now on; it hears a tick at once."""
         self.policy = policy
         self._outlooks.clear()
-        self.cluster.talk.answers_misses = getattr(policy, "answers_misses", True)
+        self.cluster.talk.answers_misses = traits(policy).answers_misses
         self._exchanged.set()
 
     async def tick(self) -> None:
@@ -50,7 +60,7 @@ class Driver:
         while True:
             self._exchanged.clear()
             self.cluster.tell(Tick())
-            every_s = getattr(self.policy, "every_s", None)
+            every_s = traits(self.policy).every_s
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._exchanged.wait()
@@ -66,25 +76,24 @@ class Driver:
         return self._outlooks[model]
 
     def _ask_outlook(self, model: str) -> Outlook | None:
-        tells = getattr(self.policy, "outlook", None)
-        if tells is None:
+        foreteller = as_foreteller(self.policy)
+        if foreteller is None:
             return None
         try:
-            told: Outlook | None = tells(self.cluster.state, model)
+            return foreteller.outlook(self.cluster.state, model)
         except Exception as error:
             self._broke(f"outlook({model!r})", error)
             return None
-        return told
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Tick) and hasattr(self.policy, "pose"):
-            self._plan(event)
+        planner = as_planner(self.policy)
+        if isinstance(event, Tick) and planner is not None:
+            self._plan(event, planner)
         else:
             self._do(event, lambda: self.policy.decide(self.cluster.state, event))
 
-    def _plan(self, event: Tick) -> None:
+    def _plan(self, event: Tick, policy: Planner) -> None:
         """Begin to search the policy's next plan, if one is due and none is being searched."""
-        policy: Any = self.policy
         if self._searching is policy:
             return
         search = self._guarded(event, lambda: policy.pose(self.cluster.state))
@@ -94,7 +103,7 @@ class Driver:
             self._searching = policy  # what another one searched for is not wanted any more
             self.cluster.spawn(self._find(event, policy, search))
 
-    async def _find(self, event: Tick, policy: Any, search: Callable[[], Any]) -> None:
+    async def _find(self, event: Tick, policy: Planner, search: Callable[[], Any]) -> None:
         begun_s = time.perf_counter()
         try:
             thought = await self.cluster.call(search)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from modelium.core import Policy
+from modelium.core import Policy, traits
 from modelium.errors import PolicyError, did_you_mean
 from modelium.plugins.parameters import EMPTY, Parameter, parameters
 from modelium.policies import POLICIES
@@ -47,7 +47,7 @@ def make_policy(
     given = dict(_pair(name, known, pair) for pair in rest.split(",") if pair.strip())
     if "seed" in known:
         given.setdefault("seed", rng_seed)
-    if getattr(maker, "wants_trace", False):
+    if traits(maker).wants_trace:
         if trace is None:
             raise PolicyError(f"policy {name!r} knows the future, so it needs a trace")
         given["future"] = arrivals_by_model(trace, models)
@@ -56,7 +56,7 @@ def make_policy(
         example = ",".join(f"{key}=…" for key in missing)
         raise PolicyError(f"policy {name!r} needs {', '.join(missing)}: write {name}:{example}")
     policy: Policy = maker(**given)
-    every_s = getattr(policy, "every_s", None)
+    every_s = traits(policy).every_s
     if every_s is not None and not every_s > 0:
         raise PolicyError(f"policy {name!r} has every_s = {every_s:g}: the period must be above 0")
     return policy
@@ -104,7 +104,7 @@ def describe(name: str) -> dict[str, Any]:
         "summary": paragraphs[0],
         "details": [part for part in paragraphs[1:] if not re.match(r"[a-z]\w*: ", part)],
         "source": " ".join(source.split()),
-        "told_the_trace": bool(getattr(maker, "wants_trace", False)),
+        "told_the_trace": traits(maker).wants_trace,
         "parameters": [_row(parameter) for parameter in parameters(maker)],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelium.config import Plan
-from modelium.core import Policy
+from modelium.core import Policy, traits
 from modelium.live.settings import LiveInput
 from modelium.plugins.registry import make_policy, with_defaults
 from modelium.serving.launch_spec import Order
@@ -30,5 +30,5 @@ def prepare(order: Order, plan: Plan, managers: Managers) -> Prepared:
     name, parameters = with_defaults(order.policy, stock.plan.policy_defaults)
     words = ",".join(f"{key}={value}" for key, value in parameters.items())
     policy = make_policy(f"{name}:{words}", rng_seed=order.seed, models=stock.plan.models)
-    stock.sleeps = getattr(policy, "sleeps", True)
+    stock.sleeps = traits(policy).sleeps
     return Prepared(stock, policy, name, parameters, stock.given(managers.need))

@@ -20,6 +20,7 @@ from modelium.core import (
     Remind,
     Sleep,
     Unload,
+    traits,
 )  # fmt: skip
 from modelium.testing.assertions import claim
 from modelium.testing.scenarios import SCENARIOS, Scenario
@@ -77,10 +78,10 @@ def _play(scenario: Scenario, make: Callable[[], Policy]) -> list[tuple[float, A
             cluster.start(action)
 
     cluster.listen(hear)
-    cluster.begin(getattr(policy, "every_s", None))
+    cluster.begin(traits(policy).every_s)
     scenario.happen(cluster)
     left = cluster.submitted - cluster.finished
-    if getattr(policy, "answers_misses", True):
+    if traits(policy).answers_misses:
         claim(not left, f"{left} requests wait for ever in scenario {scenario.name!r}")
         waited_s, model = cluster.longest_wait_s, cluster.longest_waited
         claim(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.control.rules import fits_nowhere, may_begin, never_fits, pinned_missing, refusal
+from modelium.control.rules import fits_nowhere, may_begin, never_fits, refusal
 from modelium.core import Limits, Load, Model, Move, Phase, Remind, Sleep, Unload, Wake
 from modelium.units import GIB
 
@@ -229,21 +229,6 @@ def test_what_others_hold_for_now_is_no_reason_for_never(books: Any) -> None:
         "a needs 60.0 GiB on a GPU; the largest GPU here offers 10.0 GiB"
     )
     assert never_fits(b.state, "a", dict.fromkeys(b.state.all_gpus, 80 * GIB)) == ""
-
-
-def test_missing_pinned_models_and_replicas_are_counted(books: Any) -> None:
-    b = books(
-        a=1,
-        pin=Model("pin", GIB, pinned=True),
-        two=Model("two", GIB, min_replicas=2),
-        both=Model("both", GIB, min_replicas=2, pinned=True),
-    )
-    assert pinned_missing(b.state) == {"pin": 1, "two": 2, "both": 2}
-    b.add("pin", "n0g0", Phase.LOADING)
-    leaving = b.add("two", "n0g0")
-    b.add("two", "n0g1")
-    b.state.change(leaving, Phase.LEAVING)
-    assert pinned_missing(b.state) == {"two": 1, "both": 2}
 
 
 def test_a_bound_model_stays_on_its_gpus_and_has_to_fit_there(books: Any) -> None:

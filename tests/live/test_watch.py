@@ -169,7 +169,9 @@ def test_a_server_that_is_killed_leaves_its_timeline(
             await operations(here).unload("a")
             await here.until(lambda: on_disk()["weights"] == {"a#1", "b#2"})
             await here.until(lambda: "leaving" in on_disk())
-            assert len(cluster.timeline.rows) < 3  # it does not keep what it has handed over
+            assert (
+                len(cluster.lifecycle.timeline.rows) < 3
+            )  # it does not keep what it has handed over
 
     asyncio.run(run())
     spans: dict[tuple[str, str], float] = {}

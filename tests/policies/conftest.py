@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from modelium.control.costs import INSTANT, ConfiguredFacts, Links
-from modelium.core import Action, Done, Event, Gpu, Limits, Load, Model, Node, Policy
+from modelium.core import Action, Done, Event, Gpu, Limits, Load, Model, Node, Policy, traits
 from modelium.testing import FakeCluster
 from modelium.units import GIB
 
@@ -58,7 +58,7 @@ class World:
     def obey(self, policy: Policy) -> World:
         """From now on, `policy` decides."""
         self.policy = policy
-        self.cluster.begin(getattr(policy, "every_s", None))
+        self.cluster.begin(traits(policy).every_s)
         self.cluster.run(0.0)
         return self
 

@@ -24,6 +24,7 @@ from modelium.core import (
     Node,
     Policy,
     Tick,
+    traits,
 )  # fmt: skip
 from modelium.policies.gdsf import Gdsf
 from modelium.policies.idle_ttl import IdleTtl
@@ -108,7 +109,7 @@ class Watched:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self.every_s: float | None = getattr(policy, "every_s", None)
+        self.every_s: float | None = traits(policy).every_s
 
     def decide(self, state: ClusterState, event: Event) -> Iterable[Action]:
         check_host_cache(state)

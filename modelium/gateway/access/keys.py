@@ -17,7 +17,6 @@ from modelium.errors import ConfigError
 from modelium.storage.durable import write_durably
 
 PREFIX = "mk-"
-SCOPES = ("user", "admin")
 LONGEST_NAME = 128
 
 
