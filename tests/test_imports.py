@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "modelium.control": ("core", "errors", "units"),
     "modelium.results": ("core", "errors", "units"),
     "modelium.catalog": ("core", "errors", "units"),
-    "modelium.analyze": ("catalog", "core", "errors", "units"),
+    "modelium.analyze": ("catalog", "core", "errors", "units", "storage"),
     "modelium.traces": ("errors", "units", "results"),
     "modelium.policies": ("core", "errors", "units"),
     "modelium.plugins": ("core", "errors", "units", "policies"),
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     ),
     "modelium.gateway": ("errors", "units", "addresses", "live", "managers", "storage"),
     "modelium.repository": ("errors", "units", "analyze", "storage"),
-    "modelium.client": ("errors",),
+    "modelium.client": ("errors", "units"),
     "modelium.testing": ("core", "errors", "units", "control"),
 }  # fmt: skip
 """Room to the other rooms that it may use; config, experiments, serving and cli may use all.

@@ -80,7 +80,7 @@ class Operations:
 
     def runtime_of(self, model: str) -> str:
         """What serves it; "" for unknown models."""
-        served = self._cluster.roster.served.get(model)
+        served = self._cluster.served.get(model)
         return served.runtime if served else ""
 
     async def decisions(self, model: str = "", limit: int = 100) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ class Operations:
             except ModeliumError as error:
                 raise RefusedError(CONFLICT, f"{model} is not updated: {error}") from None
             done: list[str] = []
-            while not cluster.reception.closed and (old := cluster.outdated_copies(model)):
+            while not cluster.reception.closed and (old := cluster.files.outdated_copies(model)):
                 done += await replace_copies(
                     cluster, {name: f"update: {what}" for name, what in old.items()}, self._follow
                 )
@@ -191,7 +191,7 @@ class Operations:
     async def update_adopted(self) -> None:
         """Update, one after another, models that have outdated copies; news tell failures."""
         models = list(self._cluster.state.models)
-        for model in sorted(name for name in models if self._cluster.outdated_copies(name)):
+        for model in sorted(name for name in models if self._cluster.files.outdated_copies(name)):
             try:
                 await self.update(model, wait=True)
             except RefusedError as error:
@@ -392,7 +392,7 @@ class Operations:
 
     def _model(self, model: Model) -> dict[str, Any]:
         cluster = self._cluster
-        demand, served = cluster.state.demand[model.name], cluster.roster.served[model.name]
+        demand, served = cluster.state.demand[model.name], cluster.served[model.name]
         copies = [cluster.state.copy(c.id) for c in cluster.state.instances_of(model.name)]
         trouble = cluster.failures.of(model.name)
         used_s = max((c.last_used_s for c in copies), default=demand.last_arrival_s)
@@ -435,7 +435,7 @@ class Operations:
             "waiting": copy.waiting,
             "served": copy.served,
             "bytes_per_gpu": copy.bytes_per_gpu,
-            "files_changed": self._cluster.files.outdated(copy),
+            "files_changed": self._cluster.files.changed(copy),
             "settings_changed": self._cluster.settings_changed.get(copy.id, ""),
             "url": engine.url if engine else "",
             "api": engine.api if engine else "",

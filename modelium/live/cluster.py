@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import filterfalse
 from typing import Any, TypeVar
 
-from modelium.control.lifecycle import Lifecycle, decision
+from modelium.control.lifecycle import decision
 from modelium.control.policy_channel import Conversation
 from modelium.control.rules import may_begin, may_replace, refusal
-from modelium.control.state import Copy, State
+from modelium.control.state import Copy
 from modelium.core import (
     CANCELLED,
-    GOING,
     Action,
     Decision,
     Done,
@@ -31,7 +27,6 @@ from modelium.core import (
     Load,
     Miss,
     Move,
-    Outlook,
     Phase,
     Remind,
     Sleep,
@@ -40,24 +35,22 @@ from modelium.core import (
     Wake,
 )  # fmt: skip
 from modelium.errors import ModeliumError
-from modelium.live.engines import transitions
+from modelium.live.context import LiveContext
 from modelium.live.engines.actions import begin
-from modelium.live.engines.backoff import Failures
-from modelium.live.engines.calibration import Learnt, LearntCosts
 from modelium.live.engines.gpu_memory import Memory
 from modelium.live.engines.gpus import Inventory
 from modelium.live.engines.host_memory import HostWatch
 from modelium.live.engines.model_files import Files
 from modelium.live.engines.progress import Arrivals
+from modelium.live.engines.transitions import Transitions
 from modelium.live.engines.unwanted_loads import Unwanted
 from modelium.live.models import Roster
-from modelium.live.records.events import Watchers, as_news
+from modelium.live.records.events import as_news
 from modelium.live.records.journal import Journal, JournalError
-from modelium.live.requests.dispatcher import Reception
 from modelium.live.requests.interface import RefusedError, Request
 from modelium.live.requests.slot import LiveSeat
 from modelium.live.settings import LiveInput
-from modelium.managers.engine import Engine, Manager, StartError
+from modelium.managers.engine import Manager
 from modelium.units import format_seconds
 
 T = TypeVar("T")
@@ -69,7 +62,7 @@ MOST_LOG = 300
 """Letters of an engine's log in the answer to an operator."""
 
 
-class LiveCluster:
+class LiveCluster(LiveContext):
     """A `Cluster` of real engines. Policies act through `start`, requests through `reception`."""
 
     def __init__(
@@ -80,55 +73,18 @@ class LiveCluster:
         journal: Journal,
     ) -> None:
         """Must be made inside the running event loop."""
-        self.loop = asyncio.get_running_loop()
-        self.managers = managers
-        self.journal = journal
-        self.deadlines = given.deadlines
-        self.retention = given.retention
-        self.devices = dict(given.devices)
-        self.share = given.share
-        self.facts = given.facts
-        self.engines: dict[str, Engine] = {}
-        self.lost: dict[str, str] = {}
-        """Copies that were lost during a transition, and why."""
-        self.outlook: Callable[[str], Outlook | None] = lambda model: None
-        """What the policy says that requests for a model may expect."""
-        self.settings_changed: dict[str, str] = {}
-        """Adopted copies that were started with other settings than those of now, and which."""
-        self.notes: list[str] = []
-        """What is to be said of engines of an earlier run."""
-        self.waits_for_room: dict[str, asyncio.Future[None]] = {}
+        super().__init__(given, managers, journal, self, self)
         self.decisions: deque[tuple[int, Decision]] = deque(maxlen=KEPT_DECISIONS)
-        self.watchers = Watchers()
-        self._origin = time.monotonic()
         self._instant = 0.0
-        self._number = journal.last_number()
-        self.changed = asyncio.Event()
-        """Happens, once, when the next transition ends or the next lost instance has gone."""
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._draining: dict[str, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="manager")
-        self.state = State(
-            {},
-            {node.id: node for node in given.nodes},
-            {gpu.id: gpu for gpu in given.gpus},
-            {},
-            self.now_s,
-            lambda: filterfalse(self.failures.rests, self.reception.waiting_models()),
-            given.limits,
-        )
         self.host = HostWatch(self.state, given.host_memory, given.host_reserve_bytes)
-        self.learnt = Learnt.read(journal)
-        self.state.costs = LearntCosts(self.state, self.facts, given.work, self.learnt)
-        self.lifecycle = Lifecycle(self.state, self)
-        self.failures = Failures(self.now_s, given.patience)
-        self.reception = Reception(self.state, self.engines, self.failures, given.house, self)
-        self.memory = Memory(self, inventory)
+        self.memory = Memory(self, inventory, lambda model: self.roster.correct(model))
         self.arrivals = Arrivals(self)
-        self.unwanted = Unwanted(self)
-        self.files = Files(self, given.renew)
-        self.roster = Roster(self)
+        self.unwanted = Unwanted(self, self.arrivals)
+        self.files = Files(self, given.renew, lambda served: self.roster.put(served))
+        self.roster = Roster(self, self.files)
+        self._transitions = Transitions(self, self.memory, self.arrivals, self.files)
         self.talk = Conversation(
             self.reception,
             lambda: self._instant,
@@ -137,10 +93,6 @@ class LiveCluster:
         )
         for served in given.served:
             self.roster.put(served)
-
-    def now_s(self) -> float:
-        """Seconds since the cluster began."""
-        return time.monotonic() - self._origin
 
     # The interface of `modelium.core.Cluster`
 
@@ -186,21 +138,6 @@ class LiveCluster:
         self._carry_out(action, may_replace(self.state, copy, gpus, self.state.limits))
         return action
 
-    def outdated(self, copy: Copy) -> str:
-        """How a copy differs from what would be loaded now, in words; "" if it does not."""
-        return self.settings_changed.get(copy.id) or self.files.outdated(copy)
-
-    def outdated_copies(self, model: str) -> dict[str, str]:
-        """Outdated instances of a model that are not leaving, and how they differ.
-
-        None of a model that is served no more.
-        """
-        if model not in self.state.models:
-            return {}
-        copies = [self.state.copy(one.id) for one in self.state.instances_of(model)]
-        staying = [copy for copy in copies if copy.phase not in GOING]
-        return {copy.id: what for copy in staying if (what := self.outdated(copy))}
-
     def dismiss(self, copy: Copy, reason: str) -> Unload:
         """Let a copy finish its requests and go, though it be pinned or needed."""
         action = Unload(copy.id, reason, drain=True)
@@ -220,7 +157,7 @@ class LiveCluster:
             self.talk.answer(Done(action, why))
             return
         for_requests = isinstance(action, Load) and self.reception.is_hungry(action.model)
-        copy, steps = begin(self, action, line)
+        copy, steps = begin(self, self._transitions, action, line)
         if for_requests:
             self.unwanted.begins(copy)
         self.tell_news("decision", **as_news(line))
@@ -272,13 +209,8 @@ class LiveCluster:
             self.loop.call_later(wait_s + 0.01, self.reconsider)
         if copy.id in self.state.instances:
             self.lifecycle.close(copy, Phase.LEAVING)
-            await transitions.see_off(self, copy, why)
+            await self._transitions.see_off(copy, why)
         self.lost.pop(copy.id, None)
-
-    def pulse(self) -> None:
-        """Something has ended: wake up whoever waits for `changed`."""
-        before, self.changed = self.changed, asyncio.Event()
-        before.set()
 
     def _refuse(self, model: str, why: str, retry_s: float | None = None, log: str = "") -> None:
         """Send home who waits for a model, unless another instance serves it."""
@@ -291,10 +223,6 @@ class LiveCluster:
         """Let the policy hear `event`, then what follows from it at this instant."""
         self._instant = self.now_s()
         self.talk.tell(event)
-
-    def tell_news(self, what: str, /, **about: Any) -> None:
-        """Let all watchers know."""
-        self.watchers.news.tell(what, about)
 
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
@@ -402,7 +330,7 @@ class LiveCluster:
                 idle.set()
         else:
             self.lifecycle.close(copy, Phase.LEAVING)
-            self.spawn(transitions.see_off(self, copy, why))
+            self.spawn(self._transitions.see_off(copy, why))
         self.tell_news(news, instance=copy.id, model=copy.model, why=why)
 
     def cancel(self, copy: Copy, why: str) -> None:
@@ -422,52 +350,15 @@ class LiveCluster:
             self.kill(copy, f"{trouble}; {why}" if why else trouble)
             self.tell(Fault(copy.id, trouble))
 
-    def check(self, copy: Copy) -> None:
-        """Raises StartError if a copy was lost meanwhile: its transition ends here."""
-        if copy.id in self.lost:
-            raise StartError(self.lost[copy.id])
+    def transitions_under_way(self) -> bool:
+        """Something loads, wakes, sleeps, moves or leaves."""
+        return bool(self._under_way)
 
     def drains(self, copy: Instance) -> bool:
         """A copy waits for its last requests."""
         return copy.id in self._draining
 
-    # Threads and tasks
-
-    async def call(self, do: Callable[..., T], *args: Any) -> T:
-        """Let something block in a worker thread."""
-        return await self.loop.run_in_executor(self._pool, do, *args)
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something beside; whoever closes the cluster waits for it."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def transitions_under_way(self) -> bool:
-        """Something loads, wakes, sleeps, moves or leaves."""
-        return bool(self._under_way)
-
-    async def settle(self) -> None:
-        """Wait until no transition is under way."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def shut(self) -> None:
-        """The threads are no more needed."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     # The log
-
-    @property
-    def last_number(self) -> int:
-        """The highest number that an instance ever had."""
-        return self._number
-
-    def new_name(self, model: str) -> str:
-        """A name that no instance ever had."""
-        self._number += 1
-        return f"{model}#{self._number}"
 
     def _write(self, action: Action, why: str) -> tuple[int, Decision]:
         """Log a decision before it is carried out. Raises JournalError."""

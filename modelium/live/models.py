@@ -12,7 +12,8 @@ from modelium.live.records.journal import JournalError
 from modelium.live.settings import Served
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
+    from modelium.live.engines.model_files import Files
 
 PINS = "pins"
 """The journal's setting with the models that an operator has pinned (true) or unpinned (false)."""
@@ -21,9 +22,10 @@ PINS = "pins"
 class Roster:
     """Models by name, with their sizes as measured and their pins as operators want them."""
 
-    def __init__(self, cluster: LiveCluster) -> None:
+    def __init__(self, cluster: LiveContext, files: Files) -> None:
         self._cluster = cluster
-        self.served: dict[str, Served] = {}
+        self._files = files
+        self.served = cluster.served
         self._pins: dict[str, bool] = cluster.journal.kept(PINS, {})
 
     def put(self, served: Served) -> None:
@@ -31,7 +33,7 @@ class Roster:
         name = served.model.name
         self.served[name] = served
         self._cluster.reception.most_running[name] = served.max_num_seqs
-        self._cluster.files.analysed(name)
+        self._files.analysed(name)
         self._cluster.failures.forget(name)
         self.correct(name)
 
@@ -58,7 +60,7 @@ class Roster:
         self._pins = {other: pin for other, pin in self._pins.items() if other != name}
         with contextlib.suppress(JournalError):  # counted there
             self._cluster.journal.keep(PINS, self._pins)
-        self._cluster.files.drop(name)
+        self._files.drop(name)
         del self.served[name]
 
     def pin(self, name: str, pinned: bool) -> None:

@@ -31,7 +31,7 @@ def compare(cluster: LiveCluster, given: LiveInput) -> ModelChanges:
 
     Raises RefusedError (409) if one of them is being removed at this moment.
     """
-    before, after = cluster.roster.served, {one.model.name: one for one in given.served}
+    before, after = cluster.served, {one.model.name: one for one in given.served}
     for name in after:
         if why := cluster.reception.going.get(name):
             raise RefusedError(CONFLICT, f"{why}; try again when it has gone")

@@ -51,7 +51,7 @@ class _Incoming:
 
     def refuses(self, name: str) -> str:
         """Why a folder of this name would never be served; "" if it would."""
-        served = self._cluster.roster.served.get(name)
+        served = self._cluster.served.get(name)
         return "" if served is None else self._repository.refuses(name, served.path)
 
     def replace(self, folder: Path, name: str, over: Callable[[str], None]) -> None:

@@ -122,9 +122,7 @@ def test_a_wake_that_the_kept_memory_was_promised_to_comes_too(tmp_path: Path) -
     async def run() -> None:
         async with house(tmp_path, [A, LARGE], policy=Idle(), settings=KEEPS_7) as here:
             # b sleeps as predicted: it leaves 78 GiB, of which a takes 68.
-            here.cluster.roster.served["b"] = replace(
-                here.cluster.roster.served["b"], settings=INSTANT
-            )
+            here.cluster.served["b"] = replace(here.cluster.served["b"], settings=INSTANT)
             sleeper = await loaded(here, "b")
             await operations(here).sleep("b", 2)
             name = await loaded(here)

@@ -73,7 +73,7 @@ def test_another_policy_leaves_engines_in_peace_also_if_it_puts_to_sleep(
 
 def assert_next_load(cluster: LiveCluster, *, can_sleep: bool) -> None:
     assert cluster.state.models["m"].can_sleep is can_sleep
-    assert cluster.roster.served["m"].model.can_sleep is can_sleep
+    assert cluster.served["m"].model.can_sleep is can_sleep
 
 
 def test_what_the_engine_is_started_with_has_it_replaced(tmp_path: Path) -> None:

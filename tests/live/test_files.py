@@ -75,7 +75,7 @@ async def served(
     more["renew"] = analysed
     async with house(tmp_path, [one], *gpus, policy=policy, **more) as here:
         roster = here.cluster.roster
-        first.append(replace(roster.served["a"], path=folder, files=fingerprint(folder)))
+        first.append(replace(here.cluster.served["a"], path=folder, files=fingerprint(folder)))
         roster.put(first[0])
         yield here, folder
 
@@ -338,7 +338,7 @@ def test_what_is_noted_meanwhile_is_not_taken_back_by_an_older_look(
             name = await loaded(here)
             go_on.set()
             await looking
-            assert here.cluster.outdated(here.cluster.state.copy(name)) == ""
+            assert here.cluster.files.outdated(here.cluster.state.copy(name)) == ""
             assert row(here)["files_changed"] == ""
 
     run(act)
@@ -357,7 +357,7 @@ def test_an_analysis_that_takes_long_holds_up_no_other_models_news(tmp_path: Pat
             cluster, other = here.cluster, tmp_path / "other"
             other.mkdir()
             weights(other, 100)
-            one = replace(cluster.roster.served["a"], model=replace(SMALL, name="b"), path=other)
+            one = replace(cluster.served["a"], model=replace(SMALL, name="b"), path=other)
             cluster.roster.put(replace(one, files=fingerprint(other)))
             weights(folder, 200)
             await cluster.files.look()
@@ -444,11 +444,11 @@ def test_settings_that_are_taken_up_meanwhile_are_not_undone_by_an_analysis(
             weights(folder, 200)
             settling = asyncio.create_task(cluster.files.settle("a"))
             await here.until(began.is_set)
-            later = replace(cluster.roster.served["a"], settings={**INSTANT, "speed": 2.0})
+            later = replace(cluster.served["a"], settings={**INSTANT, "speed": 2.0})
             cluster.roster.put(replace(later, files=fingerprint(folder)))
             go_on.set()
             await settling
-            assert cluster.roster.served["a"] == later
+            assert cluster.served["a"] == later
 
     run(act)
 

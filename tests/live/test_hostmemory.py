@@ -126,7 +126,7 @@ def test_a_real_limit_is_seen_by_who_is_under_it(limited: Path) -> None:
 import json, os, pathlib
 pathlib.Path({str(limited / "cgroup.procs")!r}).write_text(str(os.getpid()))
 from modelium.live.engines import host_memory
-found = hostmemory.read()
+found = host_memory.read()
 print(json.dumps([found.total_bytes, found.available_bytes]))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

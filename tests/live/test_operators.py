@@ -114,7 +114,7 @@ def test_the_next_model_of_a_removed_ones_name_starts_afresh(tmp_path: Path) -> 
     async def run() -> None:
         async with house(tmp_path, TWO, policy=Idle()) as here:
             cluster = here.cluster
-            served = cluster.roster.served["a"]
+            served = cluster.served["a"]
             for name in ("a", "b"):
                 operations(here).pin(name)
                 cluster.learnt.took(name, "disk", 9.0)
@@ -265,7 +265,7 @@ def test_a_second_copy_that_cannot_be_loaded_does_not_close_the_first(tmp_path: 
         async with house(tmp_path, [A], 2, policy=Idle(), faults=True, patience=few) as here:
             await loaded(here)
             broken = {**INSTANT, "fault": "fail_start"}
-            here.cluster.roster.put(replace(here.cluster.roster.served["a"], settings=broken))
+            here.cluster.roster.put(replace(here.cluster.served["a"], settings=broken))
             here.cluster.start(Load("a", ("n0g1",), "the test"))
             await here.until(lambda: here.cluster.failures.of("a"))
             assert await here.ask("a")

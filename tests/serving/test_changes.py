@@ -99,7 +99,7 @@ def test_an_engine_with_other_settings_serves_until_it_is_replaced(folder: Path,
             assert kinds[0] == ("move" if room == "40GiB" else "unload")
             assert "max_model_len was 4096" in server.cluster.decisions[0][1].reason
             await asyncio.sleep(0)
-            assert not server.cluster.outdated(server.cluster.state.copy("m#2"))
+            assert not server.cluster.files.outdated(server.cluster.state.copy("m#2"))
         assert still_there(folder) == []
 
     asyncio.run(run())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from modelium.control.state import Copy
@@ -20,7 +20,7 @@ from modelium.managers.engine import Engine
 from modelium.units import MIB, format_bytes
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
 
 LOOK_EVERY_S = 0.2
 SETTLED_S = 1.0
@@ -32,8 +32,11 @@ SLACK_BYTES = 256 * MIB
 class Memory:
     """The cluster's eyes on the memory of its GPUs."""
 
-    def __init__(self, cluster: LiveCluster, inventory: Inventory) -> None:
-        self._cluster = cluster
+    def __init__(
+        self, cluster: LiveContext, inventory: Inventory, correct: Callable[[str], None]
+    ) -> None:
+        """`correct` takes up what was learnt of a model."""
+        self._cluster, self._correct = cluster, correct
         self.inventory = inventory
         self.readings: dict[int, Reading] = {}
         """The last look, by device."""
@@ -138,7 +141,7 @@ class Memory:
         """A sleeping copy was seen to keep this much of each GPU: that is predicted from now on."""
         gpu = self._cluster.state.all_gpus[copy.gpus[0]]
         self._cluster.learnt.asleep_bytes(copy.model, gpu.kind, kept)
-        self._cluster.roster.correct(copy.model)
+        self._correct(copy.model)
 
     async def held(self, engine: Engine) -> int:
         """The most that an engine holds of one of its GPUs; 0 where the driver does not tell."""
@@ -210,7 +213,7 @@ class Memory:
             gpu = self._cluster.state.all_gpus[copy.gpus[0]]
             usual = seen - copy.extra_bytes  # with a KV pool as large as its model's own
             self._cluster.learnt.needs_bytes(copy.model, gpu.kind, usual)
-            self._cluster.roster.correct(copy.model)
+            self._correct(copy.model)
 
     def _recognise(self, copy: Copy, engine: Engine) -> int:
         """Find an engine's processes by what appeared with it; what they hold, or 0, said once."""

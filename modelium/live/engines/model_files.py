@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelium.control.state import Copy
-from modelium.core import Phase
+from modelium.core import GOING, Phase
 from modelium.errors import ModeliumError
 from modelium.live.settings import Served
 from modelium.managers.engine import StartError
@@ -24,7 +24,7 @@ from modelium.storage.fingerprint import WEIGHTS, FilesIdentity, fingerprint
 from modelium.storage.unfinished import LOOK_S, STILL_S, unfinished
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
 
 
 @dataclass
@@ -45,10 +45,18 @@ class Seen:
 class Files:
     """The files of all models, and of which every copy was loaded."""
 
-    def __init__(self, cluster: LiveCluster, renew: Callable[[str], Served] | None) -> None:
-        """`renew` analyses a model anew, in a thread; None: nothing is derived from files."""
+    def __init__(
+        self,
+        cluster: LiveContext,
+        renew: Callable[[str], Served] | None,
+        put: Callable[[Served], None],
+    ) -> None:
+        """`renew` analyses a model anew, in a thread; None: nothing is derived from files.
+
+        `put` has a model served as it was analysed.
+        """
         self._cluster = cluster
-        self._renew = renew
+        self._renew, self._put = renew, put
         self._seen: dict[str, Seen] = {}
         self._loaded: dict[str, FilesIdentity] = {}
         """By copy."""
@@ -60,7 +68,7 @@ class Files:
 
     def analysed(self, model: str) -> None:
         """What is known of a model was just derived from `Served.files`."""
-        served = self._cluster.roster.served[model]
+        served = self._cluster.served[model]
         if served.path is None:
             self._seen.pop(model, None)
         else:
@@ -84,10 +92,26 @@ class Files:
         """What a copy was loaded from, or is about to be; none if its model has no files."""
         return self._loaded.get(copy.id, FilesIdentity())
 
-    def outdated(self, copy: Copy) -> str:
-        """What has changed since a copy was loaded, in words; "" if nothing has."""
+    def changed(self, copy: Copy) -> str:
+        """Which files have changed since a copy was loaded, in words; "" if none has."""
         seen, loaded = self._seen.get(copy.model), self._loaded.get(copy.id)
         return seen.now.difference(loaded) if seen is not None and loaded is not None else ""
+
+    def outdated(self, copy: Copy) -> str:
+        """How a copy differs from what would be loaded now, in words; "" if it does not."""
+        return self._cluster.settings_changed.get(copy.id) or self.changed(copy)
+
+    def outdated_copies(self, model: str) -> dict[str, str]:
+        """Outdated instances of a model that are not leaving, and how they differ.
+
+        None of a model that is served no more.
+        """
+        state = self._cluster.state
+        if model not in state.models:
+            return {}
+        copies = [state.copy(one.id) for one in state.instances_of(model)]
+        staying = [copy for copy in copies if copy.phase not in GOING]
+        return {copy.id: what for copy in staying if (what := self.outdated(copy))}
 
     def trouble(self, model: str) -> str:
         """Why a model's changed files cannot be served; "" if they can."""
@@ -134,7 +158,7 @@ class Files:
 
     async def _look_at(self, models: Collection[str]) -> dict[str, FilesIdentity]:
         """Look at the files of some models, and note what has changed; gives what was found."""
-        number, served = next(self._looks), self._cluster.roster.served
+        number, served = next(self._looks), self._cluster.served
         paths = {
             model: path
             for model in models
@@ -172,7 +196,7 @@ class Files:
         cluster, seen = self._cluster, self._seen.get(model)
         if seen is None or seen.now == seen.analysed:
             return ""
-        identity, path = seen.now, cluster.roster.served[model].path
+        identity, path = seen.now, cluster.served[model].path
         assert path is not None, "only models with files are seen"
         if why := await cluster.call(unfinished, path):
             return f"{model}: {why}"
@@ -190,7 +214,7 @@ class Files:
         seen.trouble, seen.analysed = trouble, identity
         if served is not None:
             cluster.learnt.forget(model)
-            cluster.roster.put(served)
+            self._put(served)
             seen = self._seen[model]
             if served.files != identity:  # they changed just before: once more when they are still
                 seen.analysed, seen.since_s = identity, cluster.now_s()
@@ -200,7 +224,7 @@ class Files:
 
     def _drop_sleepers(self, model: str) -> None:
         """Unload copies that sleep with older weights."""
-        for name, what in self._cluster.outdated_copies(model).items():
+        for name, what in self.outdated_copies(model).items():
             copy = self._cluster.state.copy(name)
             if copy.phase is Phase.ASLEEP:
                 self._cluster.dismiss(copy, f"outdated: {what}")
@@ -236,6 +260,6 @@ class Files:
     async def compare(self, copy: Copy) -> None:
         """A copy is about to be woken: not with weights of files that are others by now."""
         await self._look_at([copy.model])
-        if what := self.outdated(copy):
+        if what := self.changed(copy):
             self._cluster.cancel(copy, f"its files changed since it was loaded: {what}")
         self._cluster.check(copy)

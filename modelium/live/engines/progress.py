@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from modelium.control.state import Copy
 from modelium.core import GOING, Instance, Outlook, Phase
-from modelium.managers.engine import Order, Progress
+from modelium.managers.engine import Progress
 from modelium.units import counted, format_seconds
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
 
 T = TypeVar("T")
 LEAST_LEFT_S = 1.0
@@ -57,7 +57,7 @@ class Coming:
 class Arrivals:
     """All that is under way, by instance."""
 
-    def __init__(self, cluster: LiveCluster) -> None:
+    def __init__(self, cluster: LiveContext) -> None:
         self._cluster = cluster
         self._coming: dict[str, Coming] = {}
 
@@ -147,24 +147,3 @@ class Arrivals:
         if coming := self._coming.get(copy_id):
             coming.stage = stage
             self._cluster.tell_news("progress", instance=copy_id, stage=stage, share=share)
-
-
-def order(cluster: LiveCluster, copy: Copy, coming: Coming) -> Order:
-    """What the manager is told to bring up."""
-    served, model = cluster.roster.served[copy.model], cluster.state.models[copy.model]
-    kv = copy.bytes_per_gpu - model.bytes_per_gpu(0)
-    devices = tuple(cluster.devices[gpu] for gpu in copy.gpus)
-    return Order(
-        copy.id,
-        copy.model,
-        served.path,
-        devices,
-        copy.bytes_per_gpu,
-        cluster.memory.total_bytes(devices[0]),
-        kv if kv > 0 else None,
-        served.settings,
-        served.model.can_sleep,
-        cluster.deadlines.load_s,
-        coming.cancelled,
-        uuids=cluster.memory.uuids(devices),
-    )

@@ -64,7 +64,7 @@ def _found_again(cluster: LiveCluster, record: Record) -> Record:
 async def _adoptable(cluster: LiveCluster, record: Record) -> tuple[bool, str]:
     """Whether it is, and what differs from what is configured now."""
     manager = cluster.managers.get(record.runtime)
-    served = cluster.roster.served.get(record.model)
+    served = cluster.served.get(record.model)
     if record.engine is None or manager is None or served is None:
         return False, ""
     if served.runtime != record.runtime:
@@ -133,7 +133,7 @@ def _enter(cluster: LiveCluster, record: Record, differs: str) -> None:
         cluster.lifecycle.make_ready(copy, "")
     if differs:
         cluster.settings_changed[copy.id] = differs
-    if what := cluster.outdated(copy):
+    if what := cluster.files.outdated(copy):
         cluster.notes.append(f"{copy.id} ran already and is replaced: {what}")
     elif record.launch is None:
         cluster.notes.append(

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from modelium.control.rules import must_stay
 from modelium.control.state import Copy
 from modelium.core import Phase
-from modelium.live.engines.progress import Coming
+from modelium.live.engines.progress import Arrivals, Coming
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
 
 NEARLY_SHARE = 0.1
 NEARLY_S = 2.0
@@ -34,8 +34,9 @@ WHY = "nobody waits for it any more"
 class Unwanted:
     """Which loads may be cancelled when the last request for their model goes."""
 
-    def __init__(self, cluster: LiveCluster) -> None:
+    def __init__(self, cluster: LiveContext, arrivals: Arrivals) -> None:
         self._cluster = cluster
+        self._arrivals = arrivals
         self._for_requests: set[str] = set()
         """Copies that load because requests waited."""
         self._cancelled_s: dict[str, float] = {}
@@ -69,7 +70,7 @@ class Unwanted:
         cluster = self._cluster
         if must_stay(cluster.state, copy):
             return
-        coming = cluster.arrivals.of(copy.id)
+        coming = self._arrivals.of(copy.id)
         if coming is not None and (rest_s := _nearly_done_s(coming, cluster.now_s())):
             cluster.loop.call_later(rest_s + HAIR_S, self.look, copy.model)
             return

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from modelium.live.records.journal import READ_TOKENS, JournalError, connect
 
 if TYPE_CHECKING:
-    from modelium.live.cluster import LiveCluster
+    from modelium.live.context import LiveContext
 
 EVERY_S = 600.0
 PAUSE_S = 0.05
@@ -42,7 +42,7 @@ class Retention:
     """At most so many logs of engines that have ended, the latest ones."""
 
 
-async def tidy_regularly(cluster: LiveCluster) -> None:
+async def tidy_regularly(cluster: LiveContext) -> None:
     """Delete what is too old, now and then again, for ever."""
     while True:
         try:
@@ -53,7 +53,7 @@ async def tidy_regularly(cluster: LiveCluster) -> None:
         await asyncio.sleep(EVERY_S)
 
 
-async def tidy(cluster: LiveCluster) -> None:
+async def tidy(cluster: LiveContext) -> None:
     """Delete what is too old. Raises JournalError, sqlite3.Error, OSError."""
     limits, path = cluster.retention, cluster.journal.path
     before = time.time() - limits.keep_s

@@ -113,7 +113,7 @@ class Telemetry:
             metrics.update_models_loaded_count(runtime, len(models))
         room = cluster.reception.room
         metrics.update_queue_lengths({model: room.waiting(model) for model in room.models()})
-        served = set(cluster.roster.served)
+        served = set(cluster.served)
         for model in self._served - served:
             metrics.forget_model(model)
         self._served = served
@@ -122,5 +122,5 @@ class Telemetry:
             metrics.record_journal_failure()
 
     def _runtime(self, model: str) -> str:
-        served = self._cluster.roster.served.get(model)
+        served = self._cluster.served.get(model)
         return served.runtime if served else "unknown"
