@@ -11,7 +11,7 @@ import simpy
 
 from modelium.control.costs import ConfiguredFacts, StagedCosts
 from modelium.control.lifecycle import Lifecycle, decision
-from modelium.control.policy_channel import Conversation
+from modelium.control.policy_channel import PolicyChannel
 from modelium.control.rules import may_begin, refusal
 from modelium.control.state import Copy, State
 from modelium.core import (
@@ -34,7 +34,7 @@ from modelium.sim.course import Course, LostError, Steps, Urgent
 from modelium.sim.data_plane import Plane
 from modelium.sim.faults import FaultSource
 from modelium.sim.inputs import SimInput
-from modelium.sim.kv_utilization import KvUse
+from modelium.sim.kv_utilization import KvUtilization
 from modelium.sim.links import NodeLinks
 from modelium.sim.transitions import LoadError, Transitions
 from modelium.units import PS_PER_S, ps
@@ -77,7 +77,9 @@ class SimCluster:
         )
         self.state.costs = StagedCosts(self.state, self.facts, given.work)
         self.lifecycle = Lifecycle(self.state, self)
-        self.kv_use = KvUse(self.env, self.state, plane.w.engines, float(plane.w.busy.width_s[0]))
+        self.kv_use = KvUtilization(
+            self.env, self.state, plane.w.engines, float(plane.w.busy.width_s[0])
+        )
         self.faults = FaultSource(
             self.env, self.state, given.settings.faults, seed, self.kill, self.tell
         )
@@ -87,7 +89,7 @@ class SimCluster:
             self._idle_event,
         )  # fmt: skip
         self.decisions: list[Decision] = []
-        self.talk = Conversation(
+        self.channel = PolicyChannel(
             plane,
             self.env.now_ps,
             self._soon,
@@ -103,12 +105,12 @@ class SimCluster:
 
     def listen(self, hear: Callable[[Event], None]) -> None:
         """Tell `hear` of every event from now on."""
-        self.talk.listen(hear)
+        self.channel.listen(hear)
 
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
-        if self.settings.charge_decide and self.talk.talking:
-            self.env.process(self._thought(action, time.perf_counter() - self.talk.asked_s))
+        if self.settings.charge_decide and self.channel.talking:
+            self.env.process(self._thought(action, time.perf_counter() - self.channel.asked_s))
         else:
             self._begin(action)
 
@@ -125,7 +127,7 @@ class SimCluster:
         why = refusal(self.state, action, self.settings.limits)
         line = self._write(action, why)
         if why:
-            self.talk.answer(Done(action, why))
+            self.channel.answer(Done(action, why))
             return
         match action:
             case Load(model, gpus):
@@ -144,7 +146,7 @@ class SimCluster:
 
     def run(self, *, tick_s: float | None, end_s: float, answers_misses: bool = True) -> None:
         """Play the whole trace; at the latest until `end_s`."""
-        self.talk.answers_misses = answers_misses
+        self.channel.answers_misses = answers_misses
         end_ps = ps(end_s)
         self.tell(Tick())
         if tick_s is not None:
@@ -171,12 +173,12 @@ class SimCluster:
             else:
                 while env.peek() <= horizon:
                     env.step()
-                if self.talk.unasked and not self._under_way and plane.quiet():
-                    self.talk.offer_to_all()
+                if self.channel.unasked and not self._under_way and plane.quiet():
+                    self.channel.offer_to_all()
 
     def tell(self, event: Event) -> None:
         """Let the policy hear `event`, then what follows from it at this instant."""
-        self.talk.tell(event)
+        self.channel.tell(event)
 
     def _soon(self, say: Callable[[], None]) -> None:
         self.env.timeout(0).callbacks.append(lambda _: say())
@@ -194,7 +196,7 @@ class SimCluster:
                 idle.succeed()
         copy_in = self.plane.copy_in(slot)
         if copy_in is not None and copy_in.phase is Phase.READY:
-            self.talk.fell_idle(copy_in)
+            self.channel.fell_idle(copy_in)
 
     def _expire(self, model: str) -> Any:
         wait_ps = ps(self.settings.admission.max_wait_s)
@@ -233,7 +235,7 @@ class SimCluster:
             self.state.ram[copy.node].cache(copy.model, size)
         self.lifecycle.make_ready(copy, "")
         line.end_s = self.state.now_s
-        self.talk.answer(Done(action, "", copy.id))
+        self.channel.answer(Done(action, "", copy.id))
 
     def _new_copy(self, model: str, gpus: tuple[str, ...], kv_bytes: int | None) -> Copy:
         number = len(self.instance_ids) + 1
@@ -265,7 +267,7 @@ class SimCluster:
     def _go(self, action: Action, line: Decision, copy: Copy, steps: Steps) -> None:
         course = Course(self.env, self._watch(action, line, copy, steps))
         self._under_way[copy.id] = course
-        if self.talk.talking:
+        if self.channel.talking:
             course.begin()  # should it end at once, that waits until the policy was heard
         else:
             Urgent(self.env, course.begin)
@@ -324,7 +326,7 @@ class SimCluster:
     def _write(self, action: Action, why: str) -> Decision:
         line = decision(self.state, action, why)
         self.decisions.append(line)
-        self.talk.acted()
+        self.channel.acted()
         return line
 
     def _links(self, given: SimInput, node: str) -> NodeLinks:

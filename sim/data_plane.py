@@ -31,7 +31,7 @@ from modelium.sim.kernel.arrays import (
 )  # fmt: skip
 from modelium.sim.kernel.build import make_world
 from modelium.sim.kernel.heap import NEVER
-from modelium.sim.kernel.outcomes import Answers, answers
+from modelium.sim.kernel.outcomes import Outcomes, answers
 from modelium.sim.kernel.world_pointer import keep
 from modelium.sim.meters import ModelMeters, SlotCopy, Views
 from modelium.sim.spec import Generate, Infer
@@ -160,7 +160,7 @@ class Plane:
 
     # What became of them
 
-    def answers(self) -> Answers:
+    def answers(self) -> Outcomes:
         """What became of each request, as the tables say it: once, at the end of the run."""
         return answers(self.w, self._handle)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelium.results.record import Column
 
 
-class KvUse:
+class KvUtilization:
     """Reads the engines' integrals of held tokens at the end of each bin and of each instance.
 
     Sums are kept by cell: a GPU and a model, in the order of their names.

@@ -56,7 +56,7 @@ def collect(
             "trace": trace.source,
             "assumptions": [*trace.notes, *given.notes],
             "wall_s": time.perf_counter() - begin_s,
-            "decide_s": cluster.talk.decide_s,
+            "decide_s": cluster.channel.decide_s,
             "versions": _versions(),
             **meta,
         },

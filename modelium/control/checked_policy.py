@@ -12,7 +12,7 @@ from modelium.errors import ModeliumError, PolicyError
 ACTIONS = get_args(Action)
 
 
-class Guarded:
+class CheckedPolicy:
     """The policy called `name`, asked with care; in all else it is the policy itself."""
 
     def __init__(self, policy: Policy, name: str) -> None:

@@ -26,7 +26,7 @@ DECLINES = 4
 """Offers in a row that a policy may decline before the rest must wait for the next change."""
 
 
-class Hungry(Protocol):
+class WaitingModels(Protocol):
     """Knows which models wait with no instance ready or on its way."""
 
     def hungry_models(self) -> list[str]:
@@ -35,12 +35,12 @@ class Hungry(Protocol):
     def is_hungry(self, model: str) -> bool: ...
 
 
-class Conversation:
+class PolicyChannel:
     """One cluster's talk with one policy."""
 
     def __init__(
         self,
-        hungry: Hungry,
+        hungry: WaitingModels,
         clock: Callable[[], float],
         soon: Callable[[Callable[[], None]], None],
         may_begin: Callable[[Iterable[str] | None], bool],

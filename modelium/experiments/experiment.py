@@ -14,7 +14,7 @@ from modelium.config.planning.assumed import assumptions, calibration
 from modelium.config.planning.guess import TRIAL, guess_fleet, guess_models, parse_models
 from modelium.config.planning.hardware import on_fleet
 from modelium.config.schema import ModelEntry
-from modelium.control.checked_policy import Guarded
+from modelium.control.checked_policy import CheckedPolicy
 from modelium.core import Policy
 from modelium.errors import ConfigError
 from modelium.plugins.registry import make_policy, with_defaults
@@ -121,7 +121,7 @@ def play(prepared: Prepared, job: Job) -> Summary:
     policy, name, given = prepared.policy(job.policy, job.seed)
     run = simulate(
         plan.sim_input(prepared.assumed),
-        Guarded(policy, name),
+        CheckedPolicy(policy, name),
         trace,
         seed=job.seed,
         meta={

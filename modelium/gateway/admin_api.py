@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from modelium.gateway.context import DESK, Desk
+from modelium.gateway.context import DESK, GatewayContext
 from modelium.gateway.errors import ApiError, json_response, refused
 from modelium.gateway.model_lookup import model_row
 from modelium.gateway.openai.sse_writer import ClientGoneError, Outlet
@@ -104,7 +104,7 @@ async def remove(http: web.Request) -> web.Response:
 
 
 def _verbs(
-    desk: Desk, http: web.Request
+    desk: GatewayContext, http: web.Request
 ) -> Mapping[str, Callable[[str], Awaitable[dict[str, Any]]]]:
     admin = desk.admin
 

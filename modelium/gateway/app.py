@@ -13,7 +13,7 @@ from modelium.errors import ModeliumError
 from modelium.gateway import admin_api
 from modelium.gateway.access.auth import authorize
 from modelium.gateway.access.connections import CONNECTIONS, Connections
-from modelium.gateway.context import DESK, REQUEST_ID, Desk
+from modelium.gateway.context import DESK, REQUEST_ID, GatewayContext
 from modelium.gateway.errors import ApiError, json_response, starting
 from modelium.gateway.kserve import api as kserve
 from modelium.gateway.openai import api as openai
@@ -37,7 +37,7 @@ CORS_METHODS = "GET, POST, DELETE"
 log = logging.getLogger(__name__)
 
 
-def make_app(desk: Desk, connections: Connections) -> web.Application:
+def make_app(desk: GatewayContext, connections: Connections) -> web.Application:
     """The application; it opens and closes the connections to the engines itself."""
     app = web.Application(middlewares=[_at_work, _guarded])
     app[DESK], app[CONNECTIONS] = desk, connections

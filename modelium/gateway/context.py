@@ -64,7 +64,7 @@ class Admin(Protocol):
 
 
 @dataclass
-class Desk:
+class GatewayContext:
     """The gateway's one shared thing. Until it is opened, requests are refused: 503, try again."""
 
     limits: Limits
@@ -90,5 +90,5 @@ class Desk:
         return name if model != name and self.admin.runtime_of(name) else model
 
 
-DESK = web.AppKey("desk", Desk)
+DESK = web.AppKey("desk", GatewayContext)
 REQUEST_ID = web.RequestKey("request_id", str)

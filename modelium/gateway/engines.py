@@ -15,7 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from modelium.errors import ModeliumError
-from modelium.gateway.context import Desk
+from modelium.gateway.context import GatewayContext
 from modelium.gateway.errors import ApiError, dumped
 from modelium.gateway.request_parsing import Ask
 from modelium.managers.engine import Engine
@@ -59,7 +59,7 @@ class Given:
 
 @asynccontextmanager
 async def called(
-    desk: Desk,
+    desk: GatewayContext,
     engine: Engine,
     path: str,
     payload: bytes,

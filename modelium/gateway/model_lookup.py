@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from modelium.errors import did_you_mean
-from modelium.gateway.context import DESK, Desk
+from modelium.gateway.context import DESK, GatewayContext
 from modelium.gateway.errors import ApiError
 
 
@@ -21,7 +21,7 @@ def model_row(http: web.Request) -> dict[str, Any]:
     return row_of(http.app[DESK], http.match_info["model"])
 
 
-def row_of(desk: Desk, name: str) -> dict[str, Any]:
+def row_of(desk: GatewayContext, name: str) -> dict[str, Any]:
     """The model of this name or alias. Raises ApiError (404)."""
     name, rows = desk.model_called(name), desk.admin.models()
     for row in rows:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from modelium.gateway.context import DESK, Desk
+from modelium.gateway.context import DESK, GatewayContext
 from modelium.gateway.engines import BAD_GATEWAY, Given, called, json_of, usage_of
 from modelium.gateway.errors import ApiError, dumped
 from modelium.gateway.kserve.api import infer_at
@@ -67,7 +67,7 @@ async def _ask_engine(
 
 
 async def _ask_text_model(
-    desk: Desk, body: dict[str, Any], request: Request, engine: Engine
+    desk: GatewayContext, body: dict[str, Any], request: Request, engine: Engine
 ) -> Given:
     """A model behind KServe's protocol: a text for text, else the tensors that it gives."""
     tensors = [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": [body["prompt"]]}]

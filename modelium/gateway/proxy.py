@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 import orjson
 from aiohttp import web
 
-from modelium.gateway.context import Desk
+from modelium.gateway.context import GatewayContext
 from modelium.gateway.engines import (
     BUSY,
     NOT_FOUND,
@@ -40,13 +40,13 @@ T = TypeVar("T")
 Talk = Callable[[Engine], Awaitable[Given]]
 
 
-async def whole(desk: Desk, ask: Ask) -> web.Response:
+async def whole(desk: GatewayContext, ask: Ask) -> web.Response:
     """Answer an OpenAI request in one piece. Raises ApiError."""
     given = await seated(desk, ask.request, lambda engine: talk(desk, ask, engine))
     return given.response()
 
 
-async def seated(desk: Desk, request: Request, talk_to: Talk) -> Given:
+async def seated(desk: GatewayContext, request: Request, talk_to: Talk) -> Given:
     """Let `talk_to` ask an engine, and another one if that breaks. Raises ApiError."""
     while True:
         try:
@@ -88,7 +88,7 @@ def failed(request: Request, status: int, body: bytes) -> NoReturn:
     raise engine_error(status, body)
 
 
-async def again(desk: Desk, seat: Seat, why: str) -> None:
+async def again(desk: GatewayContext, seat: Seat, why: str) -> None:
     """Give a broken engine's seat back; raises ApiError (503) if it was the last try.
 
     Then pause, each time for longer: the cluster needs a moment to see that the engine is gone.
@@ -119,14 +119,14 @@ async def unless_cut(seat: Seat, answer: Awaitable[T]) -> T:
         raise
 
 
-def over(desk: Desk, seat: Seat, outcome: Outcome, tokens: tuple[int, int]) -> None:
+def over(desk: GatewayContext, seat: Seat, outcome: Outcome, tokens: tuple[int, int]) -> None:
     """Give a seat back, and charge what was used."""
     prompt, output = tokens
     seat.finish(outcome, prompt_tokens=prompt, output_tokens=output)
     desk.limits.used(seat.request.organization, prompt + output)
 
 
-async def talk(desk: Desk, ask: Ask, engine: Engine) -> Given:
+async def talk(desk: GatewayContext, ask: Ask, engine: Engine) -> Given:
     """Ask an engine for a completion, a chat or embeddings, in one piece."""
     if engine.api == "kserve":
         return await text_model(desk, ask, engine)
@@ -149,7 +149,7 @@ def only_openai(engine: Engine) -> None:
         raise ApiError(422, f"{engine.model} takes POST /predict/{engine.model} only")
 
 
-async def text_model(desk: Desk, ask: Ask, engine: Engine) -> Given:
+async def text_model(desk: GatewayContext, ask: Ask, engine: Engine) -> Given:
     """Ask a text model behind KServe's protocol."""
     gives, needed = engine.extra.get("outputs"), output_of(ask)
     if gives is not None and needed not in gives:

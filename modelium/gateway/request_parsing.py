@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from modelium.gateway.access.auth import CALLER, Caller, named_well
-from modelium.gateway.context import DESK, REQUEST_ID, Desk
+from modelium.gateway.context import DESK, REQUEST_ID, GatewayContext
 from modelium.gateway.errors import ApiError
 from modelium.live.requests.interface import Request
 
@@ -113,7 +113,7 @@ def new_request(
 
 
 def request_for(
-    desk: Desk,
+    desk: GatewayContext,
     caller: Caller,
     headers: Mapping[str, str],
     request_id: str,

@@ -14,7 +14,7 @@ from modelium.errors import ConfigError
 from modelium.gateway.access.connections import Bounds, Connections
 from modelium.gateway.address import Address
 from modelium.gateway.app import make_app
-from modelium.gateway.context import Desk
+from modelium.gateway.context import GatewayContext
 
 LINGER_S = 2.0
 """What is still being sent when the server ends has this long."""
@@ -42,7 +42,7 @@ log.addFilter(_plain)
 
 @asynccontextmanager
 async def listening(
-    desk: Desk, address: Address, bounds: Bounds | None = None
+    desk: GatewayContext, address: Address, bounds: Bounds | None = None
 ) -> AsyncIterator[str]:
     """Serve until the body ends; gives the URL. Raises ConfigError if that is not possible."""
     bounds = bounds or Bounds.of_this_process(1 if address.grpc_port is None else 2)

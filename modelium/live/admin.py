@@ -20,18 +20,18 @@ from modelium.live.requests.interface import CONFLICT, NOT_FOUND, UNAVAILABLE, R
 
 if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
-    from modelium.live.control_loop import Driver
+    from modelium.live.control_loop import ControlLoop
 
 REASON = "operator asked for it (1 call)"
 
 
-class Operations:
+class AdminService:
     """One live cluster and its policy, as an operator meets them."""
 
     def __init__(
         self,
         cluster: LiveCluster,
-        driver: Driver,
+        driver: ControlLoop,
         policy: str,
         removed: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -52,19 +52,19 @@ class Operations:
     def status(self) -> dict[str, Any]:
         """The whole in a few figures."""
         cluster = self._cluster
-        state, reception = cluster.state, cluster.reception
+        state, dispatcher = cluster.state, cluster.dispatcher
         return {
             "policy": self.policy,
             "up_s": cluster.now_s(),
             "models": len(state.models),
             "instances": len(state.instances),
-            "waiting": sum(reception.room.waiting(model) for model in reception.room.models()),
-            "running": len(reception.seats),
+            "waiting": sum(dispatcher.queue.waiting(model) for model in dispatcher.queue.models()),
+            "running": len(dispatcher.seats),
             "request_rate_per_s": sum(d.request_rate_per_s for d in state.demand.values()),
-            "stopping": reception.closed,
+            "stopping": dispatcher.closed,
             "pretend_gpus": cluster.memory.inventory.pretend,
             "policy_faults": self._driver.faults,
-            "decide_s": cluster.talk.decide_s,
+            "decide_s": cluster.channel.decide_s,
             "journal": {
                 "path": str(cluster.journal.path),
                 "failures": cluster.journal.failures,
@@ -117,7 +117,7 @@ class Operations:
         cluster = self._cluster
         cluster.failures.forget(model)
         if not self._ready(model):
-            await cluster.reception.want(model, REASON)
+            await cluster.dispatcher.want(model, REASON)
         return self._told(model)
 
     async def unload(self, model: str) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Operations:
         Raises RefusedError: 404, 409, 503.
         """
         self._known(model)
-        if why := self._cluster.reception.going.get(model):
+        if why := self._cluster.dispatcher.going.get(model):
             raise RefusedError(CONFLICT, why)
         if self._replaces(model).locked() and not wait:
             raise RefusedError(CONFLICT, f"{model} is being updated already")
@@ -181,7 +181,7 @@ class Operations:
             except ModeliumError as error:
                 raise RefusedError(CONFLICT, f"{model} is not updated: {error}") from None
             done: list[str] = []
-            while not cluster.reception.closed and (old := cluster.files.outdated_copies(model)):
+            while not cluster.dispatcher.closed and (old := cluster.files.outdated_copies(model)):
                 done += await replace_copies(
                     cluster, {name: f"update: {what}" for name, what in old.items()}, self._follow
                 )
@@ -203,11 +203,11 @@ class Operations:
         Raises RefusedError: 404, 409 if it is being removed.
         """
         self._known(model)
-        if why := self._cluster.reception.going.get(model):
+        if why := self._cluster.dispatcher.going.get(model):
             raise RefusedError(CONFLICT, why)
-        self._cluster.roster.pin(model, pinned)
+        self._cluster.registry.pin(model, pinned)
         if pinned and not self._ready(model):
-            self._cluster.reception.wish(model, "it is pinned (1 copy)")
+            self._cluster.dispatcher.wish(model, "it is pinned (1 copy)")
         return self._told(model)
 
     async def remove(self, model: str) -> None:
@@ -216,9 +216,9 @@ class Operations:
         It goes on if the caller is cancelled. Raises RefusedError: 404, 409.
         """
         self._known(model)
-        if why := self._cluster.reception.going.get(model):
+        if why := self._cluster.dispatcher.going.get(model):
             raise RefusedError(CONFLICT, why)
-        self._cluster.roster.close(model)
+        self._cluster.registry.close(model)
         gone = self._go(model, "an operator removed it", self._removed)
         await asyncio.shield(self._cluster.spawn(gone))
 
@@ -229,15 +229,15 @@ class Operations:
             if removed is not None:  # before its name is free, so that no reload finds it there
                 await self._cluster.call(removed, model)
         except BaseException:
-            self._cluster.roster.reopen(model)
+            self._cluster.registry.reopen(model)
             raise
-        self._cluster.roster.drop(model)
+        self._cluster.registry.drop(model)
         self._cluster.tell_news("removed-model", model=model, why=why)
 
     async def withdraw(self, model: str) -> None:
         """Serve a model no more that the configuration names no longer; its files stay."""
         why = "the configuration names it no longer"
-        self._cluster.roster.close(model)
+        self._cluster.registry.close(model)
         try:
             await self._go(model, why)
         except RefusedError as error:
@@ -292,7 +292,7 @@ class Operations:
                 raise RefusedError(CONFLICT, why)
         if coming and not self._ready(model):
             why = f"{model} was unloaded by an operator before it was ready"
-            cluster.reception.refuse_all(model, UNAVAILABLE, why, cluster.left_s(model))
+            cluster.dispatcher.refuse_all(model, UNAVAILABLE, why, cluster.left_s(model))
         for copy in coming:
             cluster.cancel(copy, "an operator unloaded it")
 
@@ -396,8 +396,8 @@ class Operations:
         copies = [cluster.state.copy(c.id) for c in cluster.state.instances_of(model.name)]
         trouble = cluster.failures.of(model.name)
         used_s = max((c.last_used_s for c in copies), default=demand.last_arrival_s)
-        waited_for = model.name in cluster.reception.waiting_models()
-        outlook = cluster.arrivals.outlook(model.name) if waited_for else None
+        waited_for = model.name in cluster.dispatcher.waiting_models()
+        outlook = cluster.pending_loads.outlook(model.name) if waited_for else None
         return {
             "name": model.name,
             "status": _status(copies, trouble is not None and trouble.failed),
@@ -408,8 +408,8 @@ class Operations:
             "instances": [self._copy(copy) for copy in copies],
             "pinned": model.pinned,
             "qps": demand.request_rate_per_s,
-            "waiting": cluster.reception.room.waiting(model.name),
-            "oldest_wait_s": cluster.reception.room.oldest_wait_s(model.name),
+            "waiting": cluster.dispatcher.queue.waiting(model.name),
+            "oldest_wait_s": cluster.dispatcher.queue.oldest_wait_s(model.name),
             "waits_for": outlook.why if outlook else "",
             "left_s": outlook.left_s if outlook else None,
             "idle_s": None if used_s == float("-inf") else max(0.0, cluster.now_s() - used_s),
@@ -422,7 +422,7 @@ class Operations:
         }
 
     def _copy(self, copy: Copy) -> dict[str, Any]:
-        engine, coming = self._cluster.engines.get(copy.id), self._cluster.arrivals.of(copy.id)
+        engine, coming = self._cluster.engines.get(copy.id), self._cluster.pending_loads.of(copy.id)
         now_s = self._cluster.now_s()
         return {
             "id": copy.id,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from modelium.control.lifecycle import decision
-from modelium.control.policy_channel import Conversation
+from modelium.control.policy_channel import PolicyChannel
 from modelium.control.rules import may_begin, may_replace, refusal
 from modelium.control.state import Copy
 from modelium.core import (
@@ -37,14 +37,14 @@ from modelium.core import (
 from modelium.errors import ModeliumError
 from modelium.live.context import LiveContext
 from modelium.live.engines.actions import begin
-from modelium.live.engines.gpu_memory import Memory
+from modelium.live.engines.gpu_memory import GpuMemory
 from modelium.live.engines.gpus import Inventory
 from modelium.live.engines.host_memory import HostWatch
-from modelium.live.engines.model_files import Files
-from modelium.live.engines.progress import Arrivals
+from modelium.live.engines.model_files import WatchedFiles
+from modelium.live.engines.progress import PendingLoads
 from modelium.live.engines.transitions import Transitions
-from modelium.live.engines.unwanted_loads import Unwanted
-from modelium.live.models import Roster
+from modelium.live.engines.unwanted_loads import UnwantedLoads
+from modelium.live.models import ModelRegistry
 from modelium.live.records.events import as_news
 from modelium.live.records.journal import Journal, JournalError
 from modelium.live.requests.interface import RefusedError, Request
@@ -63,7 +63,7 @@ MOST_LOG = 300
 
 
 class LiveCluster(LiveContext):
-    """A `Cluster` of real engines. Policies act through `start`, requests through `reception`."""
+    """A `Cluster` of real engines. Policies act through `start`, requests through `dispatcher`."""
 
     def __init__(
         self,
@@ -79,20 +79,20 @@ class LiveCluster(LiveContext):
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._draining: dict[str, asyncio.Event] = {}
         self.host = HostWatch(self.state, given.host_memory, given.host_reserve_bytes)
-        self.memory = Memory(self, inventory, lambda model: self.roster.correct(model))
-        self.arrivals = Arrivals(self)
-        self.unwanted = Unwanted(self, self.arrivals)
-        self.files = Files(self, given.renew, lambda served: self.roster.put(served))
-        self.roster = Roster(self, self.files)
-        self._transitions = Transitions(self, self.memory, self.arrivals, self.files)
-        self.talk = Conversation(
-            self.reception,
+        self.memory = GpuMemory(self, inventory, lambda model: self.registry.correct(model))
+        self.pending_loads = PendingLoads(self)
+        self.unwanted_loads = UnwantedLoads(self, self.pending_loads)
+        self.files = WatchedFiles(self, given.renew, lambda served: self.registry.put(served))
+        self.registry = ModelRegistry(self, self.files)
+        self._transitions = Transitions(self, self.memory, self.pending_loads, self.files)
+        self.channel = PolicyChannel(
+            self.dispatcher,
             lambda: self._instant,
             self._soon,
             lambda gpus: may_begin(self.state, self.state.limits, gpus),
         )
         for served in given.served:
-            self.roster.put(served)
+            self.registry.put(served)
 
     # The interface of `modelium.core.Cluster`
 
@@ -103,7 +103,7 @@ class LiveCluster(LiveContext):
             self.watchers.events.tell(event)
             hear(event)
 
-        self.talk.listen(heard)
+        self.channel.listen(heard)
 
     def start(self, action: Action) -> None:
         """Begin `action` and return at once; `Done` follows, also when it is refused."""
@@ -124,7 +124,7 @@ class LiveCluster(LiveContext):
                 model = self.state.instances[instance].model
             case _:
                 return ""
-        if why := self.reception.going.get(model):
+        if why := self.dispatcher.going.get(model):
             return why
         left_s = self.failures.left_s(model)
         return f"{model} rests after a failed load for {format_seconds(left_s)}" if left_s else ""
@@ -154,12 +154,12 @@ class LiveCluster(LiveContext):
             self._refuse(line.model, why)
         if why:
             self.tell_news("decision", **as_news(line))
-            self.talk.answer(Done(action, why))
+            self.channel.answer(Done(action, why))
             return
-        for_requests = isinstance(action, Load) and self.reception.is_hungry(action.model)
+        for_requests = isinstance(action, Load) and self.dispatcher.is_hungry(action.model)
         copy, steps = begin(self, self._transitions, action, line)
         if for_requests:
-            self.unwanted.begins(copy)
+            self.unwanted_loads.begins(copy)
         self.tell_news("decision", **as_news(line))
         self._under_way[copy.id] = self.spawn(self._watch(action, row, line, copy, steps))
 
@@ -181,8 +181,8 @@ class LiveCluster(LiveContext):
             error = self.lost.get(copy.id, "") or told
             await self._failed(action, copy, failure, error)
         self._under_way.pop(copy.id, None)
-        self.arrivals.over(copy)
-        self.unwanted.over(copy)
+        self.pending_loads.over(copy)
+        self.unwanted_loads.over(copy)
         self.pulse()
         line.end_s, line.error = self.now_s(), error
         with contextlib.suppress(JournalError):  # counted there; done is done
@@ -200,7 +200,7 @@ class LiveCluster(LiveContext):
             log, final = getattr(failure, "log", ""), getattr(failure, "final", False)
             trouble = self.failures.note(copy.model, copy.gpus, why, log=log, oom=oom, final=final)
             if oom:
-                self.roster.needs_more(copy)
+                self.registry.needs_more(copy)
             if trouble.failed:
                 words = f"{copy.model} cannot be loaded: {why}"
                 left_s = self.failures.left_s(copy.model)
@@ -214,15 +214,15 @@ class LiveCluster(LiveContext):
 
     def _refuse(self, model: str, why: str, retry_s: float | None = None, log: str = "") -> None:
         """Send home who waits for a model, unless another instance serves it."""
-        if not self.reception.n_ready(model):
-            self.reception.refuse_all(model, 503, why, retry_s, log)
+        if not self.dispatcher.n_ready(model):
+            self.dispatcher.refuse_all(model, 503, why, retry_s, log)
 
     # What is told to whom
 
     def tell(self, event: Event) -> None:
         """Let the policy hear `event`, then what follows from it at this instant."""
         self._instant = self.now_s()
-        self.talk.tell(event)
+        self.channel.tell(event)
 
     def missed(self, model: str) -> None:
         """Requests wait and no instance is ready or on its way."""
@@ -232,27 +232,27 @@ class LiveCluster(LiveContext):
         """An instance has answered its last request."""
         if idle := self._draining.pop(copy.id, None):
             idle.set()
-        elif copy.phase is Phase.READY and self.reception.waiting_models():
+        elif copy.phase is Phase.READY and self.dispatcher.waiting_models():
             self._instant = self.now_s()
-            self.talk.fell_idle(copy)
+            self.channel.fell_idle(copy)
 
     def suspect(self, copy: Copy, why: str) -> None:
         """A request found an engine broken: look at it now."""
-        if copy.id not in self.reception.suspects:
-            self.reception.suspects.add(copy.id)
+        if copy.id not in self.dispatcher.suspects:
+            self.dispatcher.suspects.add(copy.id)
             self.spawn(self._clear_up(copy, why))
 
     async def _clear_up(self, copy: Copy, why: str) -> None:
         try:
             await self.probe(copy, why)
         finally:
-            self.reception.suspects.discard(copy.id)
+            self.dispatcher.suspects.discard(copy.id)
             if copy.phase is Phase.READY:
-                self.reception.release(copy.model)
+                self.dispatcher.release(copy.model)
 
     def left(self, model: str) -> None:
         """A request that waited for a seat waits no more."""
-        self.unwanted.look(model)
+        self.unwanted_loads.look(model)
 
     def over(self, seat: LiveSeat, outcome: str, why: str) -> None:
         """A request that had a seat is over."""
@@ -272,11 +272,11 @@ class LiveCluster(LiveContext):
 
     def left_s(self, model: str) -> float | None:
         """Seconds until an instance is expected to be ready; None if nobody can tell."""
-        return self.arrivals.left_s(model)
+        return self.pending_loads.left_s(model)
 
     def stage_of(self, model: str) -> tuple[str, float]:
         """The stage of a model's load and the share of the load that is done."""
-        return self.arrivals.stage_of(model)
+        return self.pending_loads.stage_of(model)
 
     def reconsider(self) -> None:
         """What stood in the way of a load has gone, and no event told of it.
@@ -284,7 +284,7 @@ class LiveCluster(LiveContext):
         The policy is asked again for whoever waits, and where copies must always be.
         """
         self.tell(Tick())
-        self.talk.offer()
+        self.channel.offer()
 
     def _soon(self, say: Callable[[], None]) -> None:
         self.loop.call_soon(say)
@@ -293,12 +293,12 @@ class LiveCluster(LiveContext):
 
     def open(self, instance: Copy, cold: str) -> None:
         """It takes requests from now on, first those that waited for it."""
-        meters = self.reception.meters[instance.id]
+        meters = self.dispatcher.meters[instance.id]
         meters.idle_since_s = meters.last_used_s = self.now_s()
         self.facts.seen.add((instance.model, instance.node))
         self.failures.forget(instance.model)
-        self.arrivals.over(instance)
-        self.reception.release(instance.model, cold)
+        self.pending_loads.over(instance)
+        self.dispatcher.release(instance.model, cold)
 
     def close(self, instance: Copy) -> None:
         """It takes no more requests: the dispatcher looks at its phase."""
@@ -308,7 +308,7 @@ class LiveCluster(LiveContext):
         self.engines.pop(instance.id, None)
         self.settings_changed.pop(instance.id, None)
         self.files.forget(instance)
-        self.reception.close_meters(instance.id)
+        self.dispatcher.close_meters(instance.id)
         self.lost.pop(instance.id, None)
 
     # Idle, lost and stopped instances
@@ -325,7 +325,7 @@ class LiveCluster(LiveContext):
         if copy.id in self._under_way:  # its transition finds out, and strikes it out
             if granted := self.waits_for_room.get(copy.id):
                 granted.cancel()
-            self.arrivals.cancel(copy)
+            self.pending_loads.cancel(copy)
             if idle := self._draining.pop(copy.id, None):
                 idle.set()
         else:
@@ -363,7 +363,7 @@ class LiveCluster(LiveContext):
     def _write(self, action: Action, why: str) -> tuple[int, Decision]:
         """Log a decision before it is carried out. Raises JournalError."""
         line = decision(self.state, action, why)
-        self.talk.acted()
+        self.channel.acted()
         row = self.journal.decided(line)
         self.decisions.append((row, line))
         return row, line

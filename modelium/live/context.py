@@ -18,10 +18,10 @@ from modelium.control.lifecycle import DataPlane, Lifecycle
 from modelium.control.state import Copy, State
 from modelium.core import Action, Outlook, Unload
 from modelium.live.engines.backoff import Failures
-from modelium.live.engines.calibration import Learnt, LearntCosts
-from modelium.live.records.events import Watchers
+from modelium.live.engines.calibration import CalibratedCosts, Calibration
+from modelium.live.records.events import EventBus
 from modelium.live.records.journal import Journal
-from modelium.live.requests.dispatcher import Control, Reception
+from modelium.live.requests.dispatcher import Control, Dispatcher
 from modelium.live.settings import LiveInput, Served
 from modelium.managers.engine import Engine, Manager, StartError
 
@@ -51,7 +51,7 @@ class LiveContext(ABC):
         self.share = given.share
         self.facts = given.facts
         self.served: dict[str, Served] = {}
-        """The models that are served now, by name; `modelium.live.models.Roster` changes it."""
+        """The models that are served now, by name; `ModelRegistry` changes it."""
         self.engines: dict[str, Engine] = {}
         self.lost: dict[str, str] = {}
         """Instances that were lost during a transition, and why."""
@@ -62,7 +62,7 @@ class LiveContext(ABC):
         self.notes: list[str] = []
         """What is to be said of engines of an earlier run."""
         self.waits_for_room: dict[str, asyncio.Future[None]] = {}
-        self.watchers = Watchers()
+        self.watchers = EventBus()
         self.changed = asyncio.Event()
         """Happens, once, when the next transition ends or the next lost instance has gone."""
         self._origin = time.monotonic()
@@ -75,14 +75,16 @@ class LiveContext(ABC):
             {gpu.id: gpu for gpu in given.gpus},
             {},
             self.now_s,
-            lambda: filterfalse(self.failures.rests, self.reception.waiting_models()),
+            lambda: filterfalse(self.failures.rests, self.dispatcher.waiting_models()),
             given.limits,
         )
-        self.learnt = Learnt.read(journal)
-        self.state.costs = LearntCosts(self.state, self.facts, given.work, self.learnt)
+        self.learnt = Calibration.read(journal)
+        self.state.costs = CalibratedCosts(self.state, self.facts, given.work, self.learnt)
         self.lifecycle = Lifecycle(self.state, data_plane)
         self.failures = Failures(self.now_s, given.patience)
-        self.reception = Reception(self.state, self.engines, self.failures, given.house, control)
+        self.dispatcher = Dispatcher(
+            self.state, self.engines, self.failures, given.dispatch, control
+        )
 
     # What the cluster does for its parts
 

@@ -30,7 +30,7 @@ OUTLOOK_S = 1.0
 """How old an outlook may be: every request that waits wants one, and it takes long to find."""
 
 
-class Driver:
+class ControlLoop:
     """Lets one policy run one live cluster; `policy` may be exchanged at any time."""
 
     def __init__(self, cluster: LiveCluster, policy: Policy) -> None:
@@ -44,7 +44,7 @@ class Driver:
         """By model, all found within `OUTLOOK_S`."""
         self._outlooks_since_s = 0.0
         self._exchanged = asyncio.Event()
-        cluster.talk.answers_misses = traits(policy).answers_misses
+        cluster.channel.answers_misses = traits(policy).answers_misses
         cluster.outlook = self._outlook
         cluster.listen(self._hear)
 
@@ -52,7 +52,7 @@ class Driver:
         """Let another policy decide from now on; it hears a tick at once."""
         self.policy = policy
         self._outlooks.clear()
-        self.cluster.talk.answers_misses = traits(policy).answers_misses
+        self.cluster.channel.answers_misses = traits(policy).answers_misses
         self._exchanged.set()
 
     async def tick(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from modelium.core import Slo
-from modelium.live.engines.calibration import LearntCosts
+from modelium.live.engines.calibration import CalibratedCosts
 from modelium.live.requests.interface import CONFLICT, RefusedError
 from modelium.live.settings import LiveInput, Served
 
@@ -33,7 +33,7 @@ def compare(cluster: LiveCluster, given: LiveInput) -> ModelChanges:
     """
     before, after = cluster.served, {one.model.name: one for one in given.served}
     for name in after:
-        if why := cluster.reception.going.get(name):
+        if why := cluster.dispatcher.going.get(name):
             raise RefusedError(CONFLICT, f"{why}; try again when it has gone")
     changes = ModelChanges()
     for name, one in after.items():
@@ -43,7 +43,7 @@ def compare(cluster: LiveCluster, given: LiveInput) -> ModelChanges:
             changes.replaced.append(name)
         elif one != before[name]:
             changes.adjusted.append(name)
-    going = cluster.reception.going
+    going = cluster.dispatcher.going
     changes.removed.extend(name for name in before if name not in after and name not in going)
     return changes
 
@@ -56,13 +56,13 @@ def exchange(cluster: LiveCluster, given: LiveInput, changes: ModelChanges) -> N
     cluster.deadlines = given.deadlines
     cluster.retention = given.retention
     cluster.failures.patience = given.patience
-    cluster.reception.change(given.house)
+    cluster.dispatcher.change(given.dispatch)
     cluster.state.limits = given.limits
     cluster.facts.by_model = dict(given.facts.by_model)
-    cluster.state.costs = LearntCosts(cluster.state, cluster.facts, given.work, cluster.learnt)
+    cluster.state.costs = CalibratedCosts(cluster.state, cluster.facts, given.work, cluster.learnt)
     served = {one.model.name: one for one in given.served}
     for name in (*changes.added, *changes.replaced, *changes.adjusted):
-        cluster.roster.put(served[name])
+        cluster.registry.put(served[name])
 
 
 def _as_engines_see(served: Served) -> Served:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from modelium.live.control_loop import Driver
+from modelium.live.control_loop import ControlLoop
 from modelium.live.engines import health
 from modelium.live.engines.recovery import adopt
 from modelium.live.records import retention
@@ -26,7 +26,7 @@ LOOK_S = 0.05
 @asynccontextmanager
 async def alive(
     cluster: LiveCluster, policy: Policy, *, keep_engines: bool = False
-) -> AsyncIterator[Driver]:
+) -> AsyncIterator[ControlLoop]:
     """Adopt what runs, let `policy` run the cluster, and end it all in order.
 
     At the end requests in flight have `Deadlines.shutdown_s` to finish; engines are stopped, or
@@ -35,7 +35,7 @@ async def alive(
     await cluster.memory.look()
     cluster.memory.leave_out_lost()
     await adopt(cluster)
-    driver = Driver(cluster, policy)
+    driver = ControlLoop(cluster, policy)
     looks = {
         "engines": lambda: health.engines(cluster),
         "gpus": lambda: health.gpus(cluster),
@@ -59,10 +59,10 @@ async def alive(
 async def farewell(cluster: LiveCluster) -> None:
     """Admit nobody any more, and let who is served finish."""
     cluster.listen(lambda event: None)
-    cluster.reception.close("the server is stopping")
+    cluster.dispatcher.close("the server is stopping")
     begun_s = cluster.now_s()
     # Read anew each time: whoever is in a hurry shortens it.
-    while cluster.reception.seats and cluster.now_s() < begun_s + cluster.deadlines.shutdown_s:
+    while cluster.dispatcher.seats and cluster.now_s() < begun_s + cluster.deadlines.shutdown_s:
         await asyncio.sleep(LOOK_S)
 
 

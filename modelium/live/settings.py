@@ -12,7 +12,7 @@ from modelium.core import Gpu, Limits, Model, Node
 from modelium.live.engines.backoff import Patience
 from modelium.live.engines.host_memory import HostMemory
 from modelium.live.records.retention import Retention
-from modelium.live.requests.dispatcher import House
+from modelium.live.requests.dispatcher import DispatchSettings
 from modelium.storage.fingerprint import FilesIdentity
 
 
@@ -65,7 +65,7 @@ class LiveInput:
     work: Work
     facts: ConfiguredFacts = field(default_factory=ConfiguredFacts)
     limits: Limits = field(default_factory=Limits)
-    house: House = field(default_factory=House)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     patience: Patience = field(default_factory=Patience)
     deadlines: Deadlines = field(default_factory=Deadlines)
     retention: Retention = field(default_factory=Retention)

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING
 from modelium.config import Config
 from modelium.config.access import access_notes
 from modelium.config.planning.live import sleep_clashes
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.live.cluster import LiveCluster
 from modelium.live.engines import host_memory
 from modelium.live.engines.health import always
 from modelium.live.folder_lock import locked
 from modelium.live.records.export import about
 from modelium.live.records.journal import Journal
-from modelium.live.records.request_log import Bookkeeper
+from modelium.live.records.request_log import RequestLog
 from modelium.live.records.telemetry import Telemetry
 from modelium.live.run import alive, farewell
 from modelium.metrics import ModeliumMetrics
 from modelium.serving.config_watch import watch_config
-from modelium.serving.gateway_factory import Front
+from modelium.serving.gateway_factory import GatewayFactory
 from modelium.serving.hardware import hardware
 from modelium.serving.incoming import incoming
-from modelium.serving.launch_spec import Order as Order
+from modelium.serving.launch_spec import LaunchSpec as LaunchSpec
 from modelium.serving.launch_spec import order as order
 from modelium.serving.managers import Managers
 from modelium.serving.open_files import raise_open_files
@@ -41,7 +41,7 @@ from modelium.serving.reload import Reload
 from modelium.serving.signals import Signals
 
 if TYPE_CHECKING:
-    from modelium.live.control_loop import Driver
+    from modelium.live.control_loop import ControlLoop
     from modelium.live.engines.gpus import Inventory
     from modelium.live.settings import LiveInput
 
@@ -51,8 +51,8 @@ class Server:
     """A running server."""
 
     cluster: LiveCluster
-    driver: Driver
-    operations: Operations
+    driver: ControlLoop
+    operations: AdminService
     metrics: ModeliumMetrics
     url: str
     notes: tuple[str, ...]
@@ -72,7 +72,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(order: Order) -> AsyncIterator[Server]:
+async def serving(order: LaunchSpec) -> AsyncIterator[Server]:
     """Serve until the body ends; a signal sets `Server.stop`. Raises ModeliumError.
 
     What may fail comes first: the live folder's lock, then the addresses, then what is configured.
@@ -90,7 +90,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
             metrics.start_server(config.metrics.port, config.metrics.host)
             stack.callback(metrics.stop_server)
         front = await stack.enter_async_context(contextlib.AsyncExitStack())
-        gateway = Front(config)
+        gateway = GatewayFactory(config)
         url = await front.enter_async_context(gateway.listening())
         managers = Managers(config, folder)
         made = prepare(order, plan, managers)
@@ -99,12 +99,12 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         command = shlex.join(["modelium", *sys.argv[1:]])
         told = about(given.gpus, slos, made.policy_name, made.policy_parameters, command)
         cluster = LiveCluster(given, managers, inventory, Journal(folder / "journal.db", told))
-        Bookkeeper(cluster)
+        RequestLog(cluster)
         Telemetry(cluster, metrics)
         driver = await stack.enter_async_context(
             alive(cluster, made.policy, keep_engines=order.keep_engines)
         )
-        operations = Operations(cluster, driver, order.policy, stock.remove)
+        operations = AdminService(cluster, driver, order.policy, stock.remove)
         reload = Reload(asked, order, stock, managers, cluster, driver, operations, gateway)
         operations.reloads = reload
         front.enter_context(incoming(cluster, stock, operations))
@@ -119,7 +119,7 @@ async def serving(order: Order) -> AsyncIterator[Server]:
         )
         server = Server(cluster, driver, operations, metrics, url, all_notes, signals.stop, reload)
         signals.serve(server.hurry, lambda: cluster.spawn(reload.take_up()))
-        gateway.desk.open(cluster.reception, operations)
+        gateway.desk.open(cluster.dispatcher, operations)
         cluster.spawn(operations.update_adopted())
         if asked.watch_config and asked.file is not None:
             look = partial(watch_config, reload)

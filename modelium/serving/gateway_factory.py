@@ -11,12 +11,12 @@ from modelium.config import Config
 from modelium.gateway.access.keys import Keys
 from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address, read_certificate
-from modelium.gateway.context import Desk, Settings
+from modelium.gateway.context import GatewayContext, Settings
 from modelium.gateway.server import listening
 from modelium.serving.launch_spec import stamp
 
 
-class Front:
+class GatewayFactory:
     """What the section `gateway` says of keys, limits, TLS and web pages."""
 
     def __init__(self, config: Config) -> None:
@@ -38,7 +38,7 @@ class Front:
             open_admin=self.address.loopback,
         )
         keys = Keys(Path(given.keys)) if given.keys else None
-        self.desk = Desk(Limits(time.monotonic, self.usual, self.special), keys, settings)
+        self.desk = GatewayContext(Limits(time.monotonic, self.usual, self.special), keys, settings)
 
     def listening(self) -> AbstractAsyncContextManager[str]:
         """The context in which it listens; gives the URL. It serves once the desk is opened.
@@ -47,7 +47,7 @@ class Front:
         """
         return listening(self.desk, self.address)
 
-    def change(self, other: Front) -> bool:
+    def change(self, other: GatewayFactory) -> bool:
         """Do as `other` says from now on; True if new connections get another certificate."""
         desk, certificate = self.desk, other.address.certificate
         desk.limits.change(other.usual, other.special)

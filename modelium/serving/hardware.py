@@ -16,7 +16,7 @@ from modelium.config.schema import FoundGpu, NodeEntry
 from modelium.errors import ConfigError
 from modelium.live.engines import host_memory
 from modelium.live.engines.gpus import Inventory, NvmlInventory, PretendInventory, Reading
-from modelium.serving.launch_spec import Order
+from modelium.serving.launch_spec import LaunchSpec
 from modelium.serving.visible_devices import visible
 from modelium.units import counted
 
@@ -26,7 +26,7 @@ NO_INSTANCES = (
 )
 
 
-def hardware(order: Order) -> tuple[Inventory, Order, Plan, tuple[str, ...]]:
+def hardware(order: LaunchSpec) -> tuple[Inventory, LaunchSpec, Plan, tuple[str, ...]]:
     """Real GPUs where there are some, else those of the configuration, which is said aloud.
 
     The order comes back with the GPUs that are used. Raises ConfigError if there are none.

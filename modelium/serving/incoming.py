@@ -13,16 +13,16 @@ from typing import Any
 
 from modelium.core import AWAKE
 from modelium.errors import ModeliumError
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.live.cluster import LiveCluster
 from modelium.repository import ModelRepository, Replacement, StoredModel, watch
-from modelium.serving.served_models import Stock
+from modelium.serving.served_models import ServedModels
 
 FAILURES = (ModeliumError, OSError)
 
 
 @contextmanager
-def incoming(cluster: LiveCluster, stock: Stock, operations: Operations) -> Iterator[None]:
+def incoming(cluster: LiveCluster, stock: ServedModels, operations: AdminService) -> Iterator[None]:
     """Serve what is put into `incoming/`, until the body ends."""
     if stock.repository is None:
         yield
@@ -36,8 +36,8 @@ class _Incoming:
     def __init__(
         self,
         cluster: LiveCluster,
-        stock: Stock,
-        operations: Operations,
+        stock: ServedModels,
+        operations: AdminService,
         repository: ModelRepository,
     ) -> None:
         self._cluster, self._stock, self._operations = cluster, stock, operations
@@ -70,7 +70,7 @@ class _Incoming:
             if stored is not None and name not in cluster.state.models:
                 served = await cluster.call(self._stock.add, stored)
                 if name not in cluster.state.models:  # a reload may have been quicker
-                    cluster.roster.put(served)
+                    cluster.registry.put(served)
         except FAILURES as error:
             why = str(error)
         self._tell(name, why, "it came into the repository")
@@ -118,17 +118,17 @@ class _Incoming:
             if name in cluster.state.models:
                 await self._operations.update(name, wait=True)
             else:
-                cluster.roster.put(await cluster.call(self._stock.add, version.stored))
+                cluster.registry.put(await cluster.call(self._stock.add, version.stored))
         except Exception as error:  # whatever it is: the version before is to be put back
             return str(error) or type(error).__name__
         return ""
 
     async def _restore(self, name: str, was_up: bool) -> None:
         """The files before are back: copies that have the new version, or are gone, as well."""
-        if name in self._cluster.state.models and not self._cluster.reception.closed:
+        if name in self._cluster.state.models and not self._cluster.dispatcher.closed:
             await self._operations.update(name, wait=True)
             if was_up and not self._is_up(name):
-                self._cluster.reception.wish(name, "its version before is put back")
+                self._cluster.dispatcher.wish(name, "its version before is put back")
 
     def _is_up(self, name: str) -> bool:
         state = self._cluster.state

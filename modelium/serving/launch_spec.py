@@ -28,7 +28,7 @@ def stamp(file: Path) -> Stamp | None:
 
 
 @dataclass(frozen=True)
-class Order:
+class LaunchSpec:
     """What to serve, and how."""
 
     config: Config
@@ -45,7 +45,7 @@ class Order:
     """How that file looked before it was read."""
     watch_config: bool = False
     """Take up changes of that file as they are seen."""
-    again: Callable[[], Order] | None = field(default=None, compare=False)
+    again: Callable[[], LaunchSpec] | None = field(default=None, compare=False)
     """Reads the file again, with the same words of the command line before it."""
 
 
@@ -62,7 +62,7 @@ def order(
     seed: int = 0,
     insecure: bool = False,
     watch_config: bool = False,
-) -> Order:
+) -> LaunchSpec:
     """Read the configuration and let the command line's words go first. Raises ModeliumError."""
     path = find(config)
     if path is None and not emulate:
@@ -88,7 +88,7 @@ def order(
         order, path, policy, gpus=gpus, host=host, port=port, emulate=emulate, speed=speed,
         keep_engines=keep_engines, seed=seed, insecure=insecure, watch_config=watch_config,
     )  # fmt: skip
-    return Order(
+    return LaunchSpec(
         given,
         named,
         emulate,

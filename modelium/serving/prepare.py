@@ -8,25 +8,25 @@ from modelium.config import Plan
 from modelium.core import Policy, traits
 from modelium.live.settings import LiveInput
 from modelium.plugins.registry import make_policy, with_defaults
-from modelium.serving.launch_spec import Order
+from modelium.serving.launch_spec import LaunchSpec
 from modelium.serving.managers import Managers
-from modelium.serving.served_models import Stock
+from modelium.serving.served_models import ServedModels
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Models, and the policy that places them."""
 
-    stock: Stock
+    stock: ServedModels
     policy: Policy
     policy_name: str
     policy_parameters: dict[str, str]
     given: LiveInput
 
 
-def prepare(order: Order, plan: Plan, managers: Managers) -> Prepared:
+def prepare(order: LaunchSpec, plan: Plan, managers: Managers) -> Prepared:
     """All that `order`, with the hardware that `plan` was made for, needs. Raises ModeliumError."""
-    stock = Stock(order, plan)
+    stock = ServedModels(order, plan)
     name, parameters = with_defaults(order.policy, stock.plan.policy_defaults)
     words = ",".join(f"{key}={value}" for key, value in parameters.items())
     policy = make_policy(f"{name}:{words}", rng_seed=order.seed, models=stock.plan.models)

@@ -17,18 +17,18 @@ from modelium.config.access import access_notes
 from modelium.config.changes import differences, keeping, needs_restart
 from modelium.core import Tick
 from modelium.errors import ConfigError, ModeliumError
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.live.cluster import LiveCluster
 from modelium.live.reconfigure import ModelChanges, compare, exchange
 from modelium.live.requests.interface import CONFLICT, RefusedError
-from modelium.serving.gateway_factory import Front
-from modelium.serving.launch_spec import Order, Stamp, stamp
+from modelium.serving.gateway_factory import GatewayFactory
+from modelium.serving.launch_spec import LaunchSpec, Stamp, stamp
 from modelium.serving.managers import Managers
 from modelium.serving.prepare import Prepared, prepare
-from modelium.serving.served_models import Stock
+from modelium.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
-    from modelium.live.control_loop import Driver
+    from modelium.live.control_loop import ControlLoop
 
 _ONLY_SIMULATED = "simulation."
 _LIVE_TOO = ("simulation.limits", "simulation.rate_window", "simulation.router")
@@ -38,9 +38,9 @@ _LIVE_TOO = ("simulation.limits", "simulation.rate_window", "simulation.router")
 class _Checked:
     """A configuration that can be taken up."""
 
-    order: Order
+    order: LaunchSpec
     made: Prepared
-    front: Front
+    front: GatewayFactory
     known: list[str]
     """Models of the repository when it was read."""
 
@@ -50,14 +50,14 @@ class Reload:
 
     def __init__(
         self,
-        asked: Order,
-        used: Order,
-        stock: Stock,
+        asked: LaunchSpec,
+        used: LaunchSpec,
+        stock: ServedModels,
         managers: Managers,
         cluster: LiveCluster,
-        driver: Driver,
-        operations: Operations,
-        front: Front,
+        driver: ControlLoop,
+        operations: AdminService,
+        front: GatewayFactory,
     ) -> None:
         """`asked` is the order as read, `used` has the GPUs that were found in its place."""
         self._asked, self._used, self._stock, self._managers = asked, used, stock, managers
@@ -101,21 +101,23 @@ class Reload:
             checked = await self._cluster.call(self._check, asked)
             if checked.known == self._stock.stored_names:  # else one has come in meanwhile
                 break
-        if why := self._cluster.reception.closed:
+        if why := self._cluster.dispatcher.closed:
             raise ConfigError(why)
         changes = compare(self._cluster, checked.made.given)
         return self._take_up(asked, checked, changes)
 
-    def _check(self, asked: Order) -> _Checked:
+    def _check(self, asked: LaunchSpec) -> _Checked:
         """Make all that the new configuration needs. Raises ModeliumError."""
         config = keeping(self._used.config, asked.config)
         order = replace(asked, config=config)
         known = self._stock.stored_names
         made = prepare(order, make_plan(config), self._managers)
         access_notes(config)  # its file of keys can be read
-        return _Checked(order, made, Front(config), known)
+        return _Checked(order, made, GatewayFactory(config), known)
 
-    def _take_up(self, asked: Order, checked: _Checked, changes: ModelChanges) -> dict[str, Any]:
+    def _take_up(
+        self, asked: LaunchSpec, checked: _Checked, changes: ModelChanges
+    ) -> dict[str, Any]:
         old, new = self._asked.config, asked.config
         restart = needs_restart(old, new)
         keys = [key for key in differences(old, new) if key not in restart and _matters(key)]
@@ -165,11 +167,11 @@ class Reload:
         }
 
 
-def _seen(asked: Order, front: Front) -> list[Stamp | None]:
+def _seen(asked: LaunchSpec, front: GatewayFactory) -> list[Stamp | None]:
     return [*([asked.read] if asked.file else []), *front.seen]
 
 
-def _decided_by(order: Order) -> tuple[str, Config | object]:
+def _decided_by(order: LaunchSpec) -> tuple[str, Config | object]:
     """What the policy is made of."""
     return order.policy, order.config.orchestration
 

@@ -19,7 +19,7 @@ from modelium.core import Model
 from modelium.errors import ConfigError, ModeliumError, ProfileError
 from modelium.live.settings import LiveInput, Served
 from modelium.repository import ModelRepository, StoredModel
-from modelium.serving.launch_spec import Order
+from modelium.serving.launch_spec import LaunchSpec
 from modelium.units import format_seconds
 
 ASSUMED_ANSWER_S = 0.01
@@ -77,10 +77,10 @@ class _Known:
         return replace(self, config=config, stored=self.stored - {name})
 
 
-class Stock:
+class ServedModels:
     """Knows every model, also those that come while the server runs. For several threads."""
 
-    def __init__(self, order: Order, plan: Plan) -> None:
+    def __init__(self, order: LaunchSpec, plan: Plan) -> None:
         """`order.config` with the hardware that `plan` was made for."""
         self._emulate = order.emulate
         self.repository = _repository(order.config)
@@ -152,7 +152,7 @@ class Stock:
         with self._lock:
             self._known = self._known.without(name)
 
-    def become(self, other: Stock) -> None:
+    def become(self, other: ServedModels) -> None:
         """Know what another one knows: that of a configuration which was read later."""
         with self._lock:
             self._known, self._need, self.sleeps = other._known, other._need, other.sleeps

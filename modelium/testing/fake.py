@@ -34,7 +34,7 @@ from modelium.core import (
     Tick,
 )  # fmt: skip
 from modelium.errors import PolicyError
-from modelium.testing.fake_transitions import Works
+from modelium.testing.fake_transitions import FakeTransitions
 
 PATIENCE = 10_000
 """Events at one instant after which a policy is said to make no progress."""
@@ -128,7 +128,7 @@ class FakeCluster:
             self.limits,
         )
         self.state.costs = StagedCosts(self.state, self.facts, lambda *request: service_s)
-        self.works = Works(self)
+        self.works = FakeTransitions(self)
         self.meters: dict[str, FakeMeters] = {}
         self._slots = slots
         self._hear: Callable[[Event], None] = lambda event: None

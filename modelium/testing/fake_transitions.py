@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from modelium.testing.fake import FakeCluster
 
 
-class Works:
+class FakeTransitions:
     """Carries out actions; what waits for memory gets it in the order of the actions."""
 
     def __init__(self, cluster: FakeCluster) -> None:

@@ -27,7 +27,7 @@ OUTCOME_CODES = (3, 0, 1, 2)
 """Their places in OUTCOMES. Compiled in, so they are written down where an edit compiles anew."""
 
 
-class Answers(NamedTuple):
+class Outcomes(NamedTuple):
     """Columns by request, in the types of `modelium.results.record.REQUEST_COLUMNS`."""
 
     outcome: NDArray[np.int32]  # of OUTCOMES
@@ -39,10 +39,10 @@ class Answers(NamedTuple):
     met: NDArray[np.bool_]  # all limits of its SLO
 
 
-def answers(w: World, handle: int) -> Answers:
+def answers(w: World, handle: int) -> Outcomes:
     """The end of the world `w`, which is at `handle`: its columns by request are used up."""
     _tell(handle)
-    return Answers(
+    return Outcomes(
         outcome=w.slot_of,
         instance=w.instance,
         cold=w.requests.next_in_queue,

@@ -25,7 +25,7 @@ from modelium.errors import ConfigError, ModeliumError
 from modelium.experiments.experiment import Experiment, prepare
 from modelium.serving import order
 from modelium.serving.hardware import hardware
-from modelium.serving.served_models import Stock
+from modelium.serving.served_models import ServedModels
 from tests.catalog.test_gpunames import DRIVER_NAMES
 from tests.live import tiny
 from tests.live.nvml import GIB, Facts, FakeDriver
@@ -228,7 +228,7 @@ def run(config: Path, gpus: str, *, emulate: bool = False) -> None:
     """What `modelium run` does before anything is started."""
     asked = order(config, gpus=gpus, emulate=emulate)
     _, used, plan, _ = hardware(asked)
-    stock = Stock(used, plan)
+    stock = ServedModels(used, plan)
     given = stock.given(lambda runtime: None)
     for one in given.served:
         for place in given.gpus:
@@ -323,7 +323,7 @@ def test_what_is_assumed_of_a_gpu_is_one_note_of_run_check_and_simulate(
     assert [said for said in notes if "catalogue" in said] == [note]
     assert [said.says for said in diagnose(path) if "catalogue" in said.says] == [note]
     assert plan.hardware.by_kind()["rtx-3080-10g"].bf16_flops == pytest.approx(59.5e12, rel=0.01)
-    with_more = Stock(used, plan)  # it plans anew, and still knows what the driver told
+    with_more = ServedModels(used, plan)  # it plans anew, and still knows what the driver told
     assert with_more.plan.hardware.by_kind() == plan.hardware.by_kind()
     other = place / "other.yaml"
     other.write_text("models: {llama-3.1-8b: qwen2.5-0.5b, chat: qwen2.5-0.5b}")

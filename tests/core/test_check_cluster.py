@@ -10,7 +10,7 @@ import pytest
 from modelium.core import Action, Done, Miss, Move, Phase, Remind, Sleep, Unload, drive
 from modelium.policies.lru import Lru
 from modelium.testing import FakeCluster, check_cluster
-from modelium.testing.fake_transitions import Works
+from modelium.testing.fake_transitions import FakeTransitions
 
 
 def test_the_fake_cluster_conforms() -> None:
@@ -205,4 +205,4 @@ def test_a_lost_gpu_sends_its_requests_back_and_fails_what_was_under_way() -> No
     cluster.run(1000.0)
     assert cluster.finished == 4
     assert Miss("b") in heard
-    assert isinstance(cluster.works, Works)
+    assert isinstance(cluster.works, FakeTransitions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from modelium.control.policy_channel import DECLINES, Conversation
+from modelium.control.policy_channel import DECLINES, PolicyChannel
 from modelium.control.state import Copy, FrozenMeters
 from modelium.core import Done, Event, Fault, Miss, Phase, Unload
 
@@ -18,8 +18,8 @@ class Table:
         self.heard: list[Event] = []
         self.answer: Callable[[Event], None] = lambda event: None
         self.closed: set[str] = set()
-        self.talk = Conversation(self, lambda: 0.0, lambda say: say(), self._may_begin)
-        self.talk.listen(self._hear)
+        self.channel = PolicyChannel(self, lambda: 0.0, lambda say: say(), self._may_begin)
+        self.channel.listen(self._hear)
 
     def _may_begin(self, gpus: Iterable[str] | None) -> bool:
         return self.open and (gpus is None or not self.closed.issuperset(gpus))
@@ -38,7 +38,7 @@ class Table:
         """Answer a miss by an action, as good policies do."""
         if isinstance(event, Miss):
             self.hungry.remove(event.model)
-            self.talk.acted()
+            self.channel.acted()
 
     def offered(self) -> list[str]:
         return [event.model for event in self.heard if isinstance(event, Miss)]
@@ -51,26 +51,26 @@ REFUSED = Done(Unload("x#1", ""), "it is busy", "")
 def test_after_a_change_each_model_that_waits_is_offered_again() -> None:
     table = Table("a", "b", "c")
     table.answer = table.serve
-    table.talk.tell(END)
+    table.channel.tell(END)
     assert sorted(table.offered()) == ["a", "b", "c"]
-    assert not table.talk.unasked
+    assert not table.channel.unasked
 
 
 def test_a_refusal_is_no_change() -> None:
     table = Table("a")
-    table.talk.tell(REFUSED)
+    table.channel.tell(REFUSED)
     assert table.offered() == []
 
 
 def test_while_no_load_may_begin_nothing_is_offered_again_and_then_all_is() -> None:
     table = Table("a", "b")
     table.open = False
-    table.talk.tell(Fault("gpu0", "lost"))
+    table.channel.tell(Fault("gpu0", "lost"))
     assert table.offered() == []
-    assert table.talk.unasked
+    assert table.channel.unasked
     table.open = True
     table.answer = table.serve
-    table.talk.tell(END)
+    table.channel.tell(END)
     assert sorted(table.offered()) == ["a", "b"]
 
 
@@ -82,15 +82,15 @@ def test_a_round_of_offers_ends_with_the_last_place_for_a_load() -> None:
         table.open = not isinstance(event, Miss)
 
     table.answer = take
-    table.talk.tell(END)
+    table.channel.tell(END)
     assert table.offered() == ["a"]
-    assert table.talk.unasked
+    assert table.channel.unasked
 
 
 def test_a_new_miss_is_heard_though_no_load_may_begin() -> None:
     table = Table("a")
     table.open = False
-    table.talk.tell(Miss("a"))
+    table.channel.tell(Miss("a"))
     assert table.offered() == ["a"]
 
 
@@ -98,11 +98,11 @@ def test_after_some_in_vain_the_rest_waits_and_is_asked_at_another_turn() -> Non
     names = [f"m{k}" for k in range(2 * DECLINES)]
     table = Table(*names)
     for _ in names:
-        table.talk.tell(END)
+        table.channel.tell(END)
     assert len(table.offered()) == DECLINES * len(names)
     assert set(table.offered()) == set(names)
     table.heard.clear()
-    table.talk.offer_to_all()
+    table.channel.offer_to_all()
     assert sorted(table.offered()) == names
 
 
@@ -110,7 +110,7 @@ def test_no_model_is_asked_twice_in_a_round() -> None:
     for n in range(1, DECLINES + 1):
         table = Table(*(f"m{k}" for k in range(n)))
         for rounds in range(1, 2 * DECLINES):
-            table.talk.tell(END)
+            table.channel.tell(END)
             assert sorted(table.offered()) == sorted(table.hungry * rounds)
 
 
@@ -118,7 +118,7 @@ def test_an_idle_copy_is_offered_where_a_load_may_begin_until_it_leaves() -> Non
     table = Table("a", "b", "c")
     copy = Copy("x#1", "x", ("gpu0", "gpu1"), "node0", FrozenMeters(), Phase.READY)
     table.closed = {"gpu0", "gpu1"}
-    table.talk.fell_idle(copy)
+    table.channel.fell_idle(copy)
     assert table.offered() == []
     table.closed = {"gpu0"}
 
@@ -127,6 +127,6 @@ def test_an_idle_copy_is_offered_where_a_load_may_begin_until_it_leaves() -> Non
         copy.phase = Phase.LEAVING
 
     table.answer = evict
-    table.talk.fell_idle(copy)
+    table.channel.fell_idle(copy)
     assert table.offered() == ["a"]
-    assert table.talk.unasked
+    assert table.channel.unasked

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address
-from modelium.gateway.context import Desk, Settings
+from modelium.gateway.context import GatewayContext, Settings
 from modelium.gateway.server import listening
 from modelium.live.requests.interface import Outcome, RefusedError, Request, Waiting
 from modelium.managers.engine import Api, Engine
@@ -143,7 +143,7 @@ async def stage(
     here.engine = Engine("a#1", "a", "scripted", f"http://127.0.0.1:{port}", api, name, extra=extra)
     clock = asyncio.get_running_loop().time
     admin: Any = SimpleNamespace(runtime_of=lambda name: runtime)
-    desk = Desk(Limits(clock, Rate()), None, settings or Settings())
+    desk = GatewayContext(Limits(clock, Rate()), None, settings or Settings())
     desk.open(here, admin)
     try:
         async with (

@@ -19,9 +19,9 @@ from modelium.gateway.access.connections import Bounds
 from modelium.gateway.access.keys import Keys
 from modelium.gateway.access.limits import Limits, Rate
 from modelium.gateway.address import Address
-from modelium.gateway.context import Desk, Settings
+from modelium.gateway.context import GatewayContext, Settings
 from modelium.gateway.server import listening
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT, QUIET_S
@@ -55,7 +55,7 @@ class Site:
     house: House
     http: aiohttp.ClientSession
     stack: AsyncExitStack
-    desk: Desk
+    desk: GatewayContext
     grpc: str = ""
     """Host and port, where the address has a port for it."""
 
@@ -89,11 +89,11 @@ class Site:
     @property
     def running(self) -> int:
         """Requests that have a seat."""
-        return len(self.house.cluster.reception.seats)
+        return len(self.house.cluster.dispatcher.seats)
 
     def waiting(self, name: str = "a") -> int:
         """Requests that wait."""
-        return self.house.cluster.reception.room.waiting(name)
+        return self.house.cluster.dispatcher.queue.waiting(name)
 
     async def until(self, true: Callable[[], Any]) -> None:
         await self.house.until(true)
@@ -130,10 +130,10 @@ async def site(
     `clock` is what `rate` is measured by.
     """
     async with house(folder, models, *gpus, **more) as here:
-        operations = Operations(here.cluster, here.driver, "lru")
+        operations = AdminService(here.cluster, here.driver, "lru")
         limits = Limits(clock or here.cluster.now_s, rate or Rate())
-        desk = Desk(limits, keys, Settings(**(gateway or {})))
-        desk.open(here.cluster.reception, operations)
+        desk = GatewayContext(limits, keys, Settings(**(gateway or {})))
+        desk.open(here.cluster.dispatcher, operations)
         async with (
             listening(desk, address or Address(port=0), bounds) as url,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as http,

@@ -12,7 +12,7 @@ import pytest
 
 from modelium.gateway.access.connections import Bounds
 from modelium.gateway.address import Address, read_certificate
-from modelium.live.requests.dispatcher import House
+from modelium.live.requests.dispatcher import DispatchSettings
 from tests.gateway.site import Site, visit
 from tests.gateway.test_access import certificates
 
@@ -77,7 +77,7 @@ def test_where_all_are_at_work_the_next_is_told_so(tmp_path: Path) -> None:
         reader, _ = await opened(here, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
 
-    visit(tmp_path, act, bounds=Bounds(4, 4), held=True, house=House())
+    visit(tmp_path, act, bounds=Bounds(4, 4), held=True, dispatch=DispatchSettings())
 
 
 def test_a_request_in_one_flight_with_the_end_of_the_handshake(tmp_path: Path) -> None:

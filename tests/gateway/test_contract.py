@@ -92,8 +92,8 @@ class Background:
 
     def settle(self) -> None:
         """Wait until nobody is served or waits: who has left may not have been seen off yet."""
-        reception = self.site.house.cluster.reception
-        there = self.site.until(lambda: not (reception.seats or [*reception.room.models()]))
+        dispatcher = self.site.house.cluster.dispatcher
+        there = self.site.until(lambda: not (dispatcher.seats or [*dispatcher.queue.models()]))
         asyncio.run_coroutine_threadsafe(there, self._loop).result()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from modelium.live.requests.dispatcher import House
+from modelium.live.requests.dispatcher import DispatchSettings
 from tests.gateway.site import HALTED, STEADY, Site, visit
 from tests.live.house import frozen
 
@@ -36,7 +36,7 @@ def test_a_thousand_clients_at_a_cold_model(tmp_path: Path) -> None:
         assert len(await here.journal()) == 1000
         assert [line.kind for _, line in here.house.cluster.decisions] == ["load"]
 
-    visit(tmp_path, act, held=True, house=House(queue_limit=1000))
+    visit(tmp_path, act, held=True, dispatch=DispatchSettings(queue_limit=1000))
 
 
 def test_clients_that_give_up_waiting_leave_nothing_behind(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_five_hundred_streams_at_once_are_all_whole(tmp_path: Path) -> None:
     step = {"decode_c": 0.05, "mixed_c": 0.05}
     engine = {"kind": "generate", "kv_tokens": 1_000_000, "step": step, "max_num_seqs": 500}
     settings = {**STEADY, "engine": engine}
-    visit(tmp_path, act, settings=settings, house=House(places=500), **HALTED)
+    visit(tmp_path, act, settings=settings, dispatch=DispatchSettings(places=500), **HALTED)
 
 
 def test_a_crowd_of_one_organization_does_not_hold_up_another(tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_a_crowd_of_one_organization_does_not_hold_up_another(tmp_path: Path) ->
         await asyncio.gather(*crowd, *single)
         assert [at for at, name in enumerate(order) if name == "single"][-1] <= 4
 
-    visit(tmp_path, act, held=True, house=House(places=1))
+    visit(tmp_path, act, held=True, dispatch=DispatchSettings(places=1))

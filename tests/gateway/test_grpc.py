@@ -24,7 +24,7 @@ from modelium.gateway.access.limits import Rate
 from modelium.gateway.address import Address
 from modelium.gateway.errors import ApiError
 from modelium.gateway.kserve.tensors import TYPES, as_body, as_message
-from modelium.live.requests.dispatcher import House
+from modelium.live.requests.dispatcher import DispatchSettings
 from modelium.testing.scenarios import model
 from tests.gateway.site import TENSORS, Site, visit
 
@@ -132,8 +132,8 @@ def test_a_clients_deadline_and_its_leave_end_the_wait(tmp_path: Path) -> None:
             assert code(error) == "UNAVAILABLE"
             asking = asyncio.create_task(client.infer("a", [tensor()]))
             await here.until(lambda: here.waiting() == 1)
-            room = here.house.cluster.reception.room
-            assert room.next_deadline_s() - here.house.cluster.now_s() > 300
+            queue = here.house.cluster.dispatcher.queue
+            assert queue.next_deadline_s() - here.house.cluster.now_s() > 300
             asking.cancel()
             await here.until(lambda: here.waiting() == 0)
         rows = [row[1] for row in await here.journal()]
@@ -177,7 +177,7 @@ def test_more_calls_at_a_time_than_files_allow_are_refused(tmp_path: Path) -> No
             await asyncio.gather(*asking)
             assert await client.is_server_live()
 
-    more: dict[str, Any] = {"held": True, "house": House(), "bounds": Bounds(2, 2)}
+    more: dict[str, Any] = {"held": True, "dispatch": DispatchSettings(), "bounds": Bounds(2, 2)}
     visit(tmp_path, act, settings=TENSORS, address=BOTH, **more)
 
 

@@ -327,7 +327,7 @@ def test_what_a_text_model_would_ignore_is_refused_by_its_name() -> None:
 
 def test_a_model_on_triton_is_not_loaded_for_what_it_would_ignore(tmp_path: Path) -> None:
     async def act(here: Site) -> None:
-        operations: Any = here.house.cluster.roster
+        operations: Any = here.house.cluster.registry
         served = operations.served["a"]
         operations.served["a"] = replace(served, runtime="triton")
         status, told = await here.post("/v1/completions", {"model": "a", "prompt": "x", "n": 2})

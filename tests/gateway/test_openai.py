@@ -11,7 +11,7 @@ import pytest
 
 from modelium.gateway.engines import openai_payload
 from modelium.gateway.request_parsing import Ask
-from modelium.live.requests.dispatcher import House
+from modelium.live.requests.dispatcher import DispatchSettings
 from modelium.live.requests.interface import Request
 from modelium.managers.engine import Engine
 from modelium.testing.scenarios import model
@@ -139,7 +139,7 @@ def test_a_full_queue_is_429_and_says_when_to_come_again(tmp_path: Path) -> None
         here.house.go.set()
         await first
 
-    visit(tmp_path, act, held=True, house=House(queue_limit=1))
+    visit(tmp_path, act, held=True, dispatch=DispatchSettings(queue_limit=1))
 
 
 def test_who_waits_too_long_is_told_so_with_a_status_or_in_its_stream(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_requests_are_known_by_id_organization_and_priority(tmp_path: Path) -> N
         asking = asyncio.create_task(
             here.http.post(f"{here.url}/v1/completions", json=body, headers=headers)
         )
-        room = here.house.cluster.reception.room
+        room = here.house.cluster.dispatcher.queue
         await here.until(lambda: here.waiting() == 1)
         entry = room.first("a")
         assert entry is not None

@@ -135,7 +135,7 @@ def test_liveness_readiness_and_health_are_different_questions(tmp_path: Path) -
             status, told = await here.get("/health")
             return status, told["status"]
 
-        journal, reception = here.house.cluster.journal, here.house.cluster.reception
+        journal, reception = here.house.cluster.journal, here.house.cluster.dispatcher
         assert [status for status, _ in await asked()] == [200] * 6
         assert await health() == (200, "ok")
         journal.failing = True  # the disk is full

@@ -15,7 +15,7 @@ from modelium.client.client import ServerError
 from modelium.client.replay import Play, Tally, play
 from modelium.gateway.access.keys import Keys
 from modelium.gateway.access.limits import Rate
-from modelium.live.requests.dispatcher import House as Rules
+from modelium.live.requests.dispatcher import DispatchSettings as Rules
 from modelium.testing.scenarios import model
 from modelium.traces import Labels, Trace
 from tests.gateway.site import ENDLESS, HALTED, TOKENS, Site, visit
@@ -101,7 +101,7 @@ def test_refusals_are_told_from_failures(tmp_path: Path) -> None:
         assert all(error.startswith("503: ") for error in tally.errors)
         assert sum(tally.errors.values()) == 2
 
-    visit(tmp_path, act, policy=Idle(), house=Rules(max_wait_s=0.05))
+    visit(tmp_path, act, policy=Idle(), dispatch=Rules(max_wait_s=0.05))
 
 
 def test_a_limit_is_a_refusal(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_stream_that_breaks_has_failed(tmp_path: Path) -> None:
             play(trace((0.0, "a", 1, 1), (0.1, "a", 1, TOKENS)), Play(here.url))
         )
         # The second is streamed; its engine dies when the answer has begun.
-        seats = here.house.cluster.reception.seats
+        seats = here.house.cluster.dispatcher.seats
         await here.until(
             lambda: any(
                 seat.first_s is not None and seat.request.output_tokens == TOKENS for seat in seats

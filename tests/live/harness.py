@@ -65,7 +65,7 @@ async def ask(
 
     It takes its seat at once, and asks its engine `after` something.
     """
-    seat = await cluster.reception.seat(Request(model))
+    seat = await cluster.dispatcher.seat(Request(model))
     try:
         if after is not None:
             await after.wait()
@@ -134,7 +134,7 @@ class LiveHarness:
     async def _settle(self) -> None:
         self._answers.set()
         async with asyncio.timeout(QUIET_S):
-            while self.cluster.transitions_under_way() or self.cluster.reception.seats:
+            while self.cluster.transitions_under_way() or self.cluster.dispatcher.seats:
                 await asyncio.sleep(0.01)
             await self._turn(0.02)
         self._answers.clear()

@@ -17,11 +17,11 @@ import psutil
 
 from modelium.core import Model, Policy
 from modelium.live.cluster import LiveCluster
-from modelium.live.control_loop import Driver
+from modelium.live.control_loop import ControlLoop
 from modelium.live.engines.gpus import Inventory, PretendInventory
 from modelium.live.records.export import about
 from modelium.live.records.journal import Journal
-from modelium.live.records.request_log import Bookkeeper
+from modelium.live.records.request_log import RequestLog
 from modelium.live.run import alive
 from modelium.live.settings import Deadlines
 from modelium.managers.emulated.manager import EmulatedManager
@@ -57,7 +57,7 @@ class House:
     """One running cluster."""
 
     cluster: LiveCluster
-    driver: Driver
+    driver: ControlLoop
     http: aiohttp.ClientSession
     news: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +112,7 @@ async def house(
         inventory or PretendInventory(some),
         Journal(folder / "journal.db", about(some, {}, str(policy), {}, "a test")),
     )
-    Bookkeeper(cluster)
+    RequestLog(cluster)
     made = make_policy(policy) if isinstance(policy, str) else policy
     news: list[tuple[str, Mapping[str, Any]]] = []
     cluster.watchers.news.append(lambda kind, about: news.append((kind, about)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modelium.core import Action, ClusterState, Event, Load
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.live.engines.gpus import PretendInventory, Reading
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT
@@ -31,8 +31,8 @@ async def loaded(here: House, name: str = "a") -> str:
     return next(copy.id for copy in here.cluster.state.instances_of(name))
 
 
-def operations(here: House) -> Operations:
-    return Operations(here.cluster, here.driver, "idle")
+def operations(here: House) -> AdminService:
+    return AdminService(here.cluster, here.driver, "idle")
 
 
 class Told(PretendInventory):

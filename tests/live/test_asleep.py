@@ -106,7 +106,7 @@ def test_where_the_sleeper_may_not_leave_the_load_is_given_up(tmp_path: Path) ->
             here.cluster.start(Sleep(name, 1, "the test"))
             here.cluster.start(Load("b", ("n0g0",), "the test"))
             _, load = here.cluster.decisions[-1]
-            here.cluster.roster.pin("a", True)
+            here.cluster.registry.pin("a", True)
             await here.until(lambda: load.error)
             assert load.error == (
                 f"no room: {name} keeps 5.0 GiB more asleep than predicted, and a is pinned"

@@ -179,22 +179,22 @@ def test_a_request_whose_listener_breaks_leaves_the_queue(tmp_path: Path) -> Non
     async def run() -> None:
         async with house(tmp_path, [A], policy=Idle()) as here:
             with pytest.raises(OSError, match="nobody listens"):
-                await here.cluster.reception.seat(Request("a"), told)
-            assert not here.cluster.reception.room.waiting("a")
+                await here.cluster.dispatcher.seat(Request("a"), told)
+            assert not here.cluster.dispatcher.queue.waiting("a")
 
     asyncio.run(run())
 
 
 def test_a_second_signal_ends_the_wait_for_requests(tmp_path: Path) -> None:
     async def hurry(here: House) -> None:
-        await here.until(lambda: here.cluster.reception.closed)
+        await here.until(lambda: here.cluster.dispatcher.closed)
         here.cluster.deadlines = replace(here.cluster.deadlines, shutdown_s=0.0)
 
     async def run() -> None:
         patient = Deadlines(shutdown_s=NEVER_S)
         async with house(tmp_path, [A], policy=Idle(), deadlines=patient) as here:
             await loaded(here)
-            await here.cluster.reception.seat(Request("a"))
+            await here.cluster.dispatcher.seat(Request("a"))
             hurrying = asyncio.create_task(hurry(here))
         await hurrying
 

@@ -69,7 +69,7 @@ def test_an_unload_ends_a_load_and_refuses_who_waits_for_it(tmp_path: Path) -> N
             Telemetry(here.cluster, metrics)
             asking = await asked(here)
             wish = asyncio.create_task(operations(here).load("a"))
-            await here.until(lambda: here.cluster.reception.wanted)
+            await here.until(lambda: here.cluster.dispatcher.wanted)
             async with asyncio.timeout(QUIET_S):
                 told = await operations(here).unload("a")
             assert (told["status"], told["error"]) == ("unloaded", "")
@@ -96,7 +96,7 @@ def test_an_unload_ends_a_load_that_waits_for_room(tmp_path: Path) -> None:
     async def run() -> None:
         async with house(tmp_path, TWO, policy=Idle()) as here:
             operator, name = operations(here), await loaded(here)
-            seat = await here.cluster.reception.seat(Request("a"))
+            seat = await here.cluster.dispatcher.seat(Request("a"))
             leaving = asyncio.create_task(operator.unload("a"))
             await here.until(lambda: here.phases("a") == ["leaving"])
             here.cluster.start(Load("b", ("n0g0",), "the test"))
@@ -128,7 +128,7 @@ def test_an_unload_ends_a_wake_and_waits_for_a_sleep(tmp_path: Path) -> None:
             name = await loaded(here)
             await operations(here).sleep("a", 2)
             here.cluster.start(Wake(name, "the test"))
-            await here.until(lambda: here.cluster.arrivals.of(name))
+            await here.until(lambda: here.cluster.pending_loads.of(name))
             async with asyncio.timeout(QUIET_S):
                 assert (await operations(here).unload("a"))["status"] == "unloaded"
             nothing_is_held(here)
@@ -172,9 +172,9 @@ def test_a_load_ends_with_its_last_client_and_the_next_model_has_its_turn(tmp_pa
     async def run() -> None:
         async with house(tmp_path, TWO, policy=policy, held=True) as here:
             first, second = await asked(here), asyncio.create_task(here.ask("a"))
-            await here.until(lambda: here.cluster.reception.room.waiting("a") == 2)
+            await here.until(lambda: here.cluster.dispatcher.queue.waiting("a") == 2)
             other = asyncio.create_task(here.ask("b"))
-            await here.until(lambda: here.cluster.reception.room.waiting("b"))
+            await here.until(lambda: here.cluster.dispatcher.queue.waiting("b"))
             await gives_up(first)
             assert not here.cluster.lost, "somebody waits still"
             await gives_up(second)
@@ -194,7 +194,7 @@ def test_one_that_waited_too_long_has_gone_as_well(tmp_path: Path) -> None:
     async def run() -> None:
         async with house(tmp_path, [A], held=True) as here:
             with pytest.raises(RefusedError, match=r"no engine of a was ready within 0 s"):
-                await here.cluster.reception.seat(Request("a", deadline_s=0.2))
+                await here.cluster.dispatcher.seat(Request("a", deadline_s=0.2))
             await here.until(lambda: not here.cluster.state.instances)
             nothing_is_held(here)
 
@@ -212,7 +212,7 @@ def test_loads_that_go_on_though_their_client_has_gone(tmp_path: Path) -> None:
             # An operator wants it, too.
             await operations(here).unload("a")
             asking, wish = await asked(here), asyncio.create_task(operations(here).load("a"))
-            await here.until(lambda: cluster.reception.wanted)
+            await here.until(lambda: cluster.dispatcher.wanted)
             await gives_up(asking)
             assert not cluster.lost
             here.go.set()
@@ -221,10 +221,10 @@ def test_loads_that_go_on_though_their_client_has_gone(tmp_path: Path) -> None:
             here.go.clear()
             # It was pinned meanwhile.
             asking = await asked(here)
-            cluster.roster.pin("a", True)
+            cluster.registry.pin("a", True)
             await gives_up(asking)
             assert not cluster.lost
-            cluster.roster.pin("a", False)
+            cluster.registry.pin("a", False)
             await operations(here).unload("a")
             # It is nearly done.
             cluster.learnt.durations["a", "host"] = cluster.learnt.durations["a", "disk"] = 1.5

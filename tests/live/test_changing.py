@@ -17,8 +17,8 @@ from modelium.live.reconfigure import ModelChanges, compare, exchange
 from modelium.live.records.journal import Journal
 from modelium.live.settings import LiveInput
 from modelium.plugins.registry import make_policy
-from modelium.serving import Order
-from modelium.serving.served_models import Stock
+from modelium.serving import LaunchSpec
+from modelium.serving.served_models import ServedModels
 from tests.live import tiny
 
 
@@ -33,7 +33,7 @@ def given(folder: Path, policy: str, **sections: Any) -> LiveInput:
             **sections,
         }
     )
-    stock = Stock(Order(config), make_plan(config))
+    stock = ServedModels(LaunchSpec(config), make_plan(config))
     stock.sleeps = make_policy(policy).sleeps  # type: ignore[attr-defined]
     return stock.given(lambda runtime: None)
 

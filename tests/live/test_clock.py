@@ -84,7 +84,7 @@ def test_a_clock_that_is_set_changes_nothing(
             [engine] = [e for e in here.cluster.engines.values() if e.model == "a"]
             with frozen(engine):
                 asking = asyncio.create_task(here.ask("a"))
-                await here.until(lambda: here.cluster.reception.seats)
+                await here.until(lambda: here.cluster.dispatcher.seats)
                 set_clock(0.0)  # and back, with a request under way
                 await looked()
                 assert not asking.done()
@@ -114,12 +114,12 @@ def test_who_waits_waits_as_long_as_said(tmp_path: Path, set_clock: SetClock) ->
         async with house(tmp_path, TWO, held=True) as here:
             patient = Request("a", deadline_s=HOUR_S / 2)
             hasty = Request("a", deadline_s=0.2)
-            waiting = asyncio.create_task(here.cluster.reception.seat(patient))
+            waiting = asyncio.create_task(here.cluster.dispatcher.seat(patient))
             await here.until(lambda: here.cluster.decisions)
             for off_s in (HOUR_S, -HOUR_S):
                 set_clock(off_s)
                 with pytest.raises(RefusedError):
-                    await here.cluster.reception.seat(hasty)
+                    await here.cluster.dispatcher.seat(hasty)
             assert not waiting.done()
             here.go.set()
             (await waiting).finish("completed")

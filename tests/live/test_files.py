@@ -74,7 +74,7 @@ async def served(
 
     more["renew"] = analysed
     async with house(tmp_path, [one], *gpus, policy=policy, **more) as here:
-        roster = here.cluster.roster
+        roster = here.cluster.registry
         first.append(replace(here.cluster.served["a"], path=folder, files=fingerprint(folder)))
         roster.put(first[0])
         yield here, folder
@@ -358,7 +358,7 @@ def test_an_analysis_that_takes_long_holds_up_no_other_models_news(tmp_path: Pat
             other.mkdir()
             weights(other, 100)
             one = replace(cluster.served["a"], model=replace(SMALL, name="b"), path=other)
-            cluster.roster.put(replace(one, files=fingerprint(other)))
+            cluster.registry.put(replace(one, files=fingerprint(other)))
             weights(folder, 200)
             await cluster.files.look()
             await asyncio.sleep(0.3)
@@ -445,7 +445,7 @@ def test_settings_that_are_taken_up_meanwhile_are_not_undone_by_an_analysis(
             settling = asyncio.create_task(cluster.files.settle("a"))
             await here.until(began.is_set)
             later = replace(cluster.served["a"], settings={**INSTANT, "speed": 2.0})
-            cluster.roster.put(replace(later, files=fingerprint(folder)))
+            cluster.registry.put(replace(later, files=fingerprint(folder)))
             go_on.set()
             await settling
             assert cluster.served["a"] == later

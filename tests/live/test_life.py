@@ -63,7 +63,7 @@ def test_who_waits_is_told_where_it_stands(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with house(tmp_path, [model("a", 60)], settings=SLOW) as here:
-            seat = await here.cluster.reception.seat(Request("a"), told.append)
+            seat = await here.cluster.dispatcher.seat(Request("a"), told.append)
             seat.finish("completed")
 
     asyncio.run(run())
@@ -277,14 +277,14 @@ def test_requests_in_flight_finish_before_the_end(tmp_path: Path) -> None:
             await here.ask("a")
             [engine] = here.cluster.engines.values()
             asking = asyncio.create_task(ask_at_the_end(here, engine))
-            await here.until(lambda: len(here.cluster.reception.seats) == 5)
+            await here.until(lambda: len(here.cluster.dispatcher.seats) == 5)
         assert all(await asking)
 
     async def ask_at_the_end(here: House, engine: Engine) -> list[str]:
         """The engine works again when the end has begun."""
         with frozen(engine):
             asking = [asyncio.create_task(here.ask("a")) for _ in range(5)]
-            await here.until(lambda: here.cluster.reception.closed)
+            await here.until(lambda: here.cluster.dispatcher.closed)
             assert not any(asked.done() for asked in asking)
         return await asyncio.gather(*asking)
 

@@ -61,12 +61,12 @@ def test_a_gpu_lost_under_a_copy_that_drains_ends_the_wait(tmp_path: Path) -> No
     async def run() -> None:
         async with house(tmp_path, [A], policy=Idle()) as here:
             name = await loaded(here)
-            seat = await here.cluster.reception.seat(Request("a"))  # its engine never answers
+            seat = await here.cluster.dispatcher.seat(Request("a"))  # its engine never answers
             here.cluster.start(Unload(name, "the test", drain=True))
             health.lose(here.cluster, "n0g0", "it burns")
             await here.until(lambda: not here.cluster.state.instances)
             seat.lost("its engine is gone")
-            assert here.cluster.reception.meters == {}
+            assert here.cluster.dispatcher.meters == {}
 
     asyncio.run(run())
 
@@ -76,7 +76,7 @@ def test_the_end_does_not_wait_for_ever_for_a_copy_that_drains(tmp_path: Path) -
         deadlines = Deadlines(shutdown_s=0.1, stop_grace_s=1.0)
         async with house(tmp_path, [A], policy=Idle(), deadlines=deadlines) as here:
             name = await loaded(here)
-            await here.cluster.reception.seat(Request("a"))
+            await here.cluster.dispatcher.seat(Request("a"))
             here.cluster.start(Unload(name, "the test", drain=True))
 
     asyncio.run(asyncio.wait_for(run(), QUIET_S))
@@ -88,7 +88,7 @@ def test_memory_that_comes_free_as_a_load_is_given_up_stays_free(tmp_path: Path)
         async with house(tmp_path, TWO, policy=Idle()) as here:
             cluster = here.cluster
             name = await loaded(here, "b")
-            seat = await cluster.reception.seat(Request("b"))
+            seat = await cluster.dispatcher.seat(Request("b"))
             cluster.start(Unload(name, "the test", drain=True))
             cluster.start(Load("a", ("n0g0",), "the test"))
             await here.until(lambda: cluster.waits_for_room)

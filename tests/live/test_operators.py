@@ -12,7 +12,7 @@ import pytest
 from modelium.core import Limits, Load, Model, Unload
 from modelium.live.engines.backoff import Patience
 from modelium.live.models import PINS
-from modelium.live.requests.dispatcher import House as Rules
+from modelium.live.requests.dispatcher import DispatchSettings as Rules
 from modelium.live.requests.interface import RefusedError, Request
 from modelium.testing.scenarios import model, nodes_of
 from tests.live.harness import INSTANT, QUIET_S
@@ -42,7 +42,7 @@ def test_a_removal_goes_on_when_the_operator_has_gone(tmp_path: Path) -> None:
     async def run() -> None:
         async with house(tmp_path, [A], policy=Idle()) as here:
             await loaded(here)
-            seat = await here.cluster.reception.seat(Request("a"))
+            seat = await here.cluster.dispatcher.seat(Request("a"))
             removing = asyncio.create_task(operations(here).remove("a"))
             await here.until(lambda: here.phases("a") == ["leaving"])
             with pytest.raises(RefusedError, match="a is being removed") as refused:
@@ -51,7 +51,7 @@ def test_a_removal_goes_on_when_the_operator_has_gone(tmp_path: Path) -> None:
             removing.cancel()
             seat.finish("completed")
             await here.until(lambda: "a" not in here.cluster.state.models)
-            assert not here.cluster.reception.going
+            assert not here.cluster.dispatcher.going
 
     asyncio.run(run())
 
@@ -121,7 +121,7 @@ def test_the_next_model_of_a_removed_ones_name_starts_afresh(tmp_path: Path) -> 
             await operations(here).remove("a")
             assert cluster.journal.kept(PINS) == {"b": True}
             assert cluster.learnt.durations == {("b", "disk"): 9.0}
-            cluster.roster.put(served)
+            cluster.registry.put(served)
             assert cluster.state.models["a"] == A
 
     asyncio.run(run())
@@ -193,7 +193,7 @@ def test_nothing_is_kept_of_what_is_over(tmp_path: Path, monkeypatch: pytest.Mon
                     async with asyncio.timeout(0.05):
                         await here.ask(name)
                 await here.until(lambda: not cluster.state.instances)
-            assert cluster.unwanted._cancelled_s.keys() == {"b"}
+            assert cluster.unwanted_loads._cancelled_s.keys() == {"b"}
             stop = hands.subscribe(broken)
             here.go.set()
             await hands.load("a")
@@ -202,7 +202,7 @@ def test_nothing_is_kept_of_what_is_over(tmp_path: Path, monkeypatch: pytest.Mon
             assert (await hands.update("a"))["updated"] == ["a is up to date"]
             assert not hands._replacing
             await hands.remove("a")
-            assert cluster.reception.most_running.keys() == {"b"}
+            assert cluster.dispatcher.most_running.keys() == {"b"}
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
@@ -227,7 +227,7 @@ def test_a_wish_is_granted_only_by_an_instance_that_is_ready(tmp_path: Path) -> 
         async with house(tmp_path, [A]) as here:
             await here.ask("a")
             [name] = here.cluster.state.instances
-            seat = await here.cluster.reception.seat(Request("a"))
+            seat = await here.cluster.dispatcher.seat(Request("a"))
             here.cluster.start(Unload(name, "the test", drain=True))
             wish = asyncio.create_task(operations(here).load("a"))
             await asyncio.sleep(0)
@@ -241,15 +241,15 @@ def test_a_wish_is_granted_only_by_an_instance_that_is_ready(tmp_path: Path) -> 
 def test_wishes_end(tmp_path: Path) -> None:
     async def run() -> None:
         rules, large = Rules(max_wait_s=0.1), model("large", 600)
-        async with house(tmp_path, [A, large], policy=Idle(), house=rules) as here:
+        async with house(tmp_path, [A, large], policy=Idle(), dispatch=rules) as here:
             with pytest.raises(RefusedError, match=r"a was not ready within 0\.1 s") as late:
                 await operations(here).load("a")
             with pytest.raises(RefusedError, match="It can never run here"):
                 await operations(here).load("large")
-            here.cluster.reception.house = Rules()
+            here.cluster.dispatcher.house = Rules()
             wish = asyncio.create_task(operations(here).load("a"))
             await asyncio.sleep(0)
-            here.cluster.reception.close("the server is stopping")
+            here.cluster.dispatcher.close("the server is stopping")
             with pytest.raises(RefusedError, match="stopping"):
                 await wish
             with pytest.raises(RefusedError, match="stopping"):
@@ -265,7 +265,7 @@ def test_a_second_copy_that_cannot_be_loaded_does_not_close_the_first(tmp_path: 
         async with house(tmp_path, [A], 2, policy=Idle(), faults=True, patience=few) as here:
             await loaded(here)
             broken = {**INSTANT, "fault": "fail_start"}
-            here.cluster.roster.put(replace(here.cluster.served["a"], settings=broken))
+            here.cluster.registry.put(replace(here.cluster.served["a"], settings=broken))
             here.cluster.start(Load("a", ("n0g1",), "the test"))
             await here.until(lambda: here.cluster.failures.of("a"))
             assert await here.ask("a")
@@ -277,7 +277,7 @@ def test_an_unload_that_ends_with_the_removal_of_its_model_says_so(tmp_path: Pat
     async def run() -> None:
         async with house(tmp_path, [A], policy=Idle()) as here:
             await loaded(here)
-            seat = await here.cluster.reception.seat(Request("a"))
+            seat = await here.cluster.dispatcher.seat(Request("a"))
             unloading = asyncio.create_task(operations(here).unload("a"))
             await here.until(lambda: here.phases("a") == ["leaving"])
             removing = asyncio.create_task(operations(here).withdraw("a"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.live.admin import Operations
+from modelium.live.admin import AdminService
 from modelium.live.requests.interface import Request
 from modelium.testing.scenarios import model
 from modelium.units import GIB
@@ -24,7 +24,7 @@ SLOW = {**STEADY, "engine": {**STEADY["engine"], "step": {"decode_c": 0.2, "mixe
 def test_four_overlapping_clients_do_not_starve_another_model(tmp_path: Path, policy: str) -> None:
     async def run() -> None:
         async with house(tmp_path, [CHAT, TITLE], policy=policy, settings=SLOW) as here:
-            desk = Operations(here.cluster, here.driver, policy)
+            desk = AdminService(here.cluster, here.driver, policy)
             # What a start takes is measured, so that a swap is known to be cheap here.
             assert await here.ask("title")
             assert await here.ask("chat")
@@ -33,7 +33,7 @@ def test_four_overlapping_clients_do_not_starve_another_model(tmp_path: Path, po
             await here.until(lambda: _running(here) >= 3)
             told: list[float | None] = []
             seat = asyncio.create_task(
-                here.cluster.reception.seat(Request("title"), lambda w: told.append(w.left_s))
+                here.cluster.dispatcher.seat(Request("title"), lambda w: told.append(w.left_s))
             )
             await here.until(lambda: told)
             seen = next(one for one in desk.models() if one["name"] == "title")

@@ -18,7 +18,7 @@ from modelium.live.engines import health
 from modelium.live.engines.backoff import Patience
 from modelium.live.records.journal import JournalError
 from modelium.live.records.telemetry import Telemetry
-from modelium.live.requests.dispatcher import House as Rules
+from modelium.live.requests.dispatcher import DispatchSettings as Rules
 from modelium.live.requests.interface import RefusedError, Request
 from modelium.metrics import ModeliumMetrics
 from modelium.testing.scenarios import model
@@ -147,12 +147,12 @@ def test_refusals_are_counted_by_model_and_status(tmp_path: Path) -> None:
         assert page.values("requests_rejected_total") == {("unknown", "404"): 2, ("a", "503"): 1}
         assert page.values("requests_total") == {}
 
-    see(tmp_path, act, policy=Idle(), house=Rules(max_wait_s=0.05))
+    see(tmp_path, act, policy=Idle(), dispatch=Rules(max_wait_s=0.05))
 
 
 def test_a_request_that_outlives_its_model_begins_no_series_anew(tmp_path: Path) -> None:
     async def act(here: Site, page: Page) -> None:
-        seat = await here.house.cluster.reception.seat(Request("a"))
+        seat = await here.house.cluster.dispatcher.seat(Request("a"))
         cluster = here.house.cluster
         cluster.kill(cluster.state.copy("a#1"), "its process has ended")
         await here.until(lambda: not cluster.state.instances)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from modelium.live.requests.interface import RefusedError, Request
-from modelium.live.requests.queue import Entry, WaitingRoom
+from modelium.live.requests.queue import Entry, RequestQueue
 
 MODELS, ORGANIZATIONS = ("a", "b"), ("x", "y", "z")
 LIMIT = 8
@@ -82,7 +82,7 @@ class Rooms(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.now_s = 0.0
-        self.room = WaitingRoom(lambda: self.now_s, LIMIT)
+        self.room = RequestQueue(lambda: self.now_s, LIMIT)
         self.plain = Obvious()
 
     def teardown(self) -> None:
@@ -159,9 +159,9 @@ TestRooms.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 
 @contextmanager
-def filled(*organizations: str) -> Iterator[WaitingRoom]:
+def filled(*organizations: str) -> Iterator[RequestQueue]:
     """A room in which one request of each of these waits, in this order."""
-    room = WaitingRoom(lambda: 0.0, 10_000)
+    room = RequestQueue(lambda: 0.0, 10_000)
 
     async def enter() -> None:
         for organization in organizations:
@@ -193,7 +193,7 @@ def test_a_crowd_does_not_hold_up_a_single_caller() -> None:
 
 
 def test_deadlines_of_those_who_left_are_forgotten() -> None:
-    room = WaitingRoom(lambda: 0.0, 10)
+    room = RequestQueue(lambda: 0.0, 10)
 
     async def pass_through() -> None:
         room.enter(Request("m"), 1.0)  # keeps its place at the front of the heap

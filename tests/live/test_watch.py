@@ -100,7 +100,7 @@ def test_memory_that_others_give_back_is_offered_to_those_who_wait(
         async with house(tmp_path, TWO, inventory=inventory) as here:
             await here.until(lambda: here.cluster.state.free_bytes("n0g0") < 30 * GIB)
             asking = asyncio.create_task(here.ask("a"))
-            await here.until(lambda: here.cluster.reception.room.waiting("a"))
+            await here.until(lambda: here.cluster.dispatcher.queue.waiting("a"))
             assert here.phases("a") == []
             inventory.foreign_bytes = 0
             assert await asyncio.wait_for(asking, QUIET_S)
@@ -136,7 +136,7 @@ def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
             cluster.tell(Fault(lost.id, "it hangs"))
             await here.until(lambda: cluster.state.copy(lost.id).stuck)
             asking = asyncio.create_task(here.ask("b"))
-            await here.until(lambda: cluster.reception.room.waiting("b"))
+            await here.until(lambda: cluster.dispatcher.queue.waiting("b"))
             assert here.phases("b") == []
             stubborn.immortal = False
             assert await asyncio.wait_for(asking, QUIET_S)

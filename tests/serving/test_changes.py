@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from modelium.serving import Order, Server, serving
+from modelium.serving import LaunchSpec, Server, serving
 from tests.live import tiny
 from tests.live.harness import QUIET_S
 from tests.live.running import left_behind, still_there, sweep
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     sweep(tmp_path)
 
 
-def asked(folder: Path, *, room: str = "40GiB", keep: bool = False, **model: Any) -> Order:
+def asked(folder: Path, *, room: str = "40GiB", keep: bool = False, **model: Any) -> LaunchSpec:
     config: dict[str, Any] = {
         "cluster": {"gpus": [{"kind": "h100-80g", "memory": room, "count": 1}]},
         "models": {"m": {"path": str(folder / "v1"), **SIZE, **model}},
@@ -44,7 +44,7 @@ def asked(folder: Path, *, room: str = "40GiB", keep: bool = False, **model: Any
 
 
 @asynccontextmanager
-async def served(order: Order) -> AsyncIterator[Server]:
+async def served(order: LaunchSpec) -> AsyncIterator[Server]:
     async with asyncio.timeout(QUIET_S), serving(order) as server:
         yield server
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from modelium.config import Config
-from modelium.serving.gateway_factory import Front
+from modelium.serving.gateway_factory import GatewayFactory
 from tests.serving.test_starting import kept_port
 
 
 def notes(**gateway: Any) -> list[str]:
     async def run() -> list[str]:
         config = Config()  # whose port cannot be 0 in a file
-        front = Front(replace(config, gateway=replace(config.gateway, port=0, **gateway)))
+        front = GatewayFactory(replace(config, gateway=replace(config.gateway, port=0, **gateway)))
         async with front.listening():
             return front.grpc_notes()
 

@@ -29,7 +29,7 @@ from modelium.live.folder_lock import locked
 from modelium.managers.emulated.manager import EmulatedManager
 from modelium.managers.engine import Engine
 from modelium.managers.process import Processes
-from modelium.serving import Order, Server, serving
+from modelium.serving import LaunchSpec, Server, serving
 from modelium.serving.signals import Signals
 from tests.live.harness import QUIET_S
 from tests.live.running import WITHIN_S, left_behind, still_there, sweep
@@ -71,11 +71,11 @@ async def started(folder: Path, port: int = 0, keep_engines: bool = False) -> As
         yield server
 
 
-def ordered(config: dict[str, Any], port: int = 0, **more: Any) -> Order:
+def ordered(config: dict[str, Any], port: int = 0, **more: Any) -> LaunchSpec:
     """On any port, unless it is given."""
     made = Config.of(config)
     made = replace(made, gateway=replace(made.gateway, port=port))
-    return Order(made, "lru", emulate=True, **more)
+    return LaunchSpec(made, "lru", emulate=True, **more)
 
 
 async def complete(url: str, model: str = MODEL) -> tuple[int, Any, Any]:

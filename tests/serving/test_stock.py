@@ -12,21 +12,21 @@ from modelium.config import Config, make_plan
 from modelium.config.planning.plan import with_model
 from modelium.errors import ConfigError
 from modelium.live.settings import Served
-from modelium.serving import Order
+from modelium.serving import LaunchSpec
 from modelium.serving import served_models as stocks
-from modelium.serving.served_models import ASSUMED_ANSWER_S, Stock
+from modelium.serving.served_models import ASSUMED_ANSWER_S, ServedModels
 from tests.live import tiny
 
 OWN = "class Model:\n    def __call__(self, body):\n        return body\n"
 
 
-def stock(folder: Path, **sections: Any) -> Stock:
+def stock(folder: Path, **sections: Any) -> ServedModels:
     given = {"cluster": {"gpus": "l4"}, "model_repository": str(folder), **sections}
     config = Config.of(given)
-    return Stock(Order(config), make_plan(config))
+    return ServedModels(LaunchSpec(config), make_plan(config))
 
 
-def taken_in(there: Stock, name: str) -> Served:
+def taken_in(there: ServedModels, name: str) -> Served:
     assert there.repository is not None
     folder = there.repository.incoming / name
     return there.add(there.repository.add_model_from_incoming(folder))

@@ -21,7 +21,7 @@ from modelium.units import counted, rfc3339
 
 if TYPE_CHECKING:
     from modelium.client.replay import Tally
-    from modelium.serving import Order, Server
+    from modelium.serving import LaunchSpec, Server
     from modelium.traces import Trace
 
 FILE = click.Path(path_type=Path)
@@ -120,7 +120,7 @@ def _trace(path: Path | None) -> Trace | None:
 
 
 async def _serve(
-    asked: Order, trace: Trace | None, speed: float, *, shown: bool, as_json: bool
+    asked: LaunchSpec, trace: Trace | None, speed: float, *, shown: bool, as_json: bool
 ) -> Path:
     from modelium.serving import serving
 

@@ -32,7 +32,7 @@ def live_input(
     from modelium.control.costs import ConfiguredFacts
     from modelium.live.engines.backoff import Patience
     from modelium.live.records.retention import Retention
-    from modelium.live.requests.dispatcher import House
+    from modelium.live.requests.dispatcher import DispatchSettings
     from modelium.live.settings import Deadlines, LiveInput
 
     engines = Engines(plan.models, plan.hardware.by_kind())
@@ -55,7 +55,7 @@ def live_input(
             by_node=_links(plan, config.emulated.speed if len(hurried) == len(models) else 1.0),
         ),
         limits=asked.limits,
-        house=House(
+        dispatch=DispatchSettings(
             router=asked.router,
             queue_limit=config.gateway.queue_limit,
             max_wait_s=config.gateway.max_wait,

@@ -9,7 +9,7 @@ from aiohttp import web
 from yarl import URL
 
 from modelium.addresses import is_loopback
-from modelium.gateway.context import DESK, Desk
+from modelium.gateway.context import DESK, GatewayContext
 from modelium.gateway.errors import ApiError
 
 LONGEST_NAME = 128
@@ -44,7 +44,7 @@ class Caller:
 CALLER = web.RequestKey("caller", Caller)
 
 
-def identify(desk: Desk, headers: Mapping[str, str]) -> Caller:
+def identify(desk: GatewayContext, headers: Mapping[str, str]) -> Caller:
     """Who is calling; raises ApiError (401) if keys are needed and there is none that is known."""
     if desk.keys is None:
         here = not _why_not_here(desk, headers)
@@ -75,7 +75,7 @@ def authorize(http: web.Request, scope: str) -> None:
     http[CALLER] = permit(http.app[DESK], http.headers, scope)
 
 
-def permit(desk: Desk, headers: Mapping[str, str], scope: str) -> Caller:
+def permit(desk: GatewayContext, headers: Mapping[str, str], scope: str) -> Caller:
     """Who is calling, if they have the scope; raises ApiError (401, 403)."""
     caller = identify(desk, headers)
     if scope not in caller.scopes:
@@ -103,7 +103,7 @@ def _origin_may(http: web.Request) -> bool:
     return origin.partition("://")[2] == http.headers.get("Host", "")
 
 
-def _why_not_here(desk: Desk, headers: Mapping[str, str]) -> str:
+def _why_not_here(desk: GatewayContext, headers: Mapping[str, str]) -> str:
     """Why a call without a key does not count as one from this machine; "" if it does.
 
     Behind a proxy on this machine, or when a page has had a name of its own point here (DNS

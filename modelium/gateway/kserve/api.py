@@ -12,7 +12,7 @@ from yarl import URL
 
 from modelium import __version__
 from modelium.errors import did_you_mean
-from modelium.gateway.context import DESK, Desk
+from modelium.gateway.context import DESK, GatewayContext
 from modelium.gateway.engines import (
     Given,
     called,
@@ -84,7 +84,7 @@ async def infer(http: web.Request) -> web.Response:
 
 
 async def infer_at(
-    desk: Desk,
+    desk: GatewayContext,
     engine: Engine,
     payload: bytes,
     request: Request,
@@ -123,7 +123,7 @@ async def metadata(http: web.Request) -> web.Response:
     return json_response(await about_model(http.app[DESK], _named(http)))
 
 
-async def about_model(desk: Desk, row: dict[str, Any]) -> dict[str, Any]:
+async def about_model(desk: GatewayContext, row: dict[str, Any]) -> dict[str, Any]:
     """A model's tensors as its engine tells them, none while none is ready."""
     about = {"name": row["name"], "versions": [VERSION], "platform": row["runtime"]}
     about |= {"inputs": [], "outputs": []}
@@ -134,7 +134,7 @@ async def about_model(desk: Desk, row: dict[str, Any]) -> dict[str, Any]:
     return {**about, "name": row["name"], "versions": [VERSION]}
 
 
-async def _told_at(desk: Desk, url: str) -> dict[str, Any]:
+async def _told_at(desk: GatewayContext, url: str) -> dict[str, Any]:
     """What an engine tells of its model; nothing if it does not answer."""
     try:
         timeout = aiohttp.ClientTimeout(METADATA_S)
@@ -163,7 +163,7 @@ async def index(http: web.Request) -> web.Response:
     return json_response(repository(http.app[DESK], flag(parsed(raw) if raw else {}, "ready")))
 
 
-def repository(desk: Desk, only_ready: bool) -> list[dict[str, str]]:
+def repository(desk: GatewayContext, only_ready: bool) -> list[dict[str, str]]:
     """All models, or those that are ready, as Triton's repository tells of them."""
     rows = [_entry(row) for row in desk.admin.models()]
     return [row for row in rows if row["state"] == "READY" or not only_ready]
@@ -185,7 +185,7 @@ async def change(http: web.Request) -> web.Response:
     return json_response({})
 
 
-async def changed(desk: Desk, verb: str, model: str, parameters: Iterable[str]) -> None:
+async def changed(desk: GatewayContext, verb: str, model: str, parameters: Iterable[str]) -> None:
     """Load or unload a model as the policy's operator would. Raises ApiError."""
     for name in parameters:
         if name != "unload_dependents":  # nothing depends on a model here

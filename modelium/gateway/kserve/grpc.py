@@ -16,7 +16,7 @@ from typing import Any
 from modelium.errors import ConfigError, ModeliumError
 from modelium.gateway.access.auth import Caller, permit
 from modelium.gateway.address import Address, Certificate
-from modelium.gateway.context import Desk
+from modelium.gateway.context import GatewayContext
 from modelium.gateway.engines import BAD_GATEWAY
 from modelium.gateway.errors import ApiError, starting
 from modelium.gateway.kserve import api as kserve
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 class Call:
     """One call: who makes it, and what it says beside its message."""
 
-    desk: Desk
+    desk: GatewayContext
     caller: Caller
     headers: Mapping[str, str]
     left_s: float | None
@@ -173,7 +173,7 @@ CALLS: Mapping[str, tuple[Answer, str, Any]] = {
 
 
 @asynccontextmanager
-async def grpc_listening(desk: Desk, address: Address) -> AsyncIterator[str]:
+async def grpc_listening(desk: GatewayContext, address: Address) -> AsyncIterator[str]:
     """Serve until the body ends; gives host and port. Raises ConfigError if it is not possible."""
     server = grpc.aio.server(
         options=[
@@ -199,7 +199,7 @@ async def grpc_listening(desk: Desk, address: Address) -> AsyncIterator[str]:
         await server.stop(LINGER_S)
 
 
-def _bind(server: Any, where: str, desk: Desk) -> int:
+def _bind(server: Any, where: str, desk: GatewayContext) -> int:
     """The port; each new connection is shown the certificate that is the gateway's by then."""
     begun = desk.connections.certificate
     if begun is None:
@@ -215,7 +215,7 @@ def _shown(certificate: Certificate) -> Any:
     return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)])
 
 
-def _handlers(desk: Desk) -> Any:
+def _handlers(desk: GatewayContext) -> Any:
     one = {
         name: grpc.unary_unary_rpc_method_handler(
             _answered(desk, answer, scope),
@@ -232,7 +232,9 @@ def _handlers(desk: Desk) -> Any:
     return grpc.method_handlers_generic_handler(SERVICE, {**one, "ModelStreamInfer": many})
 
 
-def _answered(desk: Desk, answer: Answer, scope: str) -> Callable[[Any, Any], Awaitable[Any]]:
+def _answered(
+    desk: GatewayContext, answer: Answer, scope: str
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def handle(message: Any, context: Any) -> Any:
         told = await _tried(desk, answer, scope, message, context)
         if not isinstance(told, ApiError):
@@ -244,7 +246,7 @@ def _answered(desk: Desk, answer: Answer, scope: str) -> Callable[[Any, Any], Aw
     return handle
 
 
-def _streamed(desk: Desk) -> Callable[[Any, Any], AsyncIterator[Any]]:
+def _streamed(desk: GatewayContext) -> Callable[[Any, Any], AsyncIterator[Any]]:
     """ModelStreamInfer: one answer to each request, in their order; errors are answers, too."""
 
     async def handle(messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -258,7 +260,9 @@ def _streamed(desk: Desk) -> Callable[[Any, Any], AsyncIterator[Any]]:
     return handle
 
 
-async def _tried(desk: Desk, answer: Answer, scope: str, message: Any, context: Any) -> Any:
+async def _tried(
+    desk: GatewayContext, answer: Answer, scope: str, message: Any, context: Any
+) -> Any:
     """The answer to a call, or the error that it ends with."""
     headers = {
         name.title(): value

@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from modelium.gateway.context import Desk
+from modelium.gateway.context import GatewayContext
 from modelium.gateway.engines import (
     BAD_GATEWAY,
     BrokenError,
@@ -49,7 +49,7 @@ SILENCE_S = 10.0
 """An engine's silence, before its first token or between two, is not passed on for longer."""
 
 
-async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
+async def stream(desk: GatewayContext, http: web.Request, ask: Ask) -> web.StreamResponse:
     """Answer an OpenAI request piece by piece. Raises ApiError as long as nothing was sent."""
     out = Outlet(http)
     try:
@@ -65,7 +65,7 @@ async def stream(desk: Desk, http: web.Request, ask: Ask) -> web.StreamResponse:
         return out.response
 
 
-async def _take(desk: Desk, ask: Ask, out: Outlet) -> Seat:
+async def _take(desk: GatewayContext, ask: Ask, out: Outlet) -> Seat:
     """A seat; while there is none, comments. Raises ApiError."""
     comments: _Comments | None = None
     now: Waiting
@@ -133,7 +133,7 @@ class _Comments:
                 await asyncio.sleep(self._every_s)
 
 
-async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:
+async def _answer(desk: GatewayContext, ask: Ask, seat: Seat, out: Outlet) -> web.StreamResponse:
     """Pass the answer on. Raises BrokenError if the engine breaks before it has begun."""
     pieces = Pieces(hide_usage=not ask.wants_usage)
     look_s = SILENCE_S / 2
@@ -161,7 +161,9 @@ async def _answer(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> web.StreamRe
     return out.response
 
 
-async def _parts(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> tuple[int, int]:
+async def _parts(
+    desk: GatewayContext, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces
+) -> tuple[int, int]:
     if seat.engine.api == "kserve":
         return await _one_piece(desk, ask, seat, out)
     only_openai(seat.engine)
@@ -169,7 +171,7 @@ async def _parts(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) 
     return pieces.tokens
 
 
-async def _pass_on(desk: Desk, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> None:
+async def _pass_on(desk: GatewayContext, ask: Ask, seat: Seat, out: Outlet, pieces: Pieces) -> None:
     payload = openai_payload(ask, seat.engine)
     async with called(desk, seat.engine, ask.path, payload, ask.request.id) as answer:
         if answer.status != 200:
@@ -212,7 +214,7 @@ async def _refuse(ask: Ask, seat: Seat, answer: aiohttp.ClientResponse) -> None:
     raise engine_error(answer.status, raw)
 
 
-async def _one_piece(desk: Desk, ask: Ask, seat: Seat, out: Outlet) -> tuple[int, int]:
+async def _one_piece(desk: GatewayContext, ask: Ask, seat: Seat, out: Outlet) -> tuple[int, int]:
     """Engines that cannot stream answer in one piece; gives the tokens."""
     given = await text_model(desk, ask, seat.engine)
     if given.status != 200:

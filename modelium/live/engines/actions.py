@@ -71,7 +71,7 @@ def _new_copy(
     state, name = cluster.state, cluster.new_name(model)
     spec = state.models[model]
     node = state.gpus[gpus[0]].node
-    copy = Copy(name, model, gpus, node, cluster.reception.open_meters(name, model))
+    copy = Copy(name, model, gpus, node, cluster.dispatcher.open_meters(name, model))
     copy.bytes_per_gpu = spec.bytes_per_gpu(kv_bytes)
     copy.extra_bytes = copy.bytes_per_gpu - spec.bytes_per_gpu()
     state.add(copy)

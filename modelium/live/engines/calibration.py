@@ -17,7 +17,7 @@ LATEST = 1 / 3
 
 
 @dataclass
-class Learnt:
+class Calibration:
     """Measured needs and durations."""
 
     journal: Journal
@@ -26,7 +26,7 @@ class Learnt:
     asleep: dict[tuple[str, str], int]
 
     @classmethod
-    def read(cls, journal: Journal) -> Learnt:
+    def read(cls, journal: Journal) -> Calibration:
         """What earlier runs have learnt."""
         return cls(journal, journal.needs(), journal.durations(), journal.asleep())
 
@@ -77,16 +77,18 @@ class Learnt:
         return max((seen.get((model, kind), 0) for kind in gpu_kinds), default=0)
 
 
-class LearntCosts:
+class CalibratedCosts:
     """`Costs` as measured where they were, else by stages."""
 
-    def __init__(self, state: ClusterState, facts: LoadFacts, work: Work, learnt: Learnt) -> None:
+    def __init__(
+        self, state: ClusterState, facts: LoadFacts, work: Work, learnt: Calibration
+    ) -> None:
         self._state, self._facts, self._work, self._learnt = state, facts, work, learnt
         self._staged = StagedCosts(state, facts, work)
 
     def for_state(self, state: ClusterState) -> Costs:
         """The same figures read against another state (a snapshot)."""
-        return LearntCosts(state, self._facts, self._work, self._learnt)
+        return CalibratedCosts(state, self._facts, self._work, self._learnt)
 
     def load_s(self, model: str, gpus: tuple[str, ...]) -> float:
         """Seconds to load `model` on `gpus` from its present tier."""

@@ -29,7 +29,7 @@ SLACK_BYTES = 256 * MIB
 """What a driver may keep or round: contexts of other processes come and go by less."""
 
 
-class Memory:
+class GpuMemory:
     """The cluster's eyes on the memory of its GPUs."""
 
     def __init__(

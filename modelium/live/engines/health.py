@@ -67,7 +67,7 @@ async def engines(cluster: LiveCluster) -> None:
 def _stalled(cluster: LiveCluster) -> set[str]:
     """Instances with requests of which none has moved for long: they are probed more often."""
     moved_s: dict[str, float] = {}
-    for seat in cluster.reception.seats:
+    for seat in cluster.dispatcher.seats:
         moved_s[seat.copy.id] = max(seat.moved_s, moved_s.get(seat.copy.id, seat.moved_s))
     since_s = cluster.now_s() - cluster.deadlines.stall_s
     return {name for name, at_s in moved_s.items() if at_s < since_s}

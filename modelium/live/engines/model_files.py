@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Seen:
+class SeenFiles:
     """The files of one model."""
 
     analysed: FilesIdentity
@@ -42,7 +42,7 @@ class Seen:
     """Why those that are there now cannot be served."""
 
 
-class Files:
+class WatchedFiles:
     """The files of all models, and of which every copy was loaded."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Files:
         """
         self._cluster = cluster
         self._renew, self._put = renew, put
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, SeenFiles] = {}
         self._loaded: dict[str, FilesIdentity] = {}
         """By copy."""
         self._turns: dict[str, asyncio.Lock] = {}
@@ -72,7 +72,7 @@ class Files:
         if served.path is None:
             self._seen.pop(model, None)
         else:
-            self._seen[model] = Seen(served.files, served.files, next(self._looks))
+            self._seen[model] = SeenFiles(served.files, served.files, next(self._looks))
 
     def drop(self, model: str) -> None:
         """A model is served no more."""
@@ -184,7 +184,7 @@ class Files:
         seen.now, seen.since_s = identity, self._cluster.now_s()
         self._cluster.tell_news("files", model=model, why=f"its files have changed: {what}")
 
-    def _waits_s(self, seen: Seen) -> float:
+    def _waits_s(self, seen: SeenFiles) -> float:
         """How much longer files have to be still."""
         return seen.since_s + STILL_S - self._cluster.now_s()
 

@@ -21,7 +21,7 @@ LEAST_LEFT_S = 1.0
 
 
 @dataclass
-class Coming:
+class PendingLoad:
     """One load or wake."""
 
     begun_s: float
@@ -54,21 +54,21 @@ class Coming:
         work.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
-class Arrivals:
+class PendingLoads:
     """All that is under way, by instance."""
 
     def __init__(self, cluster: LiveContext) -> None:
         self._cluster = cluster
-        self._coming: dict[str, Coming] = {}
+        self._coming: dict[str, PendingLoad] = {}
 
-    def expect(self, copy: Copy, seconds: float) -> Coming:
+    def expect(self, copy: Copy, seconds: float) -> PendingLoad:
         """A load or wake of `copy` begins now."""
         loop = self._cluster.loop
 
         def progress(stage: str, share: float) -> None:
             loop.call_soon_threadsafe(self._progressed, copy.id, stage, share)
 
-        self._coming[copy.id] = Coming(self._cluster.now_s(), seconds, progress)
+        self._coming[copy.id] = PendingLoad(self._cluster.now_s(), seconds, progress)
         return self._coming[copy.id]
 
     def over(self, copy: Copy) -> None:
@@ -80,7 +80,7 @@ class Arrivals:
         if coming := self._coming.get(copy.id):
             coming.cancel()
 
-    def of(self, copy_id: str) -> Coming | None:
+    def of(self, copy_id: str) -> PendingLoad | None:
         """What is known of one instance's load or wake."""
         return self._coming.get(copy_id)
 

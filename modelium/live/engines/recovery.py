@@ -110,7 +110,7 @@ def _enter(cluster: LiveCluster, record: Record, differs: str) -> None:
     assert engine is not None, "only engines that ran are adopted"
     state, asleep = cluster.state, record.sleep_level > 0
     node = state.gpus[record.gpus[0]].node
-    meters = cluster.reception.open_meters(record.instance, record.model)
+    meters = cluster.dispatcher.open_meters(record.instance, record.model)
     copy = Copy(record.instance, record.model, record.gpus, node, meters)
     model = state.models[record.model]
     copy.bytes_per_gpu = record.bytes_per_gpu

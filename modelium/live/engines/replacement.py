@@ -51,7 +51,7 @@ async def _replace(cluster: LiveCluster, copy: Copy, reason: str, follow: Follow
         elif copy.phase is Phase.READY and (gpus := _place_beside(cluster, copy)):
             await _move(cluster, copy, gpus, reason, follow)
             told = f"{copy.id} was replaced on {', '.join(gpus)} without a gap"
-        elif copy.phase is Phase.READY and (never := cluster.reception.never(copy.model)):
+        elif copy.phase is Phase.READY and (never := cluster.dispatcher.never(copy.model)):
             raise RefusedError(UNAVAILABLE, f"{copy.id} serves on: {never}")
         elif copy.phase is Phase.READY:
             await _dismiss(cluster, copy, reason, follow)
@@ -85,7 +85,7 @@ async def _load_again(cluster: LiveCluster, old: Copy, reason: str, follow: Foll
     loads = (Load(model, gpus, reason) for gpus in _places(cluster, old))
     action = next((one for one in loads if not refusal(state, one, state.limits)), None)
     if action is None:
-        cluster.reception.wish(model, reason)  # its turn comes when there is room
+        cluster.dispatcher.wish(model, reason)  # its turn comes when there is room
         return
 
     def start() -> Load:
@@ -99,8 +99,8 @@ async def _load_again(cluster: LiveCluster, old: Copy, reason: str, follow: Foll
 
 def _is_wanted(cluster: LiveCluster, model: str) -> bool:
     """It is served still, and no copy of it is up or coming."""
-    reception = cluster.reception
-    if model not in cluster.state.models or model in reception.going or reception.closed:
+    dispatcher = cluster.dispatcher
+    if model not in cluster.state.models or model in dispatcher.going or dispatcher.closed:
         return False
     copies = cluster.state.instances_of(model)
     return not any(one.phase in AWAKE for one in copies)

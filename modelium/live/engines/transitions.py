@@ -22,9 +22,9 @@ from modelium.units import format_bytes
 
 if TYPE_CHECKING:
     from modelium.live.context import LiveContext
-    from modelium.live.engines.gpu_memory import Memory
-    from modelium.live.engines.model_files import Files
-    from modelium.live.engines.progress import Arrivals, Coming
+    from modelium.live.engines.gpu_memory import GpuMemory
+    from modelium.live.engines.model_files import WatchedFiles
+    from modelium.live.engines.progress import PendingLoad, PendingLoads
 
 STOP_TRIES = 5
 """How often an engine that survives SIGKILL is told again to go."""
@@ -38,9 +38,9 @@ class Transitions:
     """The steps of each transition, as coroutines."""
 
     cluster: LiveContext
-    memory: Memory
-    arrivals: Arrivals
-    files: Files
+    memory: GpuMemory
+    pending_loads: PendingLoads
+    files: WatchedFiles
 
     async def load(self, copy: Copy, line: Decision) -> None:
         """Bring up a new copy: wait for room, start its engine, see it answer."""
@@ -57,7 +57,7 @@ class Transitions:
                 copy.id, copy.model, served.runtime, gpus, size, "starting", 0, None, None, launch
             )
         )
-        coming = self.arrivals.expect(copy, cluster.state.costs.load_s(copy.model, gpus))
+        coming = self.pending_loads.expect(copy, cluster.state.costs.load_s(copy.model, gpus))
         await self.memory.begins(copy)
         manager = cluster.managers[served.runtime]
         engine = await cluster.call(manager.start, self._order(copy, coming), coming.progress)
@@ -81,7 +81,7 @@ class Transitions:
         line.tier = f"sleep-{copy.sleep_level}"
         cluster.lifecycle.timeline.mark(copy, "loading")
         engine = cluster.engines[copy.id]
-        coming = self.arrivals.expect(copy, cluster.state.costs.wake_s(copy.id))
+        coming = self.pending_loads.expect(copy, cluster.state.costs.wake_s(copy.id))
         coming.progress("wake", 0.0)
         wake_s = cluster.deadlines.wake_s
         waking = cluster.spawn(cluster.call(cluster.managers[engine.runtime].wake, engine, wake_s))
@@ -175,7 +175,7 @@ class Transitions:
                     if not left:
                         raise
                     await asyncio.sleep(STOP_AGAIN_S)
-            cluster.reception.cut(copy, why)
+            cluster.dispatcher.cut(copy, why)
             await self.memory.back(copy, engine)
         with contextlib.suppress(JournalError):  # it is gone all the same; a restart finds it gone
             cluster.journal.ended(copy.id, why)
@@ -191,7 +191,7 @@ class Transitions:
             if not copy.stuck:
                 cluster.state.stick(copy)
                 self._send_elsewhere(copy)
-            if not cluster.reception.closed:
+            if not cluster.dispatcher.closed:
                 again = partial(self.see_off, copy, why)
                 cluster.loop.call_later(SURVIVOR_AGAIN_S, lambda: cluster.spawn(again()))
         cluster.pulse()
@@ -234,7 +234,7 @@ class Transitions:
             await cluster.idle_event(copy).wait()
             line.stages["drain"] = cluster.state.now_s - begun_s
 
-    def _order(self, copy: Copy, coming: Coming) -> Order:
+    def _order(self, copy: Copy, coming: PendingLoad) -> Order:
         """What the manager is told to bring up."""
         cluster = self.cluster
         served, model = cluster.served[copy.model], cluster.state.models[copy.model]

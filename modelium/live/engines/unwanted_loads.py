@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from modelium.control.rules import must_stay
 from modelium.control.state import Copy
 from modelium.core import Phase
-from modelium.live.engines.progress import Arrivals, Coming
+from modelium.live.engines.progress import PendingLoad, PendingLoads
 
 if TYPE_CHECKING:
     from modelium.live.context import LiveContext
@@ -31,12 +31,12 @@ HAIR_S = 0.01
 WHY = "nobody waits for it any more"
 
 
-class Unwanted:
+class UnwantedLoads:
     """Which loads may be cancelled when the last request for their model goes."""
 
-    def __init__(self, cluster: LiveContext, arrivals: Arrivals) -> None:
+    def __init__(self, cluster: LiveContext, pending_loads: PendingLoads) -> None:
         self._cluster = cluster
-        self._arrivals = arrivals
+        self._pending_loads = pending_loads
         self._for_requests: set[str] = set()
         """Copies that load because requests waited."""
         self._cancelled_s: dict[str, float] = {}
@@ -62,15 +62,15 @@ class Unwanted:
                 self._consider(cluster.state.copy(one.id))
 
     def _wanted(self, model: str) -> bool:
-        reception = self._cluster.reception
-        closed = reception.closed or model in reception.going  # whoever does that ends the loads
-        return bool(closed or model in reception.wanted or reception.room.waiting(model))
+        dispatcher = self._cluster.dispatcher
+        closed = dispatcher.closed or model in dispatcher.going  # whoever does that ends the loads
+        return bool(closed or model in dispatcher.wanted or dispatcher.queue.waiting(model))
 
     def _consider(self, copy: Copy) -> None:
         cluster = self._cluster
         if must_stay(cluster.state, copy):
             return
-        coming = self._arrivals.of(copy.id)
+        coming = self._pending_loads.of(copy.id)
         if coming is not None and (rest_s := _nearly_done_s(coming, cluster.now_s())):
             cluster.loop.call_later(rest_s + HAIR_S, self.look, copy.model)
             return
@@ -80,7 +80,7 @@ class Unwanted:
         cluster.cancel(copy, WHY)
 
 
-def _nearly_done_s(coming: Coming, now_s: float) -> float:
+def _nearly_done_s(coming: PendingLoad, now_s: float) -> float:
     """Seconds until it is too late to call a load nearly done; 0 if it is not."""
     margin_s = max(NEARLY_SHARE * coming.expected_s, NEARLY_S)
     left_s = coming.begun_s + coming.expected_s - now_s

@@ -43,7 +43,7 @@ class Listeners(list[Hear]):
 
 
 @dataclass
-class Watchers:
+class EventBus:
     """Who hears what happens: metrics, the event stream, the terminal."""
 
     news: Listeners[News] = field(default_factory=Listeners)

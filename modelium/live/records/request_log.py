@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modelium.live.cluster import LiveCluster
 
 
-class Bookkeeper:
+class RequestLog:
     """Watches a cluster's requests."""
 
     def __init__(self, cluster: LiveCluster) -> None:
@@ -75,7 +75,7 @@ class Bookkeeper:
 
 def note_timeline(cluster: LiveCluster) -> None:
     """Hand the timeline to the journal: what has ended, and the rest as far as it has come."""
-    residency, busy = cluster.lifecycle.timeline, cluster.reception.busy
+    residency, busy = cluster.lifecycle.timeline, cluster.dispatcher.busy
     cluster.journal.timeline(
         [*residency.take(), *busy.take()], [*residency.under_way(), *busy.under_way()]
     )

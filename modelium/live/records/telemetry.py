@@ -111,8 +111,8 @@ class Telemetry:
         metrics.update_model_memory(held)
         for runtime, models in loaded.items():
             metrics.update_models_loaded_count(runtime, len(models))
-        room = cluster.reception.room
-        metrics.update_queue_lengths({model: room.waiting(model) for model in room.models()})
+        queue = cluster.dispatcher.queue
+        metrics.update_queue_lengths({model: queue.waiting(model) for model in queue.models()})
         served = set(cluster.served)
         for model in self._served - served:
             metrics.forget_model(model)

@@ -1,6 +1,6 @@
-"""Where requests arrive: at once to a ready engine, else into the waiting room until there is one.
+"""Where requests arrive: at once to a ready engine, else into the request queue until there is one.
 
-Owns what requests change (meters, demand, the waiting room) and nothing that policies change.
+Owns what requests change (meters, demand, the request queue) and nothing that policies change.
 Everything here runs on the event loop's thread.
 """
 
@@ -19,7 +19,7 @@ from modelium.live.engines.backoff import Failures
 from modelium.live.requests.gpu_busy import Busy
 from modelium.live.requests.interface import RefusedError, Request, Seat, Waiting
 from modelium.live.requests.meters import LiveDemand, LiveMeters
-from modelium.live.requests.queue import Entry, WaitingRoom
+from modelium.live.requests.queue import Entry, RequestQueue
 from modelium.live.requests.routing import router
 from modelium.live.requests.slot import LiveSeat
 from modelium.managers.engine import Engine
@@ -31,7 +31,7 @@ PLACES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class DispatchSettings:
     """Rules for requests."""
 
     router: str = "least_outstanding"
@@ -79,7 +79,7 @@ class Control(Protocol):
         """The stage of a model's load and the share of the load that is done."""
 
 
-class Reception:
+class Dispatcher:
     """Implements `Seats`, and `Hungry` for the conversation with the policy."""
 
     def __init__(
@@ -87,14 +87,14 @@ class Reception:
         state: State,
         engines: Mapping[str, Engine],
         failures: Failures,
-        house: House,
+        settings: DispatchSettings,
         control: Control,
     ) -> None:
         self.clock = state.clock
-        self.house = house
+        self.settings = settings
         self.control = control
         self.failures = failures
-        self.room = WaitingRoom(self.clock, house.queue_limit)
+        self.queue = RequestQueue(self.clock, settings.queue_limit)
         self.busy = Busy(self.clock)
         self.meters: dict[str, LiveMeters] = {}
         self.seats: set[LiveSeat] = set()
@@ -112,26 +112,26 @@ class Reception:
         self._state = state
         self._engines = engines
         self._demands: dict[str, LiveDemand] = {}
-        self._route = router(house.router)
+        self._route = router(settings.router)
         self._waker: asyncio.TimerHandle | None = None
 
     @property
     def max_wait_s(self) -> float:
         """How long a request may wait that does not say it."""
-        return self.house.max_wait_s
+        return self.settings.max_wait_s
 
     # Books
 
-    def change(self, house: House) -> None:
+    def change(self, settings: DispatchSettings) -> None:
         """Other rules from now on, but for the router; who waits already keeps its deadline."""
-        self.house = house
-        self.room.limit = house.queue_limit
+        self.settings = settings
+        self.queue.limit = settings.queue_limit
 
     def demand(self, model: str) -> Demand:
         """The demand of a model; it is made at the first look."""
         if model not in self._demands:
             self._demands[model] = LiveDemand(
-                model, self.clock, self.room, self.n_ready, self.house.rate_window_s
+                model, self.clock, self.queue, self.n_ready, self.settings.rate_window_s
             )
         return self._demands[model]
 
@@ -153,21 +153,21 @@ class Reception:
 
     def waiting_models(self) -> list[str]:
         """Models with requests that no ready instance can take."""
-        return [model for model in self.room.models() if not self.n_ready(model)]
+        return [model for model in self.queue.models() if not self.n_ready(model)]
 
     def is_hungry(self, model: str) -> bool:
         """Somebody waits, and no instance is ready or on its way, and a load may be tried."""
         if model not in self._state.models or self.failures.rests(model):
             return False
-        if not (self.room.waiting(model) or model in self.wanted):
+        if not (self.queue.waiting(model) or model in self.wanted):
             return False
         return not any(copy.phase in AWAKE for copy in self._state.instances_of(model))
 
     def hungry_models(self) -> list[str]:
         """All such models, the longest wait first."""
-        asked = dict.fromkeys([*self.room.models(), *self.wanted])
+        asked = dict.fromkeys([*self.queue.models(), *self.wanted])
         hungry = [model for model in asked if self.is_hungry(model)]
-        return sorted(hungry, key=lambda model: -self.room.oldest_wait_s(model))
+        return sorted(hungry, key=lambda model: -self.queue.oldest_wait_s(model))
 
     def wish(self, model: str, why: str) -> None:
         """An operator wants a model loaded: as good as a request that waits."""
@@ -185,11 +185,11 @@ class Reception:
             granted.add_done_callback(_heard)
         self.wish(model, why)
         try:
-            await asyncio.wait_for(asyncio.shield(granted), self.house.max_wait_s)
+            await asyncio.wait_for(asyncio.shield(granted), self.settings.max_wait_s)
         except TimeoutError:
             self.wanted.pop(model, None)
             self.control.left(model)
-            late = f"{model} was not ready within {self.house.max_wait_s:g} s"
+            late = f"{model} was not ready within {self.settings.max_wait_s:g} s"
             raise RefusedError(503, late, self.control.left_s(model)) from None
 
     # Requests
@@ -200,7 +200,7 @@ class Reception:
             request.arrival_s = self.clock()
         try:
             self._admit(request)
-            copy = None if self.room.waiting(request.model) else self._free_copy(request)
+            copy = None if self.queue.waiting(request.model) else self._free_copy(request)
             return self._sit(request, copy, "") if copy else await self._wait(request, told)
         except RefusedError as error:
             self.control.refused(request, error)
@@ -221,11 +221,11 @@ class Reception:
         self.wanted.pop(model, None)
         if (granted := self._granted.pop(model, None)) and not granted.done():
             granted.set_result(None)
-        while (entry := self.room.first(model)) is not None:
+        while (entry := self.queue.first(model)) is not None:
             copy = self._free_copy(entry.request)
             if copy is None:
                 return
-            self.room.next(model)
+            self.queue.next(model)
             if not entry.future.done():
                 entry.future.set_result(self._sit(entry.request, copy, cold))
 
@@ -264,14 +264,14 @@ class Reception:
         if (granted := self._granted.pop(model, None)) and not granted.done():
             told = f"{why}; it wrote: {log}" if log else why
             granted.set_exception(RefusedError(status, told, retry_s))
-        while (entry := self.room.next(model)) is not None:
+        while (entry := self.queue.next(model)) is not None:
             if not entry.future.done():
                 entry.future.set_exception(RefusedError(status, why, retry_s))
 
     def close(self, why: str) -> None:
         """Admit nobody any more, and send home who waits."""
         self.closed = why
-        for model in {*self.room.models(), *self._granted}:
+        for model in {*self.queue.models(), *self._granted}:
             self.refuse_all(model, 503, why)
 
     def _admit(self, request: Request) -> None:
@@ -291,9 +291,9 @@ class Reception:
     async def _wait(self, request: Request, told: Callable[[Waiting], None] | None) -> Seat:
         if why := self.never(request.model):
             raise RefusedError(503, why)
-        wait_s = self.house.max_wait_s if request.deadline_s is None else request.deadline_s
+        wait_s = self.settings.max_wait_s if request.deadline_s is None else request.deadline_s
         left_s = self.control.left_s(request.model)
-        entry = self.room.enter(request, request.arrival_s + wait_s, retry_after_s=left_s)
+        entry = self.queue.enter(request, request.arrival_s + wait_s, retry_after_s=left_s)
         self._expire_in_time()
         try:
             if self.is_hungry(request.model):
@@ -305,7 +305,7 @@ class Reception:
                 await asyncio.wait((entry.future,), timeout=TELL_EVERY_S)
             return entry.future.result()
         except BaseException as error:  # cancelled, or whoever listens broke
-            self.room.leave(entry)
+            self.queue.leave(entry)
             future = entry.future
             if future.done() and not future.cancelled() and not future.exception():
                 future.result().finish("cancelled")
@@ -327,7 +327,7 @@ class Reception:
     def _standing(self, entry: Entry) -> Waiting:
         model = entry.request.model
         stage, share = self.control.stage_of(model)
-        return Waiting(self.room.position(entry), stage, share, self.control.left_s(model))
+        return Waiting(self.queue.position(entry), stage, share, self.control.left_s(model))
 
     def _sit(self, request: Request, copy: Copy, cold: str) -> LiveSeat:
         seat = LiveSeat(self, request, copy, self._engines[copy.id], cold)
@@ -344,7 +344,7 @@ class Reception:
         return self._route(request, free) if free else None
 
     def _places(self, model: str) -> int:
-        given = [n for n in (self.house.places, self.most_running.get(model)) if n is not None]
+        given = [n for n in (self.settings.places, self.most_running.get(model)) if n is not None]
         return min(given, default=PLACES)
 
     def n_ready(self, model: str) -> int:
@@ -356,11 +356,11 @@ class Reception:
     def _queued(self, model: str) -> int:
         """Requests that wait though the model is ready, shared out among its ready instances."""
         ready = self.n_ready(model)
-        return -(-self.room.waiting(model) // ready) if ready else 0
+        return -(-self.queue.waiting(model) // ready) if ready else 0
 
     def _expire_in_time(self) -> None:
         """Refuse each request that waits too long, when its time has come."""
-        due_s = self.room.next_deadline_s()
+        due_s = self.queue.next_deadline_s()
         if self._waker is not None:
             self._waker.cancel()
         if due_s < float("inf"):
@@ -368,7 +368,7 @@ class Reception:
             self._waker = loop.call_later(max(0.0, due_s - self.clock()), self._expire)
 
     def _expire(self) -> None:
-        for entry in self.room.expire(self.clock()):
+        for entry in self.queue.expire(self.clock()):
             model = entry.request.model
             left_s, wait_s = self.control.left_s(model), self.clock() - entry.request.arrival_s
             why = f"no engine of {model} was ready within {wait_s:.0f} s"

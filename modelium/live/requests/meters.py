@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from modelium.live.requests.queue import WaitingRoom
+from modelium.live.requests.queue import RequestQueue
 
 Clock = Callable[[], float]
 
@@ -72,7 +72,7 @@ class LiveDemand:
 
     model: str
     clock: Clock
-    room: WaitingRoom
+    queue: RequestQueue
     ready: Callable[[str], int]
     """How many instances of a model are ready."""
     window_s: float = 60.0
@@ -91,11 +91,11 @@ class LiveDemand:
 
     @property
     def waiting(self) -> int:
-        return 0 if self.ready(self.model) else self.room.waiting(self.model)
+        return 0 if self.ready(self.model) else self.queue.waiting(self.model)
 
     @property
     def oldest_wait_s(self) -> float:
-        return 0.0 if self.ready(self.model) else self.room.oldest_wait_s(self.model)
+        return 0.0 if self.ready(self.model) else self.queue.oldest_wait_s(self.model)
 
     @property
     def request_rate_per_s(self) -> float:

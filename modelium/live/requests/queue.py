@@ -102,7 +102,7 @@ class Queue:
         return min(lane[0].request.arrival_s for lane in lanes)
 
 
-class WaitingRoom:
+class RequestQueue:
     """Bounded queues by model, and the deadlines of all who wait."""
 
     def __init__(self, clock: Callable[[], float], limit: int) -> None:

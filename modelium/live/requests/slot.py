@@ -10,7 +10,7 @@ from modelium.live.requests.interface import Outcome, Request
 from modelium.managers.engine import Engine
 
 if TYPE_CHECKING:
-    from modelium.live.requests.dispatcher import Reception
+    from modelium.live.requests.dispatcher import Dispatcher
 
 
 class LiveSeat:
@@ -22,17 +22,17 @@ class LiveSeat:
     )  # fmt: skip
 
     def __init__(
-        self, reception: Reception, request: Request, copy: Copy, engine: Engine, cold: str
+        self, dispatcher: Dispatcher, request: Request, copy: Copy, engine: Engine, cold: str
     ) -> None:
         self.request, self.copy, self.engine, self.cold = request, copy, engine, cold
-        self.begun_s = self.moved_s = reception.clock()
+        self.begun_s = self.moved_s = dispatcher.clock()
         self.first_s: float | None = None
         self.gpu_seconds = 0.0
         self.cut = ""
         self._hear_cut: Callable[[], object] | None = None
-        self._reception = reception
-        self._share_s = reception.meters[copy.id].begin()
-        reception.busy.begin(copy.gpus)
+        self._reception = dispatcher
+        self._share_s = dispatcher.meters[copy.id].begin()
+        dispatcher.busy.begin(copy.gpus)
         self._open = True
 
     def first_token(self) -> None:
