@@ -93,7 +93,7 @@ $(ENGINES)/ray/.ready: engines/ray.txt
 	@touch $@
 
 test: $(READY) engines
-	@$(VENV)/bin/pytest -n 2 --dist loadfile
+	@$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What a change to policies, traces, configuration or results can break.
 FAST := $(addprefix tests/,analyze catalog config core metrics policies record repository traces \
@@ -103,7 +103,7 @@ test-fast: $(READY)
 	@$(PYTEST) -n 2 --dist loadfile $(FAST)
 
 coverage: $(READY) engines
-	@$(VENV)/bin/pytest -n 2 --dist loadfile --cov --cov-report=term
+	@$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
