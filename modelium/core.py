@@ -127,7 +127,7 @@ class Limits:
 
 
 class Instance(Protocol):
-    """One loaded copy of a model on a set of GPUs; a live, read-only view."""
+    """One loaded copy of a model on a set of GPUs; a live, read-only view. Also called a copy."""
 
     @property
     def id(self) -> str: ...

@@ -33,6 +33,7 @@ OPTIONAL: Columns = {
     "prefix_tokens": WHOLE,
 }
 COLUMNS = ("arrival_s", "model", "prompt_tokens", "output_tokens", *OPTIONAL)
+"""All columns, in the order in which they are written; each is a field of `Trace`."""
 
 
 def read_csv(path: Path, model: str | None = None) -> Trace:

@@ -13,7 +13,7 @@ MAX_REQUESTS = 50_000_000
 """More than this is not made up or copied: it would not fit into memory."""
 
 LABEL_COLUMNS = ("slo_class", "organization", "session", "prefix_id")
-"""The columns of names that a trace may lack."""
+"""The optional columns of text; each is a field of `Trace`. All code goes by this list."""
 
 
 @dataclass(frozen=True)

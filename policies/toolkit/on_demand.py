@@ -48,7 +48,10 @@ from modelium.policies.toolkit.swaps import Need, Swap, Swaps, as_left, leaves_s
 from modelium.units import counted, format_seconds
 
 Evict = Callable[[ClusterState, Instance], Any]
-"""Key of an idle copy, a float or a tuple of floats: the copy with the lowest leaves first."""
+"""Key of an idle copy, a float or a tuple of floats: the copy with the lowest leaves first.
+
+To evict the copy with the highest first, return the negative.
+"""
 Wants = Iterable[tuple[str, Callable[[], str]]]
 """Models that need one more copy, each with the reason, worded only if it comes to an action."""
 HAIR_S = 1e-6
@@ -81,7 +84,7 @@ class OnDemand:
     """
 
     label = "last use at"
-    """What the eviction key is called in reasons."""
+    """What the eviction key is called in the reasons in the decision log."""
 
     def __init__(
         self,
