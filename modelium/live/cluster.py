@@ -232,7 +232,7 @@ class LiveCluster(LiveContext):
         """An instance has answered its last request."""
         if idle := self._draining.pop(copy.id, None):
             idle.set()
-        elif copy.phase is Phase.READY and self.dispatcher.waiting_models():
+        elif copy.phase is Phase.READY and self.dispatcher.hungry_models():
             self._instant = self.now_s()
             self.channel.fell_idle(copy)
 

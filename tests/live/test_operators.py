@@ -238,6 +238,19 @@ def test_a_wish_is_granted_only_by_an_instance_that_is_ready(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+def test_a_wish_is_granted_once_an_instance_in_its_way_falls_idle(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(QUIET_S), house(tmp_path, TWO) as here:
+            await here.ask("a")
+            seat = await here.cluster.dispatcher.seat(Request("a"))
+            wish = asyncio.create_task(operations(here).load("b"))
+            await here.until(lambda: here.cluster.dispatcher.wanted)
+            seat.finish("completed")  # nobody but the operator waits for b
+            assert (await wish)["status"] == "ready"
+
+    asyncio.run(run())
+
+
 def test_wishes_end(tmp_path: Path) -> None:
     async def run() -> None:
         rules, large = Rules(max_wait_s=0.1), model("large", 600)
@@ -246,7 +259,7 @@ def test_wishes_end(tmp_path: Path) -> None:
                 await operations(here).load("a")
             with pytest.raises(RefusedError, match="It can never run here"):
                 await operations(here).load("large")
-            here.cluster.dispatcher.house = Rules()
+            here.cluster.dispatcher.settings = Rules()
             wish = asyncio.create_task(operations(here).load("a"))
             await asyncio.sleep(0)
             here.cluster.dispatcher.close("the server is stopping")
