@@ -319,6 +319,11 @@ def test_nohup_stays_nohup() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def heed_sighup() -> None:
+    """As usual: where the tests run under nohup they ignore it, and so would the server."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def run_by_hand(
     folder: Path, port: int, **how: Any
@@ -331,7 +336,12 @@ def run_by_hand(
             command,
             cwd=folder,
             start_new_session=True,
-            **{"stdin": subprocess.DEVNULL, "stderr": errors, **how},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stderr": errors,
+                "preexec_fn": heed_sighup,
+                **how,
+            },
         )
 
     def ask() -> None:
@@ -364,6 +374,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
     drawn, close = threading.Event(), threading.Event()
 
     def take_the_terminal() -> None:
+        heed_sighup()
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     def show() -> None:
