@@ -11,9 +11,18 @@ from modelium.control.costs import ConfiguredFacts, Work
 from modelium.core import Gpu, Limits, Model, Node
 from modelium.live.engines.backoff import Patience
 from modelium.live.engines.host_memory import HostMemory
-from modelium.live.records.retention import Retention
 from modelium.live.requests.dispatcher import DispatchSettings
 from modelium.storage.fingerprint import FilesIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept."""
+
+    keep_s: float = 30 * 86400.0
+    """Rows of the journal, and logs of engines that have ended."""
+    keep_logs: int = 200
+    """At most so many logs of engines that have ended, the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)

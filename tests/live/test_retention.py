@@ -15,7 +15,8 @@ from modelium.live.records import journal as journals
 from modelium.live.records import retention
 from modelium.live.records.export import runs
 from modelium.live.records.journal import Journal
-from modelium.live.records.retention import Retention, delete_logs, delete_rows, give_back, tidy
+from modelium.live.records.retention import delete_logs, delete_rows, give_back, tidy
+from modelium.live.settings import Retention
 from modelium.testing.scenarios import model
 from tests.live.house import house
 from tests.live.test_journal import ENGINE, RECORD, row

@@ -31,9 +31,8 @@ def live_input(
     from modelium.config.planning.engines import Engines
     from modelium.control.costs import ConfiguredFacts
     from modelium.live.engines.backoff import Patience
-    from modelium.live.records.retention import Retention
     from modelium.live.requests.dispatcher import DispatchSettings
-    from modelium.live.settings import Deadlines, LiveInput
+    from modelium.live.settings import Deadlines, LiveInput, Retention
 
     engines = Engines(plan.models, plan.hardware.by_kind())
     asked, live = plan.simulation.settings(), config.live

@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -30,16 +29,6 @@ STEP_ROWS = 1000
 STEP_PAGES = 1000
 """Freed pages that go back to the file system in one step: 4 MiB."""
 _OF_AN_INSTANCE = re.compile(r"#(\d+)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What is kept."""
-
-    keep_s: float = 30 * 86400.0
-    """Rows of the journal, and logs of engines that have ended."""
-    keep_logs: int = 200
-    """At most so many logs of engines that have ended, the latest ones."""
 
 
 async def tidy_regularly(cluster: LiveContext) -> None:
