@@ -3,6 +3,9 @@
 It keeps the same books and obeys the same rules as the real ones. An instance serves its requests
 first come first served, `slots` at a time, each in a fixed time; a transition takes what `Costs`
 says. Everything happens in one heap of moments, so runs are exact and repeatable.
+
+Its queue for memory and its offers of misses are its own, on purpose: `check_policy` runs on it, so
+a fault in the policy channel or in the memory ledger cannot hide what a policy does wrong.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from modelium.core import Action, ClusterState, Event, Load
 from modelium.live.admin import AdminService
 from modelium.live.engines.gpus import PretendInventory, Reading
+from modelium.managers.emulated.manager import EmulatedManager
+from modelium.managers.engine import Engine, EngineError
 from modelium.testing.scenarios import model
 from tests.live.harness import INSTANT
 from tests.live.house import House
@@ -46,3 +48,14 @@ class Told(PretendInventory):
             self.broken -= 1
             raise OSError("no such device")
         return super().read()
+
+
+class Survives(EmulatedManager):
+    """Engines that nothing can end, for as long as they are immortal."""
+
+    immortal = True
+
+    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
+        if self.immortal:
+            raise EngineError(f"{engine.instance} survives")
+        super().stop(engine, grace_s)

@@ -16,12 +16,12 @@ from modelium.live.engines.backoff import Patience
 from modelium.live.requests.interface import RefusedError, Request, Waiting
 from modelium.live.settings import Deadlines
 from modelium.managers.emulated.manager import EmulatedManager
-from modelium.managers.engine import Engine, EngineError, Order, Progress
+from modelium.managers.engine import Engine, Order, Progress
 from modelium.managers.identity import identify
 from modelium.testing.scenarios import nodes_of
 from tests.live.harness import NEVER_S, QUIET_S
 from tests.live.house import House, engines_of, house
-from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Told, loaded, operations
+from tests.live.idle import FOR_EVER, TWO, WHOLE, A, Idle, Survives, Told, loaded, operations
 
 
 class Breaks(EmulatedManager):
@@ -103,17 +103,6 @@ def test_sleepers_are_adopted_beside_those_who_took_their_room(tmp_path: Path) -
     gc.collect()
     asyncio.run(second())
     assert engines_of(tmp_path) == []
-
-
-class Survives(EmulatedManager):
-    """Engines that nothing can end."""
-
-    immortal = True
-
-    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
-        if self.immortal:
-            raise EngineError(f"{engine.instance} survives")
-        super().stop(engine, grace_s)
 
 
 def test_a_lost_engine_that_cannot_be_ended_is_told(

@@ -16,13 +16,13 @@ from modelium.live.engines.gpus import PretendInventory, Reading
 from modelium.live.records.export import read_run
 from modelium.live.settings import Deadlines
 from modelium.managers.emulated.manager import EmulatedManager
-from modelium.managers.engine import Engine, EngineError
+from modelium.managers.engine import Engine
 from modelium.managers.identity import Process, runs
 from modelium.testing.scenarios import model, nodes_of
 from modelium.units import GIB
 from tests.live.harness import QUIET_S
 from tests.live.house import engines_of, house
-from tests.live.idle import TWO, Idle, loaded, operations
+from tests.live.idle import TWO, Idle, Survives, loaded, operations
 
 OFTEN = Deadlines(memory_back_s=QUIET_S, stop_grace_s=1.0, probe_every_s=0.0)
 LOOKS = 10
@@ -107,17 +107,6 @@ def test_memory_that_others_give_back_is_offered_to_those_who_wait(
 
     asyncio.run(run())
     assert engines_of(tmp_path) == []
-
-
-class Survives(EmulatedManager):
-    """Engines that nothing can end for a while."""
-
-    immortal = True
-
-    def stop(self, engine: Engine, grace_s: float = 10.0) -> None:
-        if self.immortal:
-            raise EngineError(f"{engine.instance} survives")
-        super().stop(engine, grace_s)
 
 
 def test_memory_of_an_engine_that_ends_at_last_is_offered_to_those_who_wait(
